@@ -1,0 +1,77 @@
+//! An Environment with every default filled in: what the rooms after this one work with.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::lane::LaneRule;
+use crate::names::EnvironmentName;
+
+/// Whether an environment moves to its candidate by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncMode {
+    /// It moves by itself.
+    Automatic,
+    /// It waits for a request. Drift is mended all the same.
+    Manual,
+}
+
+/// What is done about drift.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriftMode {
+    /// It is mended at once.
+    Correct,
+    /// It is only shown.
+    Report,
+}
+
+/// Whether what would change is sent as a dry run before the first write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preflight {
+    /// Where more than one object changes.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// An Environment, resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Environment {
+    /// Its name, which is its label value: unique in one agent.
+    pub name: EnvironmentName,
+    /// The namespace of the custom resource. The account is looked up here.
+    pub home: String,
+    /// UID of the custom resource.
+    pub uid: String,
+    /// Its generation.
+    pub generation: i64,
+    /// Name of the Repository, in the same namespace.
+    pub repository: String,
+    /// Which branch it follows.
+    pub lane: LaneRule,
+    /// Folder in the repository, without slashes at its ends.
+    pub path: String,
+    /// Where objects go that name no namespace.
+    pub namespace: String,
+    /// The last layer of values.
+    pub values: Map<String, Value>,
+    /// Whether it moves by itself.
+    pub sync: SyncMode,
+    /// The service account in `home` that applies it.
+    pub account: String,
+    /// Other namespaces that objects may name.
+    pub allowed_namespaces: BTreeSet<String>,
+    /// Cluster-scoped kinds that it may have, as `Kind` or `Kind.group`.
+    pub allowed_cluster_kinds: BTreeSet<String>,
+    /// Whether objects that left git are deleted.
+    pub prune: bool,
+    /// What is done about drift.
+    pub drift: DriftMode,
+    /// Dry run first or not.
+    pub preflight: Preflight,
+    /// How long a sync may take to become healthy.
+    pub timeout: Duration,
+    /// Neither synced nor mended.
+    pub suspend: bool,
+}

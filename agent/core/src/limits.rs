@@ -1,0 +1,32 @@
+//! Every limit of the pure rooms, by name. Each has a test just below and just above.
+
+/// Files in one revision.
+pub const MAX_FILES: usize = 20_000;
+/// Folders below each other in one revision.
+pub const MAX_DEPTH: usize = 32;
+/// Bytes of one file of the deploy repository.
+pub const MAX_FILE_BYTES: u64 = 8 << 20;
+/// Bytes of all files of one revision together.
+pub const MAX_TREE_BYTES: u64 = 128 << 20;
+/// Bytes of a file or folder name.
+pub const MAX_NAME_BYTES: usize = 255;
+/// Bytes that one template may render to.
+pub const MAX_TEMPLATE_OUTPUT_BYTES: usize = 4 << 20;
+/// Bytes that one environment may render to.
+pub const MAX_RENDERED_BYTES: usize = 64 << 20;
+/// Steps (nodes rendered, loop rounds) that one template may take.
+pub const MAX_TEMPLATE_STEPS: u64 = 2_000_000;
+/// Partials within partials.
+pub const MAX_PARTIAL_DEPTH: usize = 32;
+/// Blocks within blocks in one template source.
+pub const MAX_BLOCK_DEPTH: usize = 64;
+/// Nodes of one YAML document after its aliases are expanded.
+pub const MAX_YAML_NODES: usize = 250_000;
+/// Maps and lists within each other in one YAML document.
+pub const MAX_YAML_DEPTH: usize = 64;
+/// Bytes of one object, as JSON: the API server's own limit for a request is 3 MiB, etcd's 1.5 MiB.
+pub const MAX_OBJECT_BYTES: usize = 1_500_000;
+/// Objects of one environment.
+pub const MAX_OBJECTS: usize = 20_000;
+/// Missing variables of one template that are named in one go.
+pub const MAX_MISSING_VARIABLES: usize = 50;

@@ -1,0 +1,106 @@
+//! Objects: their identity, their content, and the line they come from.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::fault::Place;
+
+/// The identity of an object in a cluster. The version is no part of it: `apps/v1` and `apps/v1beta1` are views of one
+/// object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectKey {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// Kind.
+    pub kind: String,
+    /// Namespace. `None` for cluster-scoped objects, and for manifests that do not say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    /// `Deployment.apps web/api`, as kubectl would name it, with the namespace before the name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind)?;
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        match &self.namespace {
+            Some(namespace) => write!(f, " {namespace}/{}", self.name),
+            None => write!(f, " {}", self.name),
+        }
+    }
+}
+
+/// One object as a file of the deploy repository has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifest {
+    /// Its identity as written: the namespace may still be open.
+    pub key: ObjectKey,
+    /// `v1`, `apps/v1`.
+    pub api_version: String,
+    /// The whole document, `apiVersion`, `kind` and `metadata` included. Nulls are dropped.
+    pub body: Map<String, Value>,
+    /// The file and line where the document begins. For a template: the line of the template.
+    pub source: Place,
+}
+
+impl Manifest {
+    /// The version part of `apiVersion`.
+    pub fn version(&self) -> &str {
+        version_of(&self.api_version)
+    }
+
+    /// An annotation of the object.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        annotation_of(&self.body, name)
+    }
+
+    /// A label of the object.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.body.get("metadata")?.get("labels")?.get(name)?.as_str()
+    }
+}
+
+/// An annotation of an object.
+pub fn annotation_of<'a>(body: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    body.get("metadata")?.get("annotations")?.get(name)?.as_str()
+}
+
+/// The group part of an `apiVersion`; empty for the core group.
+pub fn group_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+/// The version part of an `apiVersion`.
+pub fn version_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or(api_version, |(_, version)| version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_reads_as_kubectl_names_it() {
+        let key = ObjectKey {
+            group: "apps".into(),
+            kind: "Deployment".into(),
+            namespace: Some("web".into()),
+            name: "api".into(),
+        };
+        assert_eq!(key.to_string(), "Deployment.apps web/api");
+        let key = ObjectKey { group: String::new(), kind: "Namespace".into(), namespace: None, name: "web".into() };
+        assert_eq!(key.to_string(), "Namespace web");
+    }
+
+    #[test]
+    fn the_core_group_has_no_name() {
+        assert_eq!((group_of("v1"), version_of("v1")), ("", "v1"));
+        assert_eq!((group_of("apps/v1"), version_of("apps/v1")), ("apps", "v1"));
+    }
+}

@@ -1,0 +1,128 @@
+//! The names of Towpath's own things, and names as types that cannot be swapped.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The one field manager. It is never changed: fields owned under another name would be orphaned.
+pub const FIELD_MANAGER: &str = "towpath";
+
+/// The API group of the custom resources and of the RBAC verbs.
+pub const GROUP: &str = "towpath.dev";
+
+/// Label on every managed object; its value is the environment's name.
+pub const ENVIRONMENT_LABEL: &str = "towpath.dev/environment";
+
+/// Label on every managed object; its value is the id of the ApplySet (KEP-3659).
+pub const PART_OF_LABEL: &str = "applyset.kubernetes.io/part-of";
+
+/// The account an environment is applied with where it names none.
+pub const DEFAULT_ACCOUNT: &str = "towpath-deployer";
+
+/// Annotations that people put on objects in the deploy repository.
+pub mod annotation {
+    /// `Never`: the object is not deleted when it leaves git.
+    pub const PRUNE: &str = "towpath.dev/prune";
+    /// `"true"`: an object that exists already may be taken over.
+    pub const ADOPT: &str = "towpath.dev/adopt";
+    /// `Disabled`: the object is neither applied nor mended.
+    pub const RECONCILE: &str = "towpath.dev/reconcile";
+    /// `"true"`: the object may be deleted and created again where a field cannot be changed.
+    pub const REPLACE: &str = "towpath.dev/replace";
+    /// A number: lower waves are applied first.
+    pub const WAVE: &str = "towpath.dev/wave";
+    /// `BeforeSync`, `AfterSync`: the object is a hook.
+    pub const HOOK: &str = "towpath.dev/hook";
+    /// JSON pointers, separated by commas or blanks: these fields are not sent.
+    pub const IGNORE: &str = "towpath.dev/ignore";
+    /// All of the above. Any other annotation under `towpath.dev/` is a mark of the agent's own or a typing error.
+    pub const FOR_OBJECTS: [&str; 7] = [PRUNE, ADOPT, RECONCILE, REPLACE, WAVE, HOOK, IGNORE];
+
+    /// On an Environment or Repository: any new value asks for a look now, and for a sync where it is manual.
+    pub const REQUESTED_AT: &str = "towpath.dev/requestedAt";
+    /// Who asked.
+    pub const REQUESTED_BY: &str = "towpath.dev/requestedBy";
+    /// Environment only: the deletions that a person has confirmed, as `<commit>:<digest of the list>`.
+    pub const CONFIRM_PRUNE: &str = "towpath.dev/confirmPrune";
+}
+
+/// The name of an Environment: a DNS label, for it becomes a label value and a part of ref names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EnvironmentName(String);
+
+/// Why a text is not a DNS label (RFC 1123).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a name: use up to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit")]
+pub struct NotADnsLabel(pub String);
+
+impl FromStr for EnvironmentName {
+    type Err = NotADnsLabel;
+
+    fn from_str(text: &str) -> Result<Self, NotADnsLabel> {
+        if is_dns_label(text) { Ok(EnvironmentName(text.to_owned())) } else { Err(NotADnsLabel(text.to_owned())) }
+    }
+}
+
+impl EnvironmentName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EnvironmentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for EnvironmentName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether a text is a DNS label as RFC 1123 has it: what namespaces and environments may be called.
+pub fn is_dns_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// Whether a text is a DNS subdomain (RFC 1123): what most objects may be called.
+pub fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label_of_any_length)
+}
+
+fn is_dns_label_of_any_length(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_name_is_a_dns_label() {
+        for good in ["prod", "a", "team-1-prod", &"x".repeat(63)] {
+            assert!(good.parse::<EnvironmentName>().is_ok(), "{good}");
+        }
+        for bad in ["", "Prod", "-a", "a-", "a.b", "a/b", "ä", &"x".repeat(64)] {
+            assert!(bad.parse::<EnvironmentName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn object_names_may_have_dots() {
+        assert!(is_dns_subdomain("certificates.cert-manager.io"));
+        assert!(!is_dns_subdomain("a..b"));
+        assert!(!is_dns_subdomain("a b"));
+    }
+}
