@@ -2,13 +2,23 @@
 //!
 //! Data walks one way: a [`tree::Tree`] comes in through a door, is rendered, cleared by policy, compared with what is
 //! there, and leaves as a plan; what was seen of the cluster comes in and leaves as health, a decision, a status.
-//! No room does IO or reads the clock, and a module uses only modules declared above it.
+//! No room does IO or reads the clock. The modules stand in the order in which data flows, and each uses only modules
+//! above it; a test holds that.
 
-pub mod environment;
 pub mod fault;
-pub mod lane;
 pub mod limits;
-pub mod manifest;
 pub mod names;
 pub mod revision;
+pub mod lane;
+pub mod candidate;
 pub mod tree;
+pub mod environment;
+pub mod manifest;
+pub mod fingerprint;
+pub mod health;
+pub mod scope;
+pub mod policy;
+pub mod inventory;
+pub mod plan;
+pub mod decide;
+pub mod status;

@@ -28,5 +28,7 @@ pub const MAX_YAML_DEPTH: usize = 64;
 pub const MAX_OBJECT_BYTES: usize = 1_500_000;
 /// Objects of one environment.
 pub const MAX_OBJECTS: usize = 20_000;
+/// Characters of what is said about one object.
+pub const MAX_MESSAGE_CHARACTERS: usize = 300;
 /// Missing variables of one template that are named in one go.
 pub const MAX_MISSING_VARIABLES: usize = 50;

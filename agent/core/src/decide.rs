@@ -1,0 +1,115 @@
+//! What a pass comes to: is it done, is it watched on, must somebody act. Time is an argument.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::fault::Fault;
+use crate::health::Health;
+
+/// How long the agent waits before it tries again what failed in passing, by the number of failures in a row.
+pub fn back_off(failures: u32) -> Duration {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(60);
+    FIRST.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(LONGEST)
+}
+
+/// What is known at the end of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The fault of what went wrong, if anything did.
+    pub fault: Option<Fault>,
+    /// Failures in passing in a row, this one included.
+    pub failures: u32,
+    /// The worst health of the environment's objects.
+    pub health: Health,
+    /// When the last sync was applied, for as long as it has not been called done.
+    pub rolling_since: Option<Timestamp>,
+    /// How long a sync may take to become healthy.
+    pub timeout: Duration,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing until something changes.
+    Settled,
+    /// The sync is applied and becoming healthy. The pass ends; another looks when the cluster changes, and at `until`
+    /// at the latest, when its time is over.
+    KeepWatching {
+        /// When the time of this sync is over.
+        until: Timestamp,
+    },
+    /// The time of the sync is over and it is not healthy.
+    TimedOut,
+    /// Tried again at this time.
+    Retry {
+        /// When.
+        at: Timestamp,
+    },
+    /// Nothing until a commit or a setting changes.
+    WaitForChange,
+}
+
+/// Decides.
+pub fn decide(facts: &Facts) -> Decision {
+    match facts.fault {
+        Some(Fault::Content) => return Decision::WaitForChange,
+        // What an operator mends (an account, a right, a credential) often sends no event: it is looked at again.
+        Some(Fault::Setup | Fault::Passing) => {
+            return Decision::Retry { at: facts.now + back_off(facts.failures) };
+        }
+        None => {}
+    }
+    let Some(since) = facts.rolling_since else { return Decision::Settled };
+    let until = since + facts.timeout;
+    match facts.health {
+        Health::Healthy | Health::Suspended => Decision::Settled,
+        _ if facts.now >= until => Decision::TimedOut,
+        _ => Decision::KeepWatching { until },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            fault: None,
+            failures: 0,
+            health: Health::Healthy,
+            rolling_since: Some(Timestamp::UNIX_EPOCH),
+            timeout: Duration::from_secs(600),
+            now: Timestamp::from_second(60).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_healthy_environment_is_settled() {
+        assert_eq!(decide(&facts()), Decision::Settled);
+    }
+
+    #[test]
+    fn a_rollout_under_way_is_watched_until_its_time_is_over() {
+        let mut facts = Facts { health: Health::Progressing, ..facts() };
+        assert_eq!(decide(&facts), Decision::KeepWatching { until: Timestamp::from_second(600).unwrap() });
+        facts.now = Timestamp::from_second(600).unwrap();
+        assert_eq!(decide(&facts), Decision::TimedOut);
+    }
+
+    #[test]
+    fn a_bad_commit_is_not_tried_again() {
+        assert_eq!(decide(&Facts { fault: Some(Fault::Content), ..facts() }), Decision::WaitForChange);
+    }
+
+    #[test]
+    fn what_failed_in_passing_is_tried_again_ever_more_slowly() {
+        let seconds: Vec<u64> = [1, 2, 3, 6, 7, 40].map(|failures| back_off(failures).as_secs()).into();
+        assert_eq!(seconds, [1, 2, 4, 32, 60, 60]);
+        let facts = Facts { fault: Some(Fault::Passing), failures: 2, ..facts() };
+        assert_eq!(decide(&facts), Decision::Retry { at: Timestamp::from_second(62).unwrap() });
+    }
+}

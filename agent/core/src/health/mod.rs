@@ -1,0 +1,148 @@
+//! How a live object is doing, read from its own status, in words that say what is waited for.
+//!
+//! The rules are those of kstatus (kubernetes-sigs/cli-utils), read for people: a Job is done only when it completed, a
+//! paused workload waits for a person and is not broken, and a rollout controller is asked before the workload it
+//! moves. One kind stands in one file; a kind without a file goes by the conditions and generations that most
+//! controllers write ([`generic`]).
+
+use std::fmt;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::limits::MAX_MESSAGE_CHARACTERS;
+use crate::manifest::group_of;
+use crate::revision::clean_line;
+
+mod argo_rollout;
+mod cron_job;
+mod custom_resource_definition;
+mod daemon_set;
+mod deployment;
+mod generic;
+mod horizontal_pod_autoscaler;
+mod job;
+mod kruise_rollout;
+mod persistent_volume_claim;
+mod pod;
+mod reading;
+mod replica_set;
+mod service;
+mod stateful_set;
+
+pub use kruise_rollout::moved_by;
+pub use pod::explain_pods;
+
+/// How an object, or a whole environment, is doing.
+///
+/// The order is from best to worst, so the health of many is the greatest of theirs. A known failure outweighs what is
+/// not known, and what still moves outweighs what waits for a person: it may yet end otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Health {
+    /// It does what it was told.
+    Healthy,
+    /// It waits for a person, by intent: paused, suspended, a step that somebody has to approve.
+    Suspended,
+    /// It is on its way and goes on by itself.
+    Progressing,
+    /// Its state cannot be read.
+    Unknown,
+    /// It should be there and is not.
+    Missing,
+    /// It failed, or does not get further without a change.
+    Degraded,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The health of one object and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectHealth {
+    /// How it is doing.
+    pub health: Health,
+    /// What is waited for or what failed, in one clean line of at most 300 characters: `2 of 3 replicas available`.
+    /// It says times as points, never as "for 5 minutes", so that it changes only when the object does.
+    pub message: String,
+}
+
+impl ObjectHealth {
+    fn new(health: Health, message: impl AsRef<str>) -> Self {
+        ObjectHealth { health, message: one_line(message.as_ref()) }
+    }
+
+    fn healthy(message: impl AsRef<str>) -> Self {
+        ObjectHealth::new(Health::Healthy, message)
+    }
+
+    fn suspended(message: impl AsRef<str>) -> Self {
+        ObjectHealth::new(Health::Suspended, message)
+    }
+
+    fn progressing(message: impl AsRef<str>) -> Self {
+        ObjectHealth::new(Health::Progressing, message)
+    }
+
+    fn unknown(message: impl AsRef<str>) -> Self {
+        ObjectHealth::new(Health::Unknown, message)
+    }
+
+    /// An object that should be there and is not.
+    pub fn missing() -> Self {
+        ObjectHealth::new(Health::Missing, "not there")
+    }
+
+    fn degraded(message: impl AsRef<str>) -> Self {
+        ObjectHealth::new(Health::Degraded, message)
+    }
+}
+
+/// Text of a status in one line: line ends become blanks, whatever could fool a terminal goes, and so does the end of
+/// what is too long.
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    clean_line(&words.join(" "), MAX_MESSAGE_CHARACTERS)
+}
+
+/// The health of a live object, status included.
+///
+/// # Guarantees
+/// Every value has a health; one that is no object of a cluster is `Unknown`. `Missing` is never the answer: whoever
+/// finds no object says [`ObjectHealth::missing`].
+pub fn assess(object: &Value, now: Timestamp) -> ObjectHealth {
+    generic::first_of_all(object).unwrap_or_else(|| by_kind(object, now))
+}
+
+fn by_kind(object: &Value, now: Timestamp) -> ObjectHealth {
+    let (api_version, kind) = (reading::text(object, "/apiVersion"), reading::text(object, "/kind"));
+    match (group_of(api_version), kind) {
+        (_, "") => ObjectHealth::unknown("not an object: it has no kind"),
+        ("", "PersistentVolumeClaim") => persistent_volume_claim::assess(object),
+        ("", "Pod") => pod::assess(object, now),
+        ("", "Service") => service::assess(object),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => custom_resource_definition::assess(object),
+        ("apps", "DaemonSet") => daemon_set::assess(object),
+        ("apps", "Deployment") => deployment::assess(object),
+        ("apps", "ReplicaSet") => replica_set::assess(object),
+        ("apps", "StatefulSet") => stateful_set::assess(object),
+        ("argoproj.io", "Rollout") => argo_rollout::assess(object),
+        ("autoscaling", "HorizontalPodAutoscaler") => horizontal_pod_autoscaler::assess(object),
+        ("batch", "CronJob") => cron_job::assess(object),
+        ("batch", "Job") => job::assess(object),
+        ("rollouts.kruise.io", "Rollout") => kruise_rollout::assess(object),
+        _ => generic::assess(object),
+    }
+}
+
+/// The health of many. Of none it is `Healthy`: there is nothing to wait for.
+pub fn worst(healths: impl IntoIterator<Item = Health>) -> Health {
+    healths.into_iter().max().unwrap_or(Health::Healthy)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! The members of an environment: every object it has brought into the cluster and has not seen go.
+//!
+//! A member is written down before it is first applied and taken out only after its deletion was confirmed, so that
+//! neither a crash nor a stripped label orphans it.
+
+use std::collections::BTreeMap;
+
+use crate::manifest::ObjectKey;
+
+/// One object of an environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The version it was last applied in.
+    pub api_version: String,
+    /// Its UID; `None` between the moment it was written down and the answer to its first apply.
+    pub uid: Option<String>,
+}
+
+/// All members by identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    members: BTreeMap<ObjectKey, Member>,
+}
+
+/// Why a stored inventory cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of the inventory cannot be read: {text:?}")]
+pub struct Unreadable {
+    /// Its number, from 1.
+    pub line: usize,
+    /// Its beginning.
+    pub text: String,
+}
+
+impl Inventory {
+    /// A member.
+    pub fn get(&self, key: &ObjectKey) -> Option<&Member> {
+        self.members.get(key)
+    }
+
+    /// All members in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Member)> {
+        self.members.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Adds a member, or learns its UID and version.
+    pub fn insert(&mut self, key: ObjectKey, member: Member) {
+        self.members.insert(key, member);
+    }
+
+    /// Takes a member out. Only for one whose absence was confirmed by the API server.
+    pub fn remove(&mut self, key: &ObjectKey) {
+        self.members.remove(key);
+    }
+
+    /// As lines of `apiVersion kind namespace name uid`, `-` for what is not there. None of them can hold a blank.
+    pub fn to_lines(&self) -> String {
+        let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let line = |(key, member): (&ObjectKey, &Member)| {
+            let ObjectKey { group: _, kind, namespace, name } = key;
+            format!("{} {kind} {} {name} {}\n", member.api_version, dash(namespace), dash(&member.uid))
+        };
+        self.members.iter().map(line).collect()
+    }
+
+    /// Reads what [`Inventory::to_lines`] wrote.
+    ///
+    /// # Errors
+    /// At the first line that cannot be read. A part of an inventory is never taken for the whole.
+    pub fn from_lines(text: &str) -> Result<Inventory, Unreadable> {
+        let mut inventory = Inventory::default();
+        for (index, line) in text.lines().enumerate() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let [api_version, kind, namespace, name, uid] = fields[..] else {
+                return Err(Unreadable { line: index + 1, text: line.chars().take(80).collect() });
+            };
+            let present = |text: &str| (text != "-").then(|| text.to_owned());
+            let key = ObjectKey {
+                group: crate::manifest::group_of(api_version).to_owned(),
+                kind: kind.to_owned(),
+                namespace: present(namespace),
+                name: name.to_owned(),
+            };
+            inventory.insert(key, Member { api_version: api_version.to_owned(), uid: present(uid) });
+        }
+        Ok(inventory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(kind: &str, namespace: Option<&str>, name: &str) -> ObjectKey {
+        ObjectKey { group: "apps".into(), kind: kind.into(), namespace: namespace.map(Into::into), name: name.into() }
+    }
+
+    #[test]
+    fn an_inventory_reads_back() {
+        let mut inventory = Inventory::default();
+        inventory.insert(
+            key("Deployment", Some("web"), "api"),
+            Member { api_version: "apps/v1".into(), uid: Some("1-2".into()) },
+        );
+        inventory.insert(key("Odd", None, "a.b"), Member { api_version: "apps/v1".into(), uid: None });
+        assert_eq!(Inventory::from_lines(&inventory.to_lines()), Ok(inventory));
+    }
+
+    #[test]
+    fn a_damaged_inventory_is_no_smaller_inventory() {
+        let error = Inventory::from_lines("apps/v1 Deployment web api 1\nv1 ConfigMap we").unwrap_err();
+        assert_eq!(error.line, 2);
+    }
+}

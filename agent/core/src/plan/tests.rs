@@ -1,0 +1,347 @@
+//! Table tests: one environment, one thing different at a time.
+
+use std::time::Duration;
+
+use super::*;
+use crate::environment::{Preflight, SyncMode};
+use crate::health::Health;
+use crate::inventory::Member;
+use crate::lane::LaneRule;
+use crate::manifest::Manifest;
+use crate::policy;
+use crate::scope::Scopes;
+
+fn environment() -> Environment {
+    Environment {
+        name: "prod".parse().unwrap(),
+        home: "shop".into(),
+        uid: "e".into(),
+        generation: 1,
+        repository: "shop".into(),
+        lane: LaneRule::Master,
+        path: "prod".into(),
+        namespace: "shop".into(),
+        values: Default::default(),
+        sync: SyncMode::Automatic,
+        account: "towpath-deployer".into(),
+        allowed_namespaces: Default::default(),
+        allowed_cluster_kinds: ["Namespace".to_owned()].into(),
+        prune: true,
+        drift: DriftMode::Correct,
+        preflight: Preflight::Always,
+        timeout: Duration::from_secs(600),
+        suspend: false,
+    }
+}
+
+fn manifest(kind: &str, name: &str, annotations: &[(&str, &str)]) -> Manifest {
+    let annotations: serde_json::Map<_, _> =
+        annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+    let body = serde_json::json!({
+        "apiVersion": "v1", "kind": kind, "metadata": {"name": name, "annotations": annotations}, "data": {"a": "b"},
+    });
+    Manifest {
+        key: ObjectKey { group: String::new(), kind: kind.into(), namespace: None, name: name.into() },
+        api_version: "v1".into(),
+        body: body.as_object().unwrap().clone(),
+        source: crate::fault::Place::line("x.yaml", 1),
+    }
+}
+
+fn cleared(manifests: Vec<Manifest>) -> Cleared {
+    let facts = policy::Facts {
+        environment: &environment(),
+        scopes: &Scopes::offline(),
+        apply_set: "applyset-x-v1",
+        claimed: &|_| None,
+    };
+    policy::clear(manifests, &facts).unwrap()
+}
+
+fn config_map(name: &str) -> Manifest {
+    manifest("ConfigMap", name, &[])
+}
+
+fn key(kind: &str, name: &str) -> ObjectKey {
+    let namespace = (kind != "Namespace").then(|| "shop".to_owned());
+    ObjectKey { group: String::new(), kind: kind.into(), namespace, name: name.into() }
+}
+
+fn seen(fingerprint: Option<Fingerprint>) -> Seen {
+    Seen {
+        uid: "u".into(),
+        fingerprint,
+        has_controller: false,
+        is_terminating: false,
+        health: ObjectHealth { health: Health::Healthy, message: String::new() },
+    }
+}
+
+fn print(number: u8) -> Fingerprint {
+    crate::fingerprint::of_desired(serde_json::json!({"n": number}).as_object().unwrap())
+}
+
+/// A world in which everything desired was applied and is as it should be.
+struct World {
+    environment: Environment,
+    desired: Cleared,
+    observed: Observed,
+    known: BTreeMap<ObjectKey, Known>,
+    inventory: Inventory,
+    never_prune: BTreeSet<ObjectKey>,
+    confirmed: Option<String>,
+}
+
+impl World {
+    fn settled(names: &[&str]) -> World {
+        let desired = cleared(names.iter().map(|name| config_map(name)).collect());
+        let mut world = World {
+            environment: environment(),
+            desired,
+            observed: Observed::default(),
+            known: BTreeMap::new(),
+            inventory: Inventory::default(),
+            never_prune: BTreeSet::new(),
+            confirmed: None,
+        };
+        for name in names {
+            world.member("ConfigMap", name);
+        }
+        for object in world.desired.objects() {
+            world.known.insert(object.key.clone(), Known { sent: object.fingerprint, held: print(1) });
+        }
+        world
+    }
+
+    fn member(&mut self, kind: &str, name: &str) {
+        let key = key(kind, name);
+        self.observed.ours.insert(key.clone(), seen(Some(print(1))));
+        self.inventory.insert(key, Member { api_version: "v1".into(), uid: Some("u".into()) });
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&Facts {
+            environment: &self.environment,
+            commit: CommitId::from_bytes([0xab; 20]),
+            desired: &self.desired,
+            observed: &self.observed,
+            known: &self.known,
+            inventory: &self.inventory,
+            never_prune: &self.never_prune,
+            generated: &|key| key.name.ends_with("-0123456789"),
+            confirmed: self.confirmed.as_deref(),
+        })
+    }
+
+    fn action(&self, name: &str) -> Action {
+        self.plan().steps.into_iter().find(|step| step.key.name == name).unwrap().action
+    }
+
+    fn fate(&self, name: &str) -> Fate {
+        self.plan().removals.into_iter().find(|(key, _)| key.name == name).unwrap().1
+    }
+
+    fn ours(&mut self, name: &str) -> &mut Seen {
+        self.observed.ours.get_mut(&key("ConfigMap", name)).unwrap()
+    }
+}
+
+#[test]
+fn a_settled_world_needs_nothing() {
+    let plan = World::settled(&["a", "b"]).plan();
+    assert!(plan.is_idle());
+    assert_eq!(plan.steps.len(), 2);
+}
+
+#[test]
+fn what_is_not_there_is_created() {
+    let mut world = World::settled(&["a"]);
+    world.observed.ours.clear();
+    assert_eq!(world.action("a"), Action::Create);
+}
+
+#[test]
+fn what_changed_in_git_is_configured() {
+    let mut world = World::settled(&["a"]);
+    world.known.get_mut(&key("ConfigMap", "a")).unwrap().sent = print(9);
+    assert_eq!(world.action("a"), Action::Configure(Why::Changed));
+}
+
+#[test]
+fn what_changed_in_the_cluster_is_drift() {
+    let mut world = World::settled(&["a"]);
+    world.ours("a").fingerprint = Some(print(2));
+    assert_eq!(world.action("a"), Action::Configure(Why::Drifted));
+    world.environment.drift = DriftMode::Report;
+    assert_eq!(world.action("a"), Action::Report);
+}
+
+#[test]
+fn wiped_managed_fields_are_applied_again() {
+    let mut world = World::settled(&["a"]);
+    world.ours("a").fingerprint = None;
+    assert_eq!(world.action("a"), Action::Configure(Why::Disowned));
+}
+
+#[test]
+fn after_a_restart_what_is_literally_as_desired_is_left() {
+    let mut world = World::settled(&["a"]);
+    world.known.clear();
+    assert_eq!(world.action("a"), Action::Configure(Why::Unproven));
+    let desired = world.desired.objects()[0].fingerprint;
+    world.ours("a").fingerprint = Some(desired);
+    assert_eq!(world.action("a"), Action::Leave);
+}
+
+#[test]
+fn a_foreign_object_is_refused_unless_adoption_is_said() {
+    let mut world = World::settled(&["a"]);
+    world.observed.ours.clear();
+    world.inventory = Inventory::default();
+    let foreign = Foreign { uid: "f".into(), owner: "written by kubectl".into() };
+    world.observed.foreign.insert(key("ConfigMap", "a"), foreign);
+    let Action::Refuse(problem) = world.action("a") else { panic!("it must be refused") };
+    assert!(problem.message.contains("written by kubectl"), "{problem}");
+
+    world.desired = cleared(vec![manifest("ConfigMap", "a", &[("towpath.dev/adopt", "true")])]);
+    assert_eq!(world.action("a"), Action::Configure(Why::Adopted));
+}
+
+#[test]
+fn a_member_that_lost_its_label_is_taken_back() {
+    let mut world = World::settled(&["a"]);
+    world.observed.ours.clear();
+    world.observed.foreign.insert(key("ConfigMap", "a"), Foreign { uid: "u".into(), owner: String::new() });
+    assert_eq!(world.action("a"), Action::Configure(Why::Disowned));
+    // Another object under the same name is not the member.
+    world.observed.foreign.get_mut(&key("ConfigMap", "a")).unwrap().uid = "other".into();
+    assert!(matches!(world.action("a"), Action::Refuse(_)));
+}
+
+#[test]
+fn an_object_may_be_left_alone() {
+    let mut world = World::settled(&["a"]);
+    world.desired = cleared(vec![manifest("ConfigMap", "a", &[("towpath.dev/reconcile", "Disabled")])]);
+    world.observed.ours.clear();
+    assert_eq!(world.action("a"), Action::Leave);
+}
+
+#[test]
+fn what_left_git_is_pruned_with_its_uid() {
+    let mut world = World::settled(&["a", "b", "c"]);
+    world.member("ConfigMap", "old");
+    assert_eq!(world.fate("old"), Fate::Prune { uid: "u".into() });
+}
+
+#[test]
+fn a_member_that_is_gone_is_struck_off() {
+    let mut world = World::settled(&["a"]);
+    world.member("ConfigMap", "old");
+    world.observed.ours.remove(&key("ConfigMap", "old"));
+    assert_eq!(world.fate("old"), Fate::Gone);
+}
+
+#[test]
+fn each_missing_proof_saves_an_object() {
+    let mut world = World::settled(&["a"]);
+    world.member("ConfigMap", "old");
+    world.ours("old").has_controller = true;
+    assert!(matches!(world.fate("old"), Fate::Release(_)));
+    world.ours("old").has_controller = false;
+    world.ours("old").fingerprint = None;
+    assert!(matches!(world.fate("old"), Fate::Release(_)));
+    world.observed.ours.remove(&key("ConfigMap", "old"));
+    world.observed.foreign.insert(key("ConfigMap", "old"), Foreign { uid: "u".into(), owner: String::new() });
+    assert!(matches!(world.fate("old"), Fate::Release(_)));
+}
+
+#[test]
+fn a_copied_label_makes_no_member() {
+    let mut world = World::settled(&["a"]);
+    world.observed.ours.insert(key("ConfigMap", "copy"), seen(None));
+    assert!(world.plan().removals.is_empty());
+}
+
+#[test]
+fn what_was_applied_by_a_sync_that_was_killed_is_a_member() {
+    let mut world = World::settled(&["a", "b", "c"]);
+    world.observed.ours.insert(key("ConfigMap", "half"), seen(Some(print(1))));
+    assert_eq!(world.fate("half"), Fate::Prune { uid: "u".into() });
+}
+
+#[test]
+fn prune_can_be_off_for_all_or_for_one() {
+    let mut world = World::settled(&["a", "b", "c"]);
+    world.member("ConfigMap", "old");
+    world.environment.prune = false;
+    assert_eq!(world.fate("old"), Fate::Keep(Keep::PruneIsOff));
+    world.environment.prune = true;
+    world.never_prune.insert(key("ConfigMap", "old"));
+    assert_eq!(world.fate("old"), Fate::Keep(Keep::NeverPrune));
+}
+
+#[test]
+fn what_is_on_its_way_out_is_not_deleted_twice() {
+    let mut world = World::settled(&["a", "b", "c"]);
+    world.member("ConfigMap", "old");
+    world.ours("old").is_terminating = true;
+    assert_eq!(world.fate("old"), Fate::Keep(Keep::Terminating));
+}
+
+#[test]
+fn the_budget_is_five_or_a_fifth_and_never_more_than_half() {
+    for (members, budget) in [(0, 0), (1, 0), (2, 1), (4, 2), (10, 5), (11, 5), (25, 5), (30, 6), (1000, 200)] {
+        assert_eq!(deletion_budget(members), budget, "of {members}");
+    }
+}
+
+#[test]
+fn over_budget_nothing_goes_until_this_very_list_is_confirmed() {
+    let mut world = World::settled(&["a", "b"]);
+    for name in ["x", "y", "z"] {
+        world.member("ConfigMap", name);
+    }
+    assert_eq!(world.fate("x"), Fate::Keep(Keep::OverBudget));
+    let confirmation = world.plan().confirmation.unwrap();
+    assert!(confirmation.starts_with("abababa:"), "{confirmation}");
+
+    world.confirmed = Some(confirmation.clone());
+    assert_eq!(world.fate("x"), Fate::Prune { uid: "u".into() });
+    world.member("ConfigMap", "one-more");
+    assert_eq!(world.fate("x"), Fate::Keep(Keep::OverBudget), "the list is another one now");
+}
+
+#[test]
+fn replaced_hash_named_config_maps_do_not_count() {
+    let mut world = World::settled(&["a", "b"]);
+    for name in ["x-0123456789", "y-0123456789", "z-0123456789"] {
+        world.member("ConfigMap", name);
+    }
+    assert_eq!(world.fate("x-0123456789"), Fate::Prune { uid: "u".into() });
+}
+
+#[test]
+fn protected_kinds_wait_for_a_confirmation() {
+    let mut world = World::settled(&["a", "b", "c"]);
+    world.member("PersistentVolumeClaim", "data");
+    assert_eq!(world.fate("data"), Fate::Keep(Keep::ProtectedKind));
+    world.confirmed = world.plan().confirmation;
+    assert_eq!(world.fate("data"), Fate::Prune { uid: "u".into() });
+}
+
+#[test]
+fn namespaces_come_first_and_gates_last() {
+    let stage = |group: &str, kind: &str| {
+        stage_of(&ObjectKey { group: group.into(), kind: kind.into(), namespace: None, name: "x".into() })
+    };
+    let order = [
+        stage("", "Namespace"),
+        stage("apiextensions.k8s.io", "CustomResourceDefinition"),
+        stage("rbac.authorization.k8s.io", "RoleBinding"),
+        stage("apps", "Deployment"),
+        stage("admissionregistration.k8s.io", "ValidatingWebhookConfiguration"),
+    ];
+    assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+    assert_eq!(stage("", "Secret"), Stage::Foundations);
+    assert_eq!(stage("example.com", "Widget"), Stage::Workloads);
+}

@@ -1,0 +1,216 @@
+//! One valid manifest, one thing broken at a time.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+use crate::environment::{DriftMode, Preflight, SyncMode};
+use crate::lane::LaneRule;
+use crate::manifest::group_of;
+
+fn environment() -> Environment {
+    Environment {
+        name: "prod".parse().unwrap(),
+        home: "shop".into(),
+        uid: "e".into(),
+        generation: 1,
+        repository: "shop".into(),
+        lane: LaneRule::Master,
+        path: "environments/prod".into(),
+        namespace: "shop".into(),
+        values: Map::new(),
+        sync: SyncMode::Automatic,
+        account: "towpath-deployer".into(),
+        allowed_namespaces: ["shared".to_owned()].into(),
+        allowed_cluster_kinds: ["PriorityClass.scheduling.k8s.io".to_owned()].into(),
+        prune: true,
+        drift: DriftMode::Correct,
+        preflight: Preflight::Always,
+        timeout: Duration::from_secs(600),
+        suspend: false,
+    }
+}
+
+fn manifest(line: u32, body: Value) -> Manifest {
+    let text = |path: &str| body.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let api_version = text("/apiVersion").unwrap();
+    Manifest {
+        key: ObjectKey {
+            group: group_of(&api_version).to_owned(),
+            kind: text("/kind").unwrap(),
+            namespace: text("/metadata/namespace"),
+            name: text("/metadata/name").unwrap(),
+        },
+        api_version,
+        body: body.as_object().unwrap().clone(),
+        source: Place::line("web.yaml", line),
+    }
+}
+
+fn config_map(change: impl FnOnce(&mut Value)) -> Manifest {
+    let mut body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}});
+    change(&mut body);
+    manifest(1, body)
+}
+
+fn judge(manifests: Vec<Manifest>) -> Result<Cleared, Problems> {
+    let environment = environment();
+    let claimed = |key: &ObjectKey| (key.name == "taken").then(|| "test".parse().unwrap());
+    let facts =
+        Facts { environment: &environment, scopes: &Scopes::offline(), apply_set: "applyset-x-v1", claimed: &claimed };
+    clear(manifests, &facts)
+}
+
+/// The one problem of a broken manifest.
+fn refused(change: impl FnOnce(&mut Value)) -> String {
+    let problems = judge(vec![config_map(change)]).unwrap_err();
+    assert_eq!(problems.iter().count(), 1, "{problems}");
+    problems.to_string()
+}
+
+#[test]
+fn what_passes_is_complete_and_carries_our_labels() {
+    let cleared = judge(vec![config_map(|_| {})]).unwrap();
+    let object = &cleared.objects()[0];
+    assert_eq!(object.key.namespace.as_deref(), Some("shop"));
+    let body: Value = serde_json::from_str(&object.body).unwrap();
+    assert_eq!(body["metadata"]["namespace"], "shop");
+    assert_eq!(body["metadata"]["labels"]["towpath.dev/environment"], "prod");
+    assert_eq!(body["metadata"]["labels"]["applyset.kubernetes.io/part-of"], "applyset-x-v1");
+}
+
+#[test]
+fn nothing_at_all_is_refused() {
+    assert!(judge(Vec::new()).unwrap_err().to_string().contains("nothing was rendered"));
+}
+
+#[test]
+fn another_namespace_must_be_allowed() {
+    assert!(judge(vec![config_map(|body| body["metadata"]["namespace"] = "shared".into())]).is_ok());
+    let said = refused(|body| body["metadata"]["namespace"] = "kube-system".into());
+    assert!(said.contains("namespace kube-system, which this environment may not touch"), "{said}");
+}
+
+#[test]
+fn a_cluster_scoped_kind_must_be_allowed() {
+    let priority =
+        json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "x"}, "value": 1});
+    let cleared = judge(vec![manifest(1, priority)]).unwrap();
+    assert_eq!(cleared.objects()[0].key.namespace, None);
+    let binding =
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "x"}});
+    let said = judge(vec![manifest(1, binding)]).unwrap_err().to_string();
+    assert!(said.contains("ClusterRoleBinding.rbac.authorization.k8s.io"), "{said}");
+}
+
+#[test]
+fn our_own_resources_are_refused() {
+    let ours = json!({"apiVersion": "towpath.dev/v1alpha1", "kind": "Environment", "metadata": {"name": "x"}});
+    assert!(judge(vec![manifest(1, ours)]).unwrap_err().to_string().contains("a resource of Towpath itself"));
+}
+
+#[test]
+fn forged_marks_are_refused() {
+    let said = refused(|body| body["metadata"]["labels"] = json!({"towpath.dev/environment": "test"}));
+    assert!(said.contains("mark of ownership"), "{said}");
+    let said = refused(|body| body["metadata"]["labels"] = json!({"applyset.kubernetes.io/part-of": "x"}));
+    assert!(said.contains("mark of ownership"), "{said}");
+    let said = refused(|body| body["metadata"]["annotations"] = json!({"towpath.dev/requestedAt": "x"}));
+    assert!(said.contains("not one that objects may have"), "{said}");
+}
+
+#[test]
+fn a_mistyped_annotation_is_refused() {
+    for (name, value) in [
+        ("towpath.dev/prune", "never"),
+        ("towpath.dev/adopt", "yes"),
+        ("towpath.dev/wave", "first"),
+        ("towpath.dev/hook", "PreSync"),
+        ("towpath.dev/ignore", "spec.replicas"),
+        ("towpath.dev/ignore", "/metadata/labels"),
+    ] {
+        refused(|body| body["metadata"]["annotations"] = json!({ name: value }));
+    }
+    refused(|body| body["metadata"]["annotations"] = json!({"towpath.dev/wave": 1}));
+}
+
+#[test]
+fn fields_of_the_server_are_refused_or_dropped() {
+    let said = refused(|body| body["metadata"]["resourceVersion"] = "1".into());
+    assert!(said.contains("metadata.resourceVersion"), "{said}");
+    refused(|body| body["metadata"]["managedFields"] = json!([]));
+    refused(|body| body["metadata"]["ownerReferences"] = json!([{"uid": "x"}]));
+    let cleared = judge(vec![config_map(|body| {
+        body["status"] = json!({"x": 1});
+        body["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z".into();
+    })])
+    .unwrap();
+    assert!(!cleared.objects()[0].body.contains("status"));
+    assert!(!cleared.objects()[0].body.contains("creationTimestamp"));
+}
+
+#[test]
+fn one_object_twice_names_both_places() {
+    let twice = vec![
+        config_map(|_| {}),
+        manifest(9, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "shop"}})),
+    ];
+    assert_eq!(
+        judge(twice).unwrap_err().to_string(),
+        "web.yaml:9: ConfigMap shop/a is here and in web.yaml:1 (help: remove or rename one of the two)"
+    );
+}
+
+#[test]
+fn an_object_of_another_environment_is_refused() {
+    let said = refused(|body| body["metadata"]["name"] = "taken".into());
+    assert!(said.contains("belongs to environment test already"), "{said}");
+}
+
+#[test]
+fn ignored_fields_are_not_sent() {
+    let cleared = judge(vec![config_map(|body| {
+        body["metadata"]["annotations"] = json!({"towpath.dev/ignore": "/data/k, /spec/list/1"});
+        body["spec"] = json!({"list": [1, 2, 3]});
+    })])
+    .unwrap();
+    let body: Value = serde_json::from_str(&cleared.objects()[0].body).unwrap();
+    assert_eq!(body["data"], json!({}));
+    assert_eq!(body["spec"]["list"], json!([1, 3]));
+}
+
+#[test]
+fn a_kind_that_comes_in_the_same_commit_is_known() {
+    let widget = || manifest(1, json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}}));
+    let crd = manifest(
+        2,
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "widgets.example.com"},
+            "spec": {"group": "example.com", "names": {"kind": "Widget"}, "scope": "Namespaced"},
+        }),
+    );
+    let mut environment = environment();
+    environment.allowed_cluster_kinds.insert("CustomResourceDefinition.apiextensions.k8s.io".into());
+    let mut scopes = Scopes::of_cluster();
+    scopes.insert("apiextensions.k8s.io", "CustomResourceDefinition", Scope::Cluster);
+    let facts = Facts { environment: &environment, scopes: &scopes, apply_set: "x", claimed: &|_| None };
+    assert!(clear(vec![widget()], &facts).unwrap_err().to_string().contains("no kind Widget"));
+    assert_eq!(clear(vec![widget(), crd], &facts).unwrap().objects().len(), 2);
+}
+
+#[test]
+fn the_number_of_objects_has_a_limit() {
+    assert!(within_object_limit(limits::MAX_OBJECTS).is_ok());
+    assert!(within_object_limit(limits::MAX_OBJECTS + 1).is_err());
+}
+
+#[test]
+fn everything_is_said_at_once() {
+    let many = vec![
+        config_map(|body| body["metadata"]["namespace"] = "other".into()),
+        manifest(7, json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "uid": "u"}})),
+    ];
+    assert_eq!(judge(many).unwrap_err().iter().count(), 3);
+}

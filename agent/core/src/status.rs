@@ -1,0 +1,442 @@
+//! The one document that says how an environment is: folded from what a pass reports, written in one place.
+//!
+//! [`EnvironmentStatus`] is the `status` of the custom resource, and what the page, the API and the command line show.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::decide::Decision;
+use crate::fault::{Fault, Problem};
+use crate::health::Health;
+use crate::revision::Revision;
+
+/// Syncs that are remembered.
+pub const MAX_HISTORY: usize = 20;
+/// Problems, unhealthy objects and kept objects that are listed; the rest is counted.
+pub const MAX_LISTED: usize = 20;
+/// Characters of one message.
+pub const MAX_MESSAGE: usize = 1000;
+
+/// How an environment is, in one word for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum State {
+    /// What runs is what git says.
+    Synced,
+    /// It is not, and it is being worked on or waits for a request.
+    #[default]
+    OutOfSync,
+    /// It is not, and somebody must act.
+    Blocked,
+    /// It is kept on a revision on purpose.
+    Held,
+    /// Nobody syncs or mends it.
+    Suspended,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A revision as people see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionStatus {
+    /// `branch@sha1:<id>`.
+    pub revision: String,
+    /// First line of the commit's message.
+    #[serde(default)]
+    pub subject: String,
+    /// Who wrote it.
+    #[serde(default)]
+    pub author: String,
+    /// When it was committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed_at: Option<Timestamp>,
+}
+
+impl From<&Revision> for RevisionStatus {
+    fn from(revision: &Revision) -> Self {
+        RevisionStatus {
+            revision: revision.to_string(),
+            subject: revision.subject.clone(),
+            author: revision.author.clone(),
+            committed_at: Some(revision.committed_at),
+        }
+    }
+}
+
+/// Why a sync was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Trigger {
+    /// The candidate moved.
+    Commit,
+    /// Somebody asked.
+    Request,
+    /// The Environment was changed.
+    Settings,
+    /// The sync before it did not come to its end.
+    Retry,
+    /// Something in the cluster differed.
+    Drift,
+}
+
+/// How a sync ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Outcome {
+    /// Everything was applied.
+    Applied,
+    /// Something was not.
+    Failed,
+    /// A newer revision came, or the sync was cancelled, before it was done.
+    Overtaken,
+}
+
+/// One execution of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncRecord {
+    /// What was applied.
+    pub revision: String,
+    /// First line of the commit's message.
+    #[serde(default)]
+    pub subject: String,
+    /// Why.
+    pub trigger: Trigger,
+    /// Who asked, for a request. Not verified before rights come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub took_ms: i64,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Objects made.
+    pub created: u32,
+    /// Objects changed.
+    pub configured: u32,
+    /// Objects that were right already.
+    pub unchanged: u32,
+    /// Objects deleted.
+    pub pruned: u32,
+    /// Objects that failed or were refused.
+    pub failed: u32,
+    /// What went wrong, the first line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// An object that is worth naming.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ObjectStatus {
+    /// `Deployment.apps web/api`.
+    pub object: String,
+    /// How it is.
+    pub health: Health,
+    /// Why.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// A member that is no longer in git and stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeptStatus {
+    /// `ConfigMap web/old`.
+    pub object: String,
+    /// Why it stays.
+    pub reason: String,
+}
+
+/// The last drift that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DriftStatus {
+    /// The object.
+    pub object: String,
+    /// What differed and who did it, where that can be said.
+    pub message: String,
+    /// When it was found.
+    pub at: Timestamp,
+    /// How often drift was mended or reported since the environment last moved.
+    pub count: u32,
+}
+
+/// A condition in the manner of Kubernetes and kstatus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// `Ready`, `Reconciling`, `Stalled`. The last two are there only while they are true.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// One word.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// When `status` last changed.
+    pub last_transition_time: Timestamp,
+    /// The generation of the Environment that this is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+/// The `status` of an Environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvironmentStatus {
+    /// The generation that was last looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// In one word.
+    #[serde(default)]
+    pub state: State,
+    /// The worst health of its objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// What runs: the revision that was last applied completely.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<RevisionStatus>,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_since: Option<Timestamp>,
+    /// The revision that it may move to now; absent where it is what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<RevisionStatus>,
+    /// The revision of the last sync, whether it came to its end or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_attempted_revision: Option<String>,
+    /// The last value of the annotation `towpath.dev/requestedAt` that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_request: Option<String>,
+    /// When the sync that is becoming healthy was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling_since: Option<Timestamp>,
+    /// How many objects it has.
+    #[serde(default)]
+    pub objects: u32,
+    /// What is wrong, at most 20 lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// What is worth a look, at most 20 lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Objects that are not healthy, at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unhealthy: Vec<ObjectStatus>,
+    /// Members that are no longer in git and stay, at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptStatus>,
+    /// What to put into the annotation `towpath.dev/confirmPrune` to have the kept objects deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_prune: Option<String>,
+    /// The last drift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftStatus>,
+    /// The last syncs, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<SyncRecord>,
+    /// `Ready`, and while they are true `Reconciling` and `Stalled`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// What one pass found and did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The generation of the Environment that was looked at.
+    pub generation: i64,
+    /// Whether the Environment is suspended.
+    pub suspended: bool,
+    /// What it may move to.
+    pub candidate: Option<Revision>,
+    /// The revision that everything desired was applied from, if the pass came so far.
+    pub settled_on: Option<Revision>,
+    /// The revision that was worked on.
+    pub attempted: Option<Revision>,
+    /// The request that was acted on.
+    pub handled_request: Option<String>,
+    /// The sync, if one was executed.
+    pub sync: Option<SyncRecord>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// What is worth a look.
+    pub warnings: Vec<Problem>,
+    /// How each object is, by its name; empty where the pass did not come so far.
+    pub health: BTreeMap<String, (Health, String)>,
+    /// The worst of them, `None` where it is not known.
+    pub worst: Option<Health>,
+    /// Members that stay, with the reason.
+    pub kept: Vec<KeptStatus>,
+    /// What a person must confirm.
+    pub confirmation: Option<String>,
+    /// Drift that was found.
+    pub drift: Vec<(String, String)>,
+    /// Since when the sync has been becoming healthy.
+    pub rolling_since: Option<Timestamp>,
+    /// What the pass came to.
+    pub decision: Decision,
+}
+
+/// Folds a report into the status before it.
+pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> EnvironmentStatus {
+    let mut status = before.clone();
+    status.observed_generation = Some(report.generation);
+
+    if let Some(revision) = &report.settled_on {
+        let text = revision.to_string();
+        if before.running.as_ref().is_none_or(|running| running.revision != text) {
+            status.running_since = Some(now);
+            status.drift = None;
+        }
+        status.running = Some(revision.into());
+        status.objects = report.health.len() as u32;
+    }
+    if let Some(revision) = &report.attempted {
+        status.last_attempted_revision = Some(revision.to_string());
+    }
+    let runs = status.running.as_ref().map(|running| running.revision.clone());
+    status.candidate =
+        report.candidate.as_ref().filter(|candidate| Some(candidate.to_string()) != runs).map(Into::into);
+    if let Some(request) = &report.handled_request {
+        status.last_handled_request = Some(request.clone());
+    }
+    if let Some(sync) = &report.sync {
+        // The same failure, tried again: the last try says it all.
+        let says_the_same = |earlier: &&SyncRecord| {
+            earlier.outcome == Outcome::Failed
+                && sync.outcome == Outcome::Failed
+                && (&earlier.revision, &earlier.message) == (&sync.revision, &sync.message)
+        };
+        if status.history.first().filter(says_the_same).is_some() {
+            status.history.remove(0);
+        }
+        status.history.insert(0, sync.clone());
+        status.history.truncate(MAX_HISTORY);
+    }
+    for (object, message) in &report.drift {
+        let count = status.drift.as_ref().map_or(0, |drift| drift.count) + 1;
+        status.drift = Some(DriftStatus { object: object.clone(), message: shorten(message), at: now, count });
+    }
+    if report.worst.is_some() {
+        status.health = report.worst;
+        status.unhealthy = report
+            .health
+            .iter()
+            .filter(|(_, (health, _))| *health != Health::Healthy)
+            .take(MAX_LISTED)
+            .map(|(object, (health, message))| ObjectStatus {
+                object: object.clone(),
+                health: *health,
+                message: shorten(message),
+            })
+            .collect();
+        status.kept = report.kept.iter().take(MAX_LISTED).cloned().collect();
+        status.confirm_prune = report.confirmation.clone();
+    }
+    status.rolling_since = report.rolling_since;
+    status.problems = lines(&report.problems);
+    status.warnings = lines(&report.warnings);
+    status.state = state_of(&status, report);
+    status.conditions = conditions(before, &status, report, now);
+    status
+}
+
+fn state_of(status: &EnvironmentStatus, report: &Report) -> State {
+    let needs_a_person = report.problems.iter().any(|problem| problem.fault != Fault::Passing);
+    if report.suspended {
+        State::Suspended
+    } else if needs_a_person {
+        State::Blocked
+    } else if !report.problems.is_empty() || status.candidate.is_some() || status.running.is_none() {
+        State::OutOfSync
+    } else {
+        State::Synced
+    }
+}
+
+fn conditions(
+    before: &EnvironmentStatus,
+    status: &EnvironmentStatus,
+    report: &Report,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let condition = |type_: &str, value: &str, reason: &str, message: String| {
+        let earlier = before.conditions.iter().find(|earlier| earlier.type_ == type_ && earlier.status == value);
+        Condition {
+            type_: type_.to_owned(),
+            status: value.to_owned(),
+            reason: reason.to_owned(),
+            message: shorten(&message),
+            last_transition_time: earlier.map_or(now, |earlier| earlier.last_transition_time),
+            observed_generation: Some(report.generation),
+        }
+    };
+    let (is_ready, reason, message) = readiness(status, report);
+    let mut conditions = vec![condition("Ready", if is_ready { "True" } else { "False" }, reason, message.clone())];
+    if !is_ready && !report.suspended {
+        match status.state {
+            State::Blocked => conditions.push(condition("Stalled", "True", reason, message)),
+            _ if report.decision == Decision::TimedOut => {
+                conditions.push(condition("Stalled", "True", reason, message));
+            }
+            _ if reason == "WaitsForRequest" => {}
+            _ => conditions.push(condition("Reconciling", "True", reason, message)),
+        }
+    }
+    conditions
+}
+
+/// Whether it is ready, with a reason and a sentence.
+fn readiness(status: &EnvironmentStatus, report: &Report) -> (bool, &'static str, String) {
+    let runs = status.running.as_ref().map_or("nothing", |running| running.revision.as_str());
+    if report.suspended {
+        return (false, "Suspended", format!("suspended on {runs}: neither synced nor mended"));
+    }
+    if let Some(first) = report.problems.first() {
+        let others = match report.problems.len() - 1 {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
+        };
+        let reason = match first.fault {
+            Fault::Content => "ContentFailed",
+            Fault::Setup => "SetupFailed",
+            Fault::Passing => "Retrying",
+        };
+        return (false, reason, format!("{first}{others}"));
+    }
+    if let (Some(candidate), true) = (&status.candidate, report.settled_on.is_some() || status.running.is_none()) {
+        return (false, "WaitsForRequest", format!("runs {runs}; {} waits for a sync request", candidate.revision));
+    }
+    let worst = status.unhealthy.first().map(|object| format!(": {}: {}", object.object, object.message));
+    let worst = worst.unwrap_or_default();
+    match (report.decision, status.health) {
+        (Decision::TimedOut, _) => (false, "TimedOut", format!("{runs} did not become healthy in time{worst}")),
+        (_, Some(Health::Healthy)) => (true, "Synced", format!("runs {runs}")),
+        (_, Some(Health::Suspended)) => (false, "RolloutPaused", format!("{runs} waits for a person{worst}")),
+        (_, Some(Health::Progressing)) => (false, "Progressing", format!("{runs} is rolling out{worst}")),
+        (_, Some(Health::Degraded)) => (false, "Degraded", format!("{runs} is degraded{worst}")),
+        (_, Some(Health::Missing)) => (false, "Missing", format!("objects of {runs} are missing{worst}")),
+        (_, Some(Health::Unknown) | None) => (false, "Unknown", format!("runs {runs}; its health is not known yet")),
+    }
+}
+
+fn lines(problems: &[Problem]) -> Vec<String> {
+    problems.iter().take(MAX_LISTED).map(|problem| shorten(&problem.to_string())).collect()
+}
+
+fn shorten(text: &str) -> String {
+    if text.chars().count() <= MAX_MESSAGE {
+        return text.to_owned();
+    }
+    text.chars().take(MAX_MESSAGE - 1).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! One report at a time, folded into what was there before.
+
+use super::*;
+use crate::revision::CommitId;
+
+fn revision(number: u8) -> Revision {
+    Revision {
+        commit: CommitId::from_bytes([number; 20]),
+        branch: "master".into(),
+        subject: format!("change {number}"),
+        author: "Ada".into(),
+        committed_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// The report of a pass that found revision 1 running and everything well.
+fn report() -> Report {
+    Report {
+        generation: 1,
+        suspended: false,
+        candidate: Some(revision(1)),
+        settled_on: Some(revision(1)),
+        attempted: Some(revision(1)),
+        handled_request: None,
+        sync: None,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        health: [("Deployment.apps shop/web".to_owned(), (Health::Healthy, String::new()))].into(),
+        worst: Some(Health::Healthy),
+        kept: Vec::new(),
+        confirmation: None,
+        drift: Vec::new(),
+        rolling_since: None,
+        decision: Decision::Settled,
+    }
+}
+
+fn ready(status: &EnvironmentStatus) -> (&str, &str) {
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+    (ready.status.as_str(), ready.reason.as_str())
+}
+
+fn has(status: &EnvironmentStatus, type_: &str) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == type_)
+}
+
+fn record(number: i64, outcome: Outcome) -> SyncRecord {
+    SyncRecord {
+        revision: revision(1).to_string(),
+        subject: String::new(),
+        trigger: Trigger::Commit,
+        requested_by: None,
+        started_at: at(number),
+        took_ms: 1,
+        outcome,
+        created: 1,
+        configured: 0,
+        unchanged: 0,
+        pruned: 0,
+        failed: 0,
+        message: (outcome == Outcome::Failed).then(|| "no".to_owned()),
+    }
+}
+
+#[test]
+fn what_is_applied_and_healthy_is_synced_and_ready() {
+    let status = fold(&EnvironmentStatus::default(), &report(), at(10));
+    assert_eq!(status.state, State::Synced);
+    assert_eq!(ready(&status), ("True", "Synced"));
+    assert_eq!(status.running_since, Some(at(10)));
+    assert_eq!(status.candidate, None);
+    assert!(!has(&status, "Reconciling") && !has(&status, "Stalled"));
+}
+
+#[test]
+fn a_pass_that_found_nothing_new_changes_nothing() {
+    let before = fold(&EnvironmentStatus::default(), &report(), at(10));
+    assert_eq!(fold(&before, &report(), at(99)), before);
+}
+
+#[test]
+fn a_bad_commit_blocks_and_what_runs_stays_named() {
+    let before = fold(&EnvironmentStatus::default(), &report(), at(10));
+    let report = Report {
+        candidate: Some(revision(2)),
+        settled_on: None,
+        attempted: Some(revision(2)),
+        problems: vec![Problem::content("missing variable")],
+        decision: Decision::WaitForChange,
+        ..report()
+    };
+    let status = fold(&before, &report, at(20));
+    assert_eq!(status.state, State::Blocked);
+    assert_eq!(ready(&status), ("False", "ContentFailed"));
+    assert!(has(&status, "Stalled"));
+    assert_eq!(status.running.as_ref().unwrap().subject, "change 1");
+    assert_eq!(status.candidate.as_ref().unwrap().subject, "change 2");
+}
+
+#[test]
+fn what_is_retried_is_no_stall() {
+    let report = Report { problems: vec![Problem::passing("git is away")], settled_on: None, ..report() };
+    let status = fold(&EnvironmentStatus::default(), &report, at(20));
+    assert_eq!(status.state, State::OutOfSync);
+    assert!(has(&status, "Reconciling") && !has(&status, "Stalled"));
+}
+
+#[test]
+fn a_manual_environment_waits_for_a_request() {
+    let before = fold(&EnvironmentStatus::default(), &report(), at(10));
+    let status = fold(&before, &Report { candidate: Some(revision(2)), ..report() }, at(20));
+    assert_eq!(status.state, State::OutOfSync);
+    assert_eq!(ready(&status), ("False", "WaitsForRequest"));
+    assert!(!has(&status, "Reconciling"));
+}
+
+#[test]
+fn a_rollout_is_not_ready_until_it_is_healthy() {
+    let health = [("Deployment.apps shop/web".to_owned(), (Health::Progressing, "1 of 2".to_owned()))];
+    let report = Report {
+        health: health.into(),
+        worst: Some(Health::Progressing),
+        rolling_since: Some(at(5)),
+        decision: Decision::KeepWatching { until: at(600) },
+        ..report()
+    };
+    let status = fold(&EnvironmentStatus::default(), &report, at(20));
+    assert_eq!(ready(&status), ("False", "Progressing"));
+    assert!(has(&status, "Reconciling"));
+    assert_eq!(status.unhealthy[0].message, "1 of 2");
+    let status = fold(&status, &Report { decision: Decision::TimedOut, ..report }, at(700));
+    assert_eq!(ready(&status), ("False", "TimedOut"));
+    assert!(has(&status, "Stalled"));
+}
+
+#[test]
+fn a_suspended_environment_says_so() {
+    let status = fold(&EnvironmentStatus::default(), &Report { suspended: true, ..report() }, at(20));
+    assert_eq!(status.state, State::Suspended);
+    assert_eq!(ready(&status), ("False", "Suspended"));
+}
+
+#[test]
+fn a_condition_keeps_its_time_while_it_stays_the_same() {
+    let before = fold(&EnvironmentStatus::default(), &report(), at(10));
+    let degraded = Report { worst: Some(Health::Degraded), ..report() };
+    let status = fold(&before, &degraded, at(20));
+    assert_eq!(status.conditions[0].last_transition_time, at(20));
+    assert_eq!(fold(&status, &degraded, at(30)).conditions[0].last_transition_time, at(20));
+}
+
+#[test]
+fn twenty_syncs_are_remembered() {
+    let mut status = EnvironmentStatus::default();
+    for number in 0..MAX_HISTORY as i64 + 5 {
+        status = fold(&status, &Report { sync: Some(record(number, Outcome::Applied)), ..report() }, at(number));
+    }
+    assert_eq!(status.history.len(), MAX_HISTORY);
+    assert_eq!(status.history[0].started_at, at(24));
+}
+
+#[test]
+fn the_same_failure_again_takes_no_second_line() {
+    let mut status = EnvironmentStatus::default();
+    for number in 0..3 {
+        let report = Report { sync: Some(record(number, Outcome::Failed)), ..report() };
+        status = fold(&status, &report, at(number));
+    }
+    assert_eq!(status.history.len(), 1);
+    assert_eq!(status.history[0].started_at, at(2));
+}
+
+#[test]
+fn long_lists_and_messages_are_cut() {
+    let problems = (0..30).map(|number| Problem::content(format!("{number} {}", "x".repeat(2000)))).collect();
+    let status = fold(&EnvironmentStatus::default(), &Report { problems, ..report() }, at(1));
+    assert_eq!(status.problems.len(), MAX_LISTED);
+    assert!(status.problems[0].chars().count() <= MAX_MESSAGE);
+}
