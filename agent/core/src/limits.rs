@@ -10,6 +10,12 @@ pub const MAX_FILE_BYTES: u64 = 8 << 20;
 pub const MAX_TREE_BYTES: u64 = 128 << 20;
 /// Bytes of a file or folder name.
 pub const MAX_NAME_BYTES: usize = 255;
+/// Bytes of one template.
+pub const MAX_TEMPLATE_BYTES: usize = 256 << 10;
+/// Tags times bytes of one template: the time to read it grows so.
+pub const MAX_TEMPLATE_WORK: usize = 256 << 20;
+/// Calls within calls in one tag of a template.
+pub const MAX_CALL_DEPTH: usize = 16;
 /// Bytes that one template may render to.
 pub const MAX_TEMPLATE_OUTPUT_BYTES: usize = 4 << 20;
 /// Bytes that one environment may render to.
@@ -20,6 +26,8 @@ pub const MAX_TEMPLATE_STEPS: u64 = 2_000_000;
 pub const MAX_PARTIAL_DEPTH: usize = 32;
 /// Blocks within blocks in one template source.
 pub const MAX_BLOCK_DEPTH: usize = 64;
+/// Blocks and partials within each other while one template is rendered.
+pub const MAX_RENDER_DEPTH: usize = 128;
 /// Nodes of one YAML document after its aliases are expanded.
 pub const MAX_YAML_NODES: usize = 250_000;
 /// Maps and lists within each other in one YAML document.
@@ -32,3 +40,7 @@ pub const MAX_OBJECTS: usize = 20_000;
 pub const MAX_MESSAGE_CHARACTERS: usize = 300;
 /// Missing variables of one template that are named in one go.
 pub const MAX_MISSING_VARIABLES: usize = 50;
+/// Bytes of `.gitmodules`.
+pub const MAX_GITMODULES_BYTES: usize = 64 << 10;
+/// Submodules of one revision.
+pub const MAX_SUBMODULES: usize = 1_000;

@@ -20,6 +20,7 @@ use crate::fingerprint::{self, Fingerprint};
 use crate::limits;
 use crate::manifest::{Manifest, ObjectKey};
 use crate::names::{self, EnvironmentName, annotation};
+use crate::render::Rendered;
 use crate::scope::{Scope, Scopes};
 
 /// What the rules may know beside the manifests.
@@ -78,7 +79,12 @@ impl Cleared {
 ///
 /// # Errors
 /// Everything that any rule refused.
-pub fn clear(manifests: Vec<Manifest>, facts: &Facts) -> Result<Cleared, Problems> {
+pub fn clear(rendered: Rendered, facts: &Facts) -> Result<Cleared, Problems> {
+    let warnings = rendered.warnings().to_vec();
+    judge(rendered.into_manifests(), warnings, facts)
+}
+
+pub(crate) fn judge(manifests: Vec<Manifest>, mut warnings: Vec<Problem>, facts: &Facts) -> Result<Cleared, Problems> {
     if manifests.is_empty() {
         let problem = Problem::content("nothing was rendered: the environment would be empty")
             .at(Place::file(&facts.environment.path))
@@ -91,7 +97,6 @@ pub fn clear(manifests: Vec<Manifest>, facts: &Facts) -> Result<Cleared, Problem
     manifests.iter().for_each(|manifest| scopes.insert_defined_by(&manifest.body));
 
     let mut found = Vec::new();
-    let mut warnings = Vec::new();
     let mut placed = Vec::with_capacity(manifests.len());
     for manifest in manifests {
         own_resources::judge(&manifest, &mut found);

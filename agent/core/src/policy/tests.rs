@@ -59,7 +59,7 @@ fn judge(manifests: Vec<Manifest>) -> Result<Cleared, Problems> {
     let claimed = |key: &ObjectKey| (key.name == "taken").then(|| "test".parse().unwrap());
     let facts =
         Facts { environment: &environment, scopes: &Scopes::offline(), apply_set: "applyset-x-v1", claimed: &claimed };
-    clear(manifests, &facts)
+    super::judge(manifests, Vec::new(), &facts)
 }
 
 /// The one problem of a broken manifest.
@@ -196,8 +196,8 @@ fn a_kind_that_comes_in_the_same_commit_is_known() {
     let mut scopes = Scopes::of_cluster();
     scopes.insert("apiextensions.k8s.io", "CustomResourceDefinition", Scope::Cluster);
     let facts = Facts { environment: &environment, scopes: &scopes, apply_set: "x", claimed: &|_| None };
-    assert!(clear(vec![widget()], &facts).unwrap_err().to_string().contains("no kind Widget"));
-    assert_eq!(clear(vec![widget(), crd], &facts).unwrap().objects().len(), 2);
+    assert!(super::judge(vec![widget()], Vec::new(), &facts).unwrap_err().to_string().contains("no kind Widget"));
+    assert_eq!(super::judge(vec![widget(), crd], Vec::new(), &facts).unwrap().objects().len(), 2);
 }
 
 #[test]

@@ -1,0 +1,153 @@
+//! Keeps what was rendered, so that a pass costs what changed.
+//!
+//! Equal keys mean equal bytes: a key is made of the ids of the template and the partials it reaches, and of the part
+//! of the context that they can name.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::template::Template;
+use crate::fault::Problem;
+use crate::manifest::Manifest;
+use crate::revision::BlobId;
+
+/// What one file renders to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Piece {
+    pub(super) manifests: Vec<Manifest>,
+    pub(super) warnings: Vec<Problem>,
+    /// Bytes of its manifests as JSON.
+    pub(super) bytes: usize,
+}
+
+/// Templates that were read and manifests that were rendered, kept between passes by whoever calls
+/// [`render`](super::render). It may be shared by environments, and dropped at any time.
+#[derive(Debug)]
+pub struct RenderCache {
+    templates: HashMap<(BlobId, String), Entry<Arc<Template>>>,
+    pieces: HashMap<[u8; 32], Entry<Arc<Piece>>>,
+    bytes: usize,
+    limit: usize,
+    pass: u64,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    value: T,
+    bytes: usize,
+    used: u64,
+}
+
+/// What a byte of source or JSON comes to in memory, roughly: a tree of small strings and maps.
+const TREE_FACTOR: usize = 4;
+
+impl Default for RenderCache {
+    /// A cache for one environment of the usual size.
+    fn default() -> Self {
+        RenderCache::with_limit(16 << 20)
+    }
+}
+
+impl RenderCache {
+    /// A cache that stays near a number of bytes: what was not used longest is dropped first.
+    pub fn with_limit(bytes: usize) -> Self {
+        RenderCache { templates: HashMap::new(), pieces: HashMap::new(), bytes: 0, limit: bytes, pass: 0 }
+    }
+
+    /// How many files' results are kept.
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.templates.is_empty()
+    }
+
+    pub(super) fn begin(&mut self) {
+        self.pass += 1;
+    }
+
+    pub(super) fn template(&mut self, id: BlobId, file: &str) -> Option<Arc<Template>> {
+        let pass = self.pass;
+        self.templates.get_mut(&(id, file.to_owned())).map(|entry| {
+            entry.used = pass;
+            Arc::clone(&entry.value)
+        })
+    }
+
+    pub(super) fn keep_template(&mut self, id: BlobId, template: &Arc<Template>) {
+        let bytes = template.source.len() * TREE_FACTOR + 1024;
+        self.bytes += bytes;
+        let key = (id, template.file.to_string());
+        let entry = Entry { value: Arc::clone(template), bytes, used: self.pass };
+        if let Some(old) = self.templates.insert(key, entry) {
+            self.bytes -= old.bytes;
+        }
+    }
+
+    pub(super) fn piece(&mut self, key: &[u8; 32]) -> Option<Arc<Piece>> {
+        let pass = self.pass;
+        self.pieces.get_mut(key).map(|entry| {
+            entry.used = pass;
+            Arc::clone(&entry.value)
+        })
+    }
+
+    pub(super) fn keep_piece(&mut self, key: [u8; 32], piece: &Arc<Piece>) {
+        let bytes = piece.bytes * TREE_FACTOR + 1024;
+        self.bytes += bytes;
+        let entry = Entry { value: Arc::clone(piece), bytes, used: self.pass };
+        if let Some(old) = self.pieces.insert(key, entry) {
+            self.bytes -= old.bytes;
+        }
+    }
+
+    /// Drops what was not used longest, until the rest fits.
+    pub(super) fn end(&mut self) {
+        if self.bytes <= self.limit {
+            return;
+        }
+        let mut ages: Vec<(u64, usize)> = self
+            .templates
+            .values()
+            .map(|entry| (entry.used, entry.bytes))
+            .chain(self.pieces.values().map(|entry| (entry.used, entry.bytes)))
+            .collect();
+        ages.sort_unstable();
+        // Everything used up to this pass goes.
+        let mut excess = self.bytes - self.limit;
+        let mut oldest_kept = 0;
+        for (used, bytes) in ages {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(bytes);
+            oldest_kept = used + 1;
+        }
+        self.templates.retain(|_, entry| entry.used >= oldest_kept);
+        self.pieces.retain(|_, entry| entry.used >= oldest_kept);
+        self.bytes = self.templates.values().map(|entry| entry.bytes).sum::<usize>()
+            + self.pieces.values().map(|entry| entry.bytes).sum::<usize>();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_keeps_its_limit_and_drops_what_was_not_used_longest() {
+        let mut cache = RenderCache::with_limit(10_000);
+        for number in 0..20u8 {
+            cache.begin();
+            cache.keep_piece([number; 32], &Arc::new(Piece { bytes: 500, ..Piece::default() }));
+            cache.piece(&[0; 32]);
+            cache.end();
+        }
+        assert!(cache.bytes <= 10_000 && cache.len() >= 2, "{}", cache.len());
+        assert!(cache.piece(&[0; 32]).is_some());
+        assert!(cache.piece(&[19; 32]).is_some());
+        assert!(cache.piece(&[1; 32]).is_none());
+    }
+}

@@ -1,0 +1,718 @@
+//! Renders an environment: a revision's files and an environment's values become manifests, each with the file and
+//! line it comes from.
+//!
+//! It is a function of the tree, the environment and a few facts: no clock, no chance, no look-ups. The same input
+//! renders to the same bytes. Everything that is wrong is returned at once, and then nothing is rendered.
+
+mod cache;
+mod config_maps;
+mod helpers;
+mod layout;
+mod objects;
+mod output;
+mod scalars;
+mod template;
+mod walk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use self::cache::Piece;
+pub use self::cache::RenderCache;
+use self::config_maps::Renames;
+use self::layout::{Layout, Source};
+use self::output::Text;
+use self::template::Template;
+use self::walk::Partials;
+use crate::components::{self, Component, Declarations};
+use crate::environment::Environment;
+use crate::fault::{Place, Problem, Problems};
+use crate::limits;
+use crate::lint;
+use crate::manifest::Manifest;
+use crate::revision::CommitId;
+use crate::tree::Tree;
+use crate::values::{self, Values};
+use crate::yaml::{self, Flaw};
+
+/// What a render needs to know beside the tree and the environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Name of this agent's cluster.
+    pub cluster: String,
+    /// The branch that the environment follows: `lane` in templates.
+    pub branch: String,
+    /// The revision's commit: `revision` in templates.
+    pub commit: CommitId,
+}
+
+/// The manifests of one environment at one revision. Only [`render`] builds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rendered {
+    manifests: Vec<Manifest>,
+    warnings: Vec<Problem>,
+}
+
+impl Rendered {
+    /// The manifests, in order of their files and lines; ConfigMaps of configuration files come last.
+    pub fn manifests(&self) -> &[Manifest] {
+        &self.manifests
+    }
+
+    /// The manifests, given away.
+    pub fn into_manifests(self) -> Vec<Manifest> {
+        self.manifests
+    }
+
+    /// What is not wrong and should be known: scalars that are read differently elsewhere, templates that change with
+    /// every commit.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+}
+
+/// Renders an environment.
+///
+/// 1. sort the files by what they are for
+/// 2. read what the repository says about itself
+/// 3. layer the values
+/// 4. read templates and partials
+/// 5. render each file, or take from the cache what was rendered before
+/// 6. make ConfigMaps of configuration files, and let references follow
+///
+/// # Errors
+/// Everything that is wrong, with file and line.
+pub fn render(
+    tree: &Tree,
+    environment: &Environment,
+    facts: &Facts,
+    cache: Option<&mut RenderCache>,
+) -> Result<Rendered, Problems> {
+    let mut own_cache = RenderCache::with_limit(0);
+    let cache = cache.unwrap_or(&mut own_cache);
+    cache.begin();
+    let result = Render { tree, environment, facts, cache, problems: Vec::new(), warnings: Vec::new() }.run();
+    cache.end();
+    result
+}
+
+/// The values of an environment at a revision, layer by layer, each with its source.
+///
+/// # Errors
+/// Every values file that cannot be read.
+pub fn layered_values(tree: &Tree, environment: &Environment) -> Result<Values, Problems> {
+    let mut problems = Vec::new();
+    let layout = layout::layout(tree, environment).unwrap_or_else(|found| {
+        problems = found;
+        Layout::default()
+    });
+    let values = layer(tree, environment, &layout.values, &mut problems);
+    Problems::check(problems)?;
+    Ok(values)
+}
+
+fn layer(tree: &Tree, environment: &Environment, files: &[&str], problems: &mut Vec<Problem>) -> Values {
+    let mut values = Values::default();
+    for file in files {
+        match tree.text(file) {
+            Ok(Some(text)) => match values::read(file, text) {
+                Ok(map) => values.push(*file, map),
+                Err(found) => problems.extend(found),
+            },
+            Ok(None) => {}
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if !environment.values.is_empty() {
+        values.push(format!("spec.values of Environment {}", environment.name), environment.values.clone());
+    }
+    values
+}
+
+/// One render, step by step.
+struct Render<'r> {
+    tree: &'r Tree,
+    environment: &'r Environment,
+    facts: &'r Facts,
+    cache: &'r mut RenderCache,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Render<'_> {
+    fn run(mut self) -> Result<Rendered, Problems> {
+        let layout = match layout::layout(self.tree, self.environment) {
+            Ok(layout) => layout,
+            Err(problems) => {
+                Problems::check(problems)?;
+                Layout::default()
+            }
+        };
+        self.warnings.extend(layout.warnings.iter().cloned());
+        let declarations = self.declarations(&layout);
+        let components = self.components(&declarations);
+        let values = layer(self.tree, self.environment, &layout.values, &mut self.problems).merged();
+        self.check_required(&declarations, &values, &layout);
+        let context = Context::new(self.environment, self.facts, values, &components);
+
+        let partials = self.partials(&layout);
+        let mut manifests = Vec::new();
+        let mut bytes = 0;
+        let mut sources: Vec<(Source<'_>, bool)> = Vec::new();
+        sources.extend(layout.plain.iter().map(|source| (*source, false)));
+        sources.extend(layout.templates.iter().map(|source| (*source, true)));
+        sources.sort_by_key(|(source, _)| source.path);
+        for (source, is_template) in sources {
+            let piece =
+                if is_template { self.template(source, &context, partials.as_ref()) } else { self.plain(source) };
+            let Some(piece) = piece else { continue };
+            bytes += piece.bytes;
+            self.warnings.extend(piece.warnings.iter().cloned());
+            manifests.extend(piece.manifests.iter().cloned());
+            if bytes > limits::MAX_RENDERED_BYTES || manifests.len() > limits::MAX_OBJECTS {
+                break;
+            }
+        }
+        let config_maps = self.config_maps(&layout, &context, partials.as_ref(), &manifests);
+        let renames: Renames = config_maps.iter().map(|(name, map)| (name.clone(), map.key.name.clone())).collect();
+        for manifest in &mut manifests {
+            let is_here = manifest.key.namespace.as_ref().is_none_or(|name| *name == self.environment.namespace);
+            if !renames.is_empty() && is_here {
+                config_maps::follow(manifest, &renames);
+            }
+        }
+        for (_, map) in config_maps {
+            bytes += objects::size_of(&map.body);
+            manifests.push(map);
+        }
+        if bytes > limits::MAX_RENDERED_BYTES {
+            let limit = limits::MAX_RENDERED_BYTES;
+            self.problems.push(Problem::content(format!("the environment renders to more than {limit} bytes")));
+        }
+        if manifests.len() > limits::MAX_OBJECTS {
+            let limit = limits::MAX_OBJECTS;
+            self.problems.push(Problem::content(format!("the environment has more than {limit} objects")));
+        }
+        Problems::check(self.problems)?;
+        self.warnings.sort();
+        self.warnings.dedup();
+        Ok(Rendered { manifests, warnings: self.warnings })
+    }
+
+    fn declarations(&mut self, layout: &Layout<'_>) -> Declarations {
+        if !layout.has_declarations {
+            return Declarations::default();
+        }
+        let text = match self.tree.text(components::TOWPATH_YAML) {
+            Ok(text) => text.unwrap_or_default(),
+            Err(problem) => {
+                self.problems.push(problem);
+                return Declarations::default();
+            }
+        };
+        components::read_declarations(text).unwrap_or_else(|found| {
+            self.problems.extend(found);
+            Declarations::default()
+        })
+    }
+
+    fn components(&mut self, declarations: &Declarations) -> BTreeMap<String, Component> {
+        components::components(self.tree, declarations, &self.facts.branch).unwrap_or_else(|found| {
+            self.problems.extend(found);
+            BTreeMap::new()
+        })
+    }
+
+    fn check_required(&mut self, declarations: &Declarations, values: &Map<String, Value>, layout: &Layout<'_>) {
+        for required in &declarations.required {
+            let path: Vec<&str> = required.path.split('.').collect();
+            if values::find(values, &path).is_none() {
+                let files = layout.values.join(" or ");
+                let hint = if files.is_empty() { "add a values.yaml".to_owned() } else { format!("add it to {files}") };
+                let message = format!("required variable values.{} is missing", required.path);
+                self.problems.push(Problem::content(message).at(required.place.clone()).hint(hint));
+            }
+        }
+    }
+
+    /// All partials, or `None` where one of them cannot be read: then templates are read and not rendered.
+    fn partials(&mut self, layout: &Layout<'_>) -> Option<Partials> {
+        let mut partials = Partials::new();
+        let mut is_whole = true;
+        for (name, source) in &layout.partials {
+            match self.compiled(*source) {
+                Some(template) => {
+                    partials.insert(name.clone(), template);
+                }
+                None => is_whole = false,
+            }
+        }
+        if !is_whole {
+            return None;
+        }
+        let before = self.problems.len();
+        for template in partials.values() {
+            self.check_partials(template, &partials);
+        }
+        self.problems.extend(cycles(&partials));
+        (self.problems.len() == before).then_some(partials)
+    }
+
+    /// Every partial that a template names must be there.
+    fn check_partials(&mut self, template: &Template, partials: &Partials) -> bool {
+        let mut is_whole = true;
+        for (name, at) in &template.partials {
+            if !partials.contains_key(name) {
+                is_whole = false;
+                let place = Place::point(&*template.file, at.line, at.column);
+                let near = nearest(name, partials.keys().map(String::as_str));
+                let hint = match near {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => format!("partials are templates/partials/{name}.hbs, or files that begin with _"),
+                };
+                self.problems.push(Problem::content(format!("there is no partial {name}")).at(place).hint(hint));
+            }
+        }
+        is_whole
+    }
+
+    fn compiled(&mut self, source: Source<'_>) -> Option<Arc<Template>> {
+        if let Some(template) = self.cache.template(source.file.id, source.path) {
+            return Some(template);
+        }
+        let text = self.text(source)?;
+        match template::compile(source.path, text) {
+            Ok(template) => {
+                let template = Arc::new(template);
+                self.cache.keep_template(source.file.id, &template);
+                Some(template)
+            }
+            Err(found) => {
+                self.problems.extend(found);
+                None
+            }
+        }
+    }
+
+    fn text<'s>(&mut self, source: Source<'s>) -> Option<&'s str>
+    where
+        Self: 's,
+    {
+        // The tree checks what a text must be; the bytes are the source's own.
+        match self.tree.text(source.path) {
+            Ok(_) => std::str::from_utf8(&source.file.bytes).ok(),
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        }
+    }
+
+    /// A file of manifests as it is.
+    fn plain(&mut self, source: Source<'_>) -> Option<Arc<Piece>> {
+        let key = digest(&[b"plain", source.path.as_bytes(), source.file.id.as_bytes()]);
+        if let Some(piece) = self.cache.piece(&key) {
+            return Some(piece);
+        }
+        let text = self.text(source)?;
+        let place = |line: u32| Place::line(source.path, line);
+        let mut found = Vec::new();
+        let piece = read_piece(text, &place, &mut found);
+        if found.is_empty() && piece.as_ref().is_some_and(|piece| piece.manifests.is_empty()) {
+            found.push(
+                Problem::content("no objects in this file")
+                    .at(Place::file(source.path))
+                    .hint("delete the file, or begin its name with _"),
+            );
+        }
+        self.keep(key, piece, found)
+    }
+
+    /// A template of manifests.
+    fn template(&mut self, source: Source<'_>, context: &Context, partials: Option<&Partials>) -> Option<Arc<Piece>> {
+        let template = self.compiled(source)?;
+        let partials = partials?;
+        if !self.check_partials(&template, partials) {
+            return None;
+        }
+        let reached = reached(&template, partials);
+        let key = key_of(source, &template, &reached, context);
+        if let Some(piece) = self.cache.piece(&key) {
+            return Some(piece);
+        }
+        let text = match walk::render(&template, partials, &context.root) {
+            Ok(text) => text,
+            Err(found) => {
+                self.problems.extend(found);
+                return None;
+            }
+        };
+        let mut found = reserved(&text);
+        found.extend(scalars::check(&text));
+        let mut piece = None;
+        if found.is_empty() {
+            let lines = LineStarts::of(&text.text);
+            let place = |line: u32| lines.origin(&text, line, source.path);
+            piece = read_piece(&text.text, &place, &mut found);
+        }
+        for problem in &mut found {
+            excerpt(problem, &text, &template, &reached);
+        }
+        if let Some(piece) = &mut piece
+            && let Some(place) = mention(&template, &reached, "revision")
+        {
+            piece.warnings.push(
+                Problem::content("uses revision: the objects are applied again at each commit")
+                    .at(place)
+                    .hint("the ledger and the page say which revision runs"),
+            );
+        }
+        self.keep(key, piece, found)
+    }
+
+    fn keep(&mut self, key: [u8; 32], piece: Option<Piece>, found: Vec<Problem>) -> Option<Arc<Piece>> {
+        if !found.is_empty() {
+            self.problems.extend(found);
+            return None;
+        }
+        let piece = Arc::new(piece?);
+        self.cache.keep_piece(key, &piece);
+        Some(piece)
+    }
+
+    /// The ConfigMaps of configuration files, by the names that people write.
+    fn config_maps(
+        &mut self,
+        layout: &Layout<'_>,
+        context: &Context,
+        partials: Option<&Partials>,
+        manifests: &[Manifest],
+    ) -> BTreeMap<String, Manifest> {
+        let mut config_maps = BTreeMap::new();
+        for (name, sources) in &layout.config {
+            let folder = format!("config/{name}");
+            let mut files = BTreeMap::new();
+            for source in sources {
+                let file_name = source.path.rsplit('/').next().unwrap_or(source.path);
+                let (key, bytes) = match file_name.strip_suffix(".hbs") {
+                    Some(key) => (key, self.configuration(*source, context, partials)),
+                    None => (file_name, self.bytes(*source)),
+                };
+                let Some(bytes) = bytes else { continue };
+                if files.insert(key.to_owned(), bytes).is_some() {
+                    let message = format!("two files make the key {key} of the ConfigMap {name}");
+                    self.problems.push(Problem::content(message).at(Place::file(source.path)).hint("delete one"));
+                }
+            }
+            if let Some(other) = manifests
+                .iter()
+                .find(|other| other.key.kind == "ConfigMap" && other.key.group.is_empty() && other.key.name == **name)
+            {
+                let message = format!("there is a ConfigMap {name} already, of {folder}");
+                self.problems
+                    .push(Problem::content(message).at(other.source.clone()).hint("rename the folder or the object"));
+            }
+            match config_maps::config_map(&folder, name, &files) {
+                Ok(map) if objects::size_of(&map.body) > limits::MAX_OBJECT_BYTES => {
+                    let limit = limits::MAX_OBJECT_BYTES;
+                    let message = format!("the ConfigMap has more than the {limit} bytes a cluster takes");
+                    self.problems.push(Problem::content(message).at(Place::file(folder)).hint("split it"));
+                }
+                Ok(map) => {
+                    config_maps.insert((*name).to_owned(), map);
+                }
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        config_maps
+    }
+
+    /// A file of configuration as it is, text or not.
+    fn bytes(&mut self, source: Source<'_>) -> Option<Vec<u8>> {
+        match self.tree.text(source.path) {
+            Err(problem) if std::str::from_utf8(&source.file.bytes).is_ok() => {
+                self.problems.push(problem);
+                None
+            }
+            _ => Some(source.file.bytes.to_vec()),
+        }
+    }
+
+    /// A file of configuration that is a template.
+    fn configuration(&mut self, source: Source<'_>, context: &Context, partials: Option<&Partials>) -> Option<Vec<u8>> {
+        let template = self.compiled(source)?;
+        let partials = partials?;
+        if !self.check_partials(&template, partials) {
+            return None;
+        }
+        match walk::render(&template, partials, &context.root) {
+            Ok(text) => Some(text.text.into_bytes()),
+            Err(found) => {
+                self.problems.extend(found);
+                None
+            }
+        }
+    }
+}
+
+/// What templates see, and a digest of each part of it.
+struct Context {
+    root: Value,
+    digests: BTreeMap<&'static str, [u8; 32]>,
+}
+
+impl Context {
+    fn new(
+        environment: &Environment,
+        facts: &Facts,
+        values: Map<String, Value>,
+        components: &BTreeMap<String, Component>,
+    ) -> Context {
+        let components: Map<String, Value> =
+            components.iter().map(|(name, component)| (name.clone(), component.to_json())).collect();
+        let parts: [(&'static str, Value); 6] = [
+            ("values", Value::Object(values)),
+            ("environment", json!({ "name": environment.name.as_str(), "namespace": environment.namespace })),
+            ("cluster", Value::from(facts.cluster.as_str())),
+            ("lane", Value::from(facts.branch.as_str())),
+            ("revision", Value::from(facts.commit.to_string())),
+            ("components", Value::Object(components)),
+        ];
+        let digests = parts
+            .iter()
+            .map(|(name, value)| {
+                let text = serde_json::to_vec(value).expect("JSON in memory can always be written");
+                (*name, digest(&[&text]))
+            })
+            .collect();
+        let root = parts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Context { root: Value::Object(root), digests }
+    }
+}
+
+/// The key of a rendered template: all that can decide what it renders to.
+fn key_of(source: Source<'_>, template: &Template, reached: &[&Arc<Template>], context: &Context) -> [u8; 32] {
+    let mut parts: Vec<&[u8]> = vec![b"template", source.path.as_bytes(), source.file.id.as_bytes()];
+    for partial in reached {
+        parts.push(partial.file.as_bytes());
+        parts.push(partial.source.as_bytes());
+    }
+    let mentions = |name: &str| {
+        std::iter::once(template)
+            .chain(reached.iter().map(|partial| &***partial))
+            .any(|template| template.mentions.as_ref().is_none_or(|mentions| mentions.contains(name)))
+    };
+    for (name, digest) in &context.digests {
+        if mentions(name) {
+            parts.push(name.as_bytes());
+            parts.push(digest);
+        }
+    }
+    digest(&parts)
+}
+
+/// Where a template, or a partial it reaches, names a part of the context.
+fn mention(template: &Template, reached: &[&Arc<Template>], name: &str) -> Option<Place> {
+    std::iter::once(template)
+        .chain(reached.iter().map(|partial| &***partial))
+        .find(|template| template.mentions.as_ref().is_some_and(|mentions| mentions.contains(name)))
+        .map(|template| Place::file(&*template.file))
+}
+
+/// The partials that a template reaches.
+fn reached<'p>(template: &Template, partials: &'p Partials) -> Vec<&'p Arc<Template>> {
+    let mut names: BTreeSet<&str> = BTreeSet::new();
+    let mut open: Vec<&str> = Vec::new();
+    for (name, _) in &template.partials {
+        open.extend(partials.get_key_value(name).map(|(name, _)| name.as_str()));
+    }
+    while let Some(name) = open.pop() {
+        if names.insert(name) {
+            open.extend(
+                partials[name]
+                    .partials
+                    .iter()
+                    .map(|(name, _)| name.as_str())
+                    .filter(|name| partials.contains_key(*name)),
+            );
+        }
+    }
+    names.into_iter().map(|name| &partials[name]).collect()
+}
+
+/// Partials that reach themselves: they would never end.
+fn cycles(partials: &Partials) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    // 0: not seen, 1: on the way, 2: done.
+    let mut states: BTreeMap<&str, u8> = BTreeMap::new();
+    for start in partials.keys() {
+        let mut way: Vec<(&str, usize)> = vec![(start, 0)];
+        while let Some((name, next)) = way.last_mut() {
+            let (name, index) = (*name, *next);
+            *next += 1;
+            if index == 0 && states.insert(name, 1) == Some(2) {
+                states.insert(name, 2);
+                way.pop();
+                continue;
+            }
+            let template = &partials[name];
+            let Some((called, at)) = template.partials.get(index) else {
+                states.insert(name, 2);
+                way.pop();
+                continue;
+            };
+            let Some((called, _)) = partials.get_key_value(called) else { continue };
+            if let Some(first) = way.iter().position(|(on_the_way, _)| on_the_way == called) {
+                let mut names: Vec<&str> = way[first..].iter().map(|(name, _)| *name).collect();
+                names.push(called);
+                problems.push(
+                    Problem::content(format!("partials that include each other without end: {}", names.join(" > ")))
+                        .at(Place::point(&*template.file, at.line, at.column)),
+                );
+            } else if states.get(called.as_str()) != Some(&2) {
+                way.push((called, 0));
+            }
+        }
+    }
+    problems
+}
+
+/// Reads the manifests of a text and what is doubtful in it.
+fn read_piece(text: &str, place: &dyn Fn(u32) -> Place, problems: &mut Vec<Problem>) -> Option<Piece> {
+    let flawed = |flaw: Flaw| {
+        let mut at = place(flaw.line);
+        if at.column.is_none() && at.line == Some(flaw.line) {
+            at.column = Some(flaw.column);
+        }
+        let problem = Problem::content(flaw.message).at(at);
+        match flaw.hint {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        }
+    };
+    let scan = match yaml::scan(text) {
+        Ok(scan) => scan,
+        Err(flaw) => {
+            problems.push(flawed(flaw));
+            return None;
+        }
+    };
+    let documents = match scan.documents() {
+        Ok(documents) => documents,
+        Err(flaw) => {
+            problems.push(flawed(flaw));
+            return None;
+        }
+    };
+    let mut warnings = Vec::new();
+    for (index, document) in documents.iter().enumerate() {
+        let is_secret = document.body.get("kind").and_then(Value::as_str).is_none_or(|kind| kind.contains("Secret"));
+        for doubt in lint::doubts(scan.steps_of(index)) {
+            // What a Secret holds is never said.
+            let message = if is_secret {
+                "a scalar that other readers of YAML read as something else".to_owned()
+            } else {
+                format!("{} is applied as {}; other readers see {}", doubt.text, doubt.applied, doubt.other)
+            };
+            warnings.push(Problem::content(message).at(place(doubt.line)).hint("quote it if it is text"));
+        }
+    }
+    let manifests = objects::manifests(documents, &scan, place, problems);
+    let bytes = manifests.iter().map(|manifest| objects::size_of(&manifest.body)).sum();
+    Some(Piece { manifests, warnings, bytes })
+}
+
+/// Characters that stand for values while they are checked may not come in by values.
+fn reserved(text: &Text) -> Vec<Problem> {
+    let is_reserved = |c: char| template::is_reserved(c);
+    let Some((at, c)) = text.text.char_indices().find(|(_, c)| is_reserved(*c)) else { return Vec::new() };
+    let message = format!("a value with a private-use character, U+{:04X}", u32::from(c));
+    let place = text.origin_at(at).map(|origin| Place::line(&*origin.file, origin.line));
+    let problem = Problem::content(message).hint("write toYaml before it");
+    vec![match place {
+        Some(place) => problem.at(place),
+        None => problem,
+    }]
+}
+
+/// Adds the line of the template to a problem that was found in what it rendered to. Never where a Secret may be.
+fn excerpt(problem: &mut Problem, text: &Text, template: &Template, reached: &[&Arc<Template>]) {
+    let is_about_text = problem.message.starts_with("not YAML") || problem.message.contains("is said twice");
+    let Some(Place { file, line: Some(line), .. }) = &problem.place else { return };
+    if !is_about_text || text.text.contains("Secret") {
+        return;
+    }
+    let source = std::iter::once(template)
+        .chain(reached.iter().map(|partial| &***partial))
+        .find(|template| *template.file == **file)
+        .and_then(|template| template.source.lines().nth(*line as usize - 1));
+    if let Some(source) = source {
+        let source: String = source.trim().chars().take(120).collect();
+        problem.message = format!("{}, from the line `{source}`", problem.message);
+    }
+}
+
+/// Where the lines of a text begin.
+struct LineStarts(Vec<usize>);
+
+impl LineStarts {
+    fn of(text: &str) -> Self {
+        LineStarts(std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect())
+    }
+
+    /// The template line that a line of the text comes from: that of its first character which is no blank.
+    fn origin(&self, text: &Text, line: u32, file: &str) -> Place {
+        let start = self.0.get(line.saturating_sub(1) as usize).copied().unwrap_or(text.text.len());
+        let rest = &text.text[start..];
+        let blank = rest.len() - rest.trim_start_matches([' ', '\t']).len();
+        match text.origin_at(start + blank) {
+            Some(origin) => Place::line(&*origin.file, origin.line),
+            None => Place::file(file),
+        }
+    }
+}
+
+fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// The name that is nearest to one that was not found, if any is near enough to have been meant.
+pub(crate) fn nearest<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let limit = (name.chars().count() / 3).clamp(1, 3);
+    names
+        .into_iter()
+        .map(|other| (distance(name, other), other))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, other)| other)
+}
+
+/// How many characters must be put in, taken out or changed. Case does not count.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
+    if a.len().abs_diff(b.len()) > 3 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Makes manifests of documents: each is held to what every object must have, and brought into the one form in which
+//! it is applied and compared.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
+
+use crate::fault::{Place, Problem};
+use crate::limits;
+use crate::manifest::{Manifest, ObjectKey, group_of};
+use crate::names;
+use crate::yaml::{Document, Scan};
+
+/// The manifests of a text's documents. `place` tells where a line of the text comes from.
+///
+/// A `List` is taken apart, once. Problems and manifests stand beside each other, so that all are found.
+pub(super) fn manifests(
+    documents: Vec<Document>,
+    scan: &Scan<'_>,
+    place: &dyn Fn(u32) -> Place,
+    problems: &mut Vec<Problem>,
+) -> Vec<Manifest> {
+    let mut manifests = Vec::with_capacity(documents.len());
+    for (index, Document { body, line }) in documents.into_iter().enumerate() {
+        let source = place(line);
+        let Value::Object(mut body) = body else {
+            let what = match body {
+                Value::Null => "null",
+                Value::Array(_) => "a list",
+                _ => "a scalar",
+            };
+            problems.push(Problem::content(format!("the document is {what}, not an object")).at(source));
+            continue;
+        };
+        let field_place = |path: &[&str]| place(scan.place_of(index, path).map_or(line, |(line, _)| line));
+        match take_list(&mut body) {
+            None => {
+                if let Some(manifest) = manifest(body, source, &field_place, problems) {
+                    manifests.push(manifest);
+                }
+            }
+            Some(items) if items.is_empty() => {
+                problems.push(Problem::content("a List without items").at(source).hint("delete the document"));
+            }
+            Some(items) => {
+                for (number, item) in items.into_iter().enumerate() {
+                    let number = number.to_string();
+                    let item_place = |path: &[&str]| field_place(&[&["items", &*number], path].concat());
+                    let source = item_place(&[]);
+                    match item {
+                        Value::Object(item) if !is_list(&item) => {
+                            if let Some(manifest) = manifest(item, source, &item_place, problems) {
+                                manifests.push(manifest);
+                            }
+                        }
+                        Value::Object(_) => problems.push(Problem::content("a List within a List").at(source)),
+                        _ => problems.push(Problem::content("an item of a List that is no object").at(source)),
+                    }
+                }
+            }
+        }
+    }
+    manifests
+}
+
+/// Whether kubectl would take an object apart.
+fn is_list(body: &Map<String, Value>) -> bool {
+    let kind = body.get("kind").and_then(Value::as_str).unwrap_or_default();
+    let is_named = body.get("metadata").is_some_and(|metadata| metadata.get("name").is_some());
+    !is_named && (kind == "List" || kind.ends_with("List") && body.get("items").is_some_and(Value::is_array))
+}
+
+/// The items of a `List`.
+fn take_list(body: &mut Map<String, Value>) -> Option<Vec<Value>> {
+    if !is_list(body) {
+        return None;
+    }
+    match body.remove("items") {
+        Some(Value::Array(items)) => Some(items),
+        _ => Some(Vec::new()),
+    }
+}
+
+fn manifest(
+    mut body: Map<String, Value>,
+    source: Place,
+    place: &dyn Fn(&[&str]) -> Place,
+    problems: &mut Vec<Problem>,
+) -> Option<Manifest> {
+    let found_before = problems.len();
+    let mut text = |path: &[&str]| -> Option<String> {
+        let field = path.join(".");
+        match path[1..].iter().try_fold(body.get(path[0])?, |value, key| value.get(*key)) {
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(_) => {
+                problems.push(Problem::content(format!("{field} is no text")).at(place(path)).hint("quote it"));
+                Some(String::new())
+            }
+            None => None,
+        }
+    };
+    let api_version = text(&["apiVersion"]);
+    let kind = text(&["kind"]);
+    let name = text(&["metadata", "name"]);
+    let namespace = text(&["metadata", "namespace"]);
+    let missing: Vec<&str> = [("apiVersion", &api_version), ("kind", &kind), ("metadata.name", &name)]
+        .into_iter()
+        .filter_map(|(field, value)| value.is_none().then_some(field))
+        .collect();
+    let mut problem = |path: &[&str], message: String, hint: &str| {
+        problems.push(Problem::content(message).at(place(path)).hint(hint));
+    };
+    if body.get("metadata").is_some_and(|metadata| metadata.get("generateName").is_some()) {
+        problem(
+            &["metadata", "generateName"],
+            "refused: metadata.generateName, which makes a new object at each apply".to_owned(),
+            "write metadata.name",
+        );
+    } else if !missing.is_empty() {
+        problem(&[], format!("no {}", missing.join(", no ")), "every object has apiVersion, kind and metadata.name");
+    }
+    let (api_version, kind, name) = (api_version?, kind?, name?);
+    let is_word =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'/'));
+    if !api_version.is_empty() && (!is_word(&api_version) || api_version.matches('/').count() > 1) {
+        problem(&["apiVersion"], format!("{api_version:?} is no apiVersion"), "write v1, or group/v1");
+    }
+    if !kind.is_empty() && !kind.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        problem(&["kind"], format!("{kind:?} is no kind"), "write it as kubectl explain shows it");
+    }
+    let is_name = name.len() <= 253
+        && !matches!(&*name, "." | "..")
+        && name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | '%'));
+    if !is_name || name.is_empty() {
+        problem(
+            &["metadata", "name"],
+            format!("{name:?} is no name of an object"),
+            "use letters, digits, - and ., at most 253 of them",
+        );
+    }
+    if let Some(namespace) = &namespace
+        && !names::is_dns_label(namespace)
+    {
+        problem(&["metadata", "namespace"], format!("{namespace:?} is no namespace"), "use up to 63 of a-z, 0-9 and -");
+    }
+    if api_version == "v1" && kind == "Secret" {
+        encode_string_data(&mut body, &mut |key, message| {
+            problem(&["stringData", key], message, "quote it");
+        });
+    }
+    if group_of(&api_version) == "rbac.authorization.k8s.io"
+        && kind == "ClusterRole"
+        && body.contains_key("aggregationRule")
+    {
+        // The control plane fills them in, and would be fought.
+        body.remove("rules");
+    }
+    let size = size_of(&body);
+    if size > limits::MAX_OBJECT_BYTES {
+        let limit = limits::MAX_OBJECT_BYTES;
+        problem(&[], format!("the object has {size} bytes, more than the {limit} a cluster takes"), "split it");
+    }
+    if problems.len() > found_before {
+        return None;
+    }
+    let key = ObjectKey { group: group_of(&api_version).to_owned(), kind, namespace, name };
+    Some(Manifest { key, api_version, body, source })
+}
+
+/// Moves the `stringData` of a Secret into `data`, as the API server would: it is what comes back, so it is what is
+/// compared.
+fn encode_string_data(body: &mut Map<String, Value>, problem: &mut dyn FnMut(&str, String)) {
+    let Some(Value::Object(texts)) = body.remove("stringData") else { return };
+    let mut encoded = Map::new();
+    for (key, value) in texts {
+        match value {
+            Value::String(text) => {
+                encoded.insert(key, Value::String(STANDARD.encode(text)));
+            }
+            _ => problem(&key, format!("stringData.{key} is no text")),
+        }
+    }
+    match body.get_mut("data") {
+        Some(Value::Object(data)) => data.extend(encoded),
+        _ => {
+            body.insert("data".to_owned(), Value::Object(encoded));
+        }
+    }
+}
+
+/// Bytes of an object as JSON.
+pub(super) fn size_of(body: &Map<String, Value>) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    serde_json::to_writer(&mut counter, body).expect("JSON in memory can always be written");
+    counter.0
+}
