@@ -1,0 +1,134 @@
+//! The door to the API server.
+//!
+//! Two identities pass through it. [`Cluster`] is the agent's own: custom resources, inventories, Events, discovery.
+//! [`AccountClient`] is an environment's service account, and the only one that can read or write workloads. Both
+//! share one pool of connections; an account is a header on each request.
+
+mod call;
+mod events;
+mod identity;
+mod inventory;
+mod kinds;
+mod live;
+mod objects;
+mod watch;
+
+pub use events::Severity;
+pub use identity::{Account, AccountClient};
+pub use kinds::{Kind, Kinds};
+pub use live::{Live, Wakes};
+pub use objects::{Applied, Deleted, Outcome};
+pub use watch::WatchHandle;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use towpath_core::fault::Problem;
+
+/// Requests under way at one time, watches not counted. Beyond 32 only the latency of a kube-apiserver grows.
+const MAX_REQUESTS: usize = 16;
+
+/// The agent's own access to its cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    permits: Arc<Semaphore>,
+    kinds: Arc<kinds::Cache>,
+    live: Arc<Live>,
+    watches: Arc<watch::Watches>,
+}
+
+impl Cluster {
+    /// Opens a pool of connections. No request is made.
+    ///
+    /// # Errors
+    /// `Setup` when the configuration names certificates or credentials that cannot be read, or asks for a program to
+    /// be run for credentials, which is never done.
+    pub fn connect(mut config: Config) -> Result<Cluster, Problem> {
+        if config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
+            return Err(Problem::setup("the kubeconfig wants a program to be run for credentials")
+                .hint("use a kubeconfig with a token or a client certificate"));
+        }
+        // Each call has its own deadline and few tries; the default retries for many minutes (15 tries, up to 1000 s).
+        config.default_retry = false;
+        config.connect_timeout = Some(Duration::from_secs(10));
+        config.read_timeout = None;
+        let client = Client::try_from(config)
+            .map_err(|error| Problem::setup(format!("cannot reach the API server: {error}")))?;
+        Ok(Cluster {
+            client,
+            permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            kinds: Arc::default(),
+            live: Arc::default(),
+            watches: Arc::default(),
+        })
+    }
+
+    /// The kube client with the agent's own identity, for its own custom resources.
+    pub fn own_client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// What the watches have seen.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Merge-patches the status of one of the agent's own custom resources.
+    ///
+    /// # Errors
+    /// `Passing`, or `Setup` when the agent lacks the right.
+    pub async fn patch_status<K>(
+        &self,
+        namespace: &str,
+        name: &str,
+        status: &impl serde::Serialize,
+    ) -> Result<(), Problem>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let patch = Patch::Merge(json!({ "status": status }));
+        let params = PatchParams::default();
+        call::own(&self.permits, api.patch_status(name, &params, &patch)).await.map(drop)
+    }
+
+    /// Sets annotations of one of the agent's own custom resources.
+    ///
+    /// # Errors
+    /// `Passing`, or `Setup` when the agent lacks the right or the object is gone.
+    pub async fn annotate<K>(&self, namespace: &str, name: &str, annotations: Value) -> Result<K, Problem>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let patch = Patch::Merge(json!({ "metadata": { "annotations": annotations } }));
+        let params = PatchParams::default();
+        call::own(&self.permits, api.patch(name, &params, &patch)).await
+    }
+
+    /// Reads a Secret of the agent's own use, such as a Repository's credentials.
+    ///
+    /// # Errors
+    /// `Setup` when it is not there or may not be read.
+    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Secret, Problem> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        call::own(&self.permits, api.get(name)).await.map_err(|problem| Problem {
+            message: format!("Secret {namespace}/{name}: {}", problem.message),
+            ..problem
+        })
+    }
+}

@@ -1,0 +1,140 @@
+//! What the watches have seen, by environment. Bodies are not kept: a fingerprint, a UID and the health of each object
+//! are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::Notify;
+use towpath_core::fingerprint;
+use towpath_core::health;
+use towpath_core::manifest::{ObjectKey, group_of};
+use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName};
+use towpath_core::plan::Seen;
+
+/// One table for each environment, fed by watches and by the answers to our own writes.
+#[derive(Default)]
+pub struct Live {
+    environments: Mutex<HashMap<String, Table>>,
+}
+
+#[derive(Default)]
+struct Table {
+    objects: BTreeMap<ObjectKey, (u64, Seen)>,
+    wakes: Wakes,
+}
+
+/// What wakes an environment.
+#[derive(Clone, Default)]
+pub struct Wakes {
+    /// Something about an object is not as it was: it may have drifted, come or gone. To be looked at at once.
+    pub moved: Arc<Notify>,
+    /// Only the health of an object changed, which happens often while something rolls out.
+    pub health: Arc<Notify>,
+}
+
+/// An object as a watch or a PATCH answered it, read once and let go.
+pub(super) struct Reading {
+    pub(super) key: ObjectKey,
+    /// The value of our label; `None` where it does not carry it.
+    pub(super) environment: Option<String>,
+    pub(super) version: u64,
+    pub(super) seen: Seen,
+}
+
+impl Reading {
+    /// Reads identity, fingerprint and health. `None` for something that is no object.
+    pub(super) fn of(object: &Value, now: Timestamp) -> Option<Reading> {
+        let metadata = object.get("metadata")?;
+        let text = |name: &str| metadata.get(name).and_then(Value::as_str);
+        let key = ObjectKey {
+            group: group_of(object.get("apiVersion")?.as_str()?).to_owned(),
+            kind: object.get("kind")?.as_str()?.to_owned(),
+            namespace: text("namespace").map(str::to_owned),
+            name: text("name")?.to_owned(),
+        };
+        let owners = metadata.get("ownerReferences").and_then(Value::as_array);
+        let is_controller = |owner: &Value| owner.get("controller").and_then(Value::as_bool) == Some(true);
+        Some(Reading {
+            key,
+            environment: metadata
+                .get("labels")
+                .and_then(|labels| labels.get(ENVIRONMENT_LABEL)?.as_str())
+                .map(str::to_owned),
+            version: text("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0),
+            seen: Seen {
+                uid: text("uid").unwrap_or_default().to_owned(),
+                fingerprint: fingerprint::of_live(object),
+                has_controller: owners.is_some_and(|owners| owners.iter().any(is_controller)),
+                is_terminating: metadata.get("deletionTimestamp").is_some(),
+                health: health::assess(object, now),
+            },
+        })
+    }
+}
+
+impl Live {
+    /// What wakes an environment when its objects change.
+    pub fn wakes(&self, environment: &EnvironmentName) -> Wakes {
+        self.lock().entry(environment.as_str().to_owned()).or_default().wakes.clone()
+    }
+
+    /// Forgets an environment that is no longer there.
+    pub fn forget(&self, environment: &EnvironmentName) {
+        self.lock().remove(environment.as_str());
+    }
+
+    /// A copy of what is known of an environment's objects.
+    pub fn snapshot(&self, environment: &EnvironmentName) -> BTreeMap<ObjectKey, Seen> {
+        let environments = self.lock();
+        let Some(table) = environments.get(environment.as_str()) else { return BTreeMap::new() };
+        table.objects.iter().map(|(key, (_, seen))| (key.clone(), seen.clone())).collect()
+    }
+
+    /// Takes in a reading. One that is older than what is known is ignored: answers and events overtake each other.
+    /// Gives the environment that it belongs to.
+    pub(super) fn put(&self, reading: Reading) -> Option<String> {
+        let environment = reading.environment?;
+        let mut environments = self.lock();
+        let table = environments.entry(environment.clone()).or_default();
+        let known = table.objects.get(&reading.key);
+        if known.is_some_and(|(version, _)| *version >= reading.version && reading.version > 0) {
+            return Some(environment);
+        }
+        let with_health_of = |seen: &Seen| Seen { health: seen.health.clone(), ..reading.seen.clone() };
+        match known {
+            Some((_, seen)) if *seen == reading.seen => {}
+            Some((_, seen)) if *seen == with_health_of(seen) => table.wakes.health.notify_one(),
+            _ => table.wakes.moved.notify_one(),
+        }
+        table.objects.insert(reading.key, (reading.version, reading.seen));
+        Some(environment)
+    }
+
+    /// An object left a watch's selection: deleted, or stripped of its label. A newer reading wins.
+    pub(super) fn gone(&self, environment: &str, key: &ObjectKey, version: u64) {
+        let mut environments = self.lock();
+        let Some(table) = environments.get_mut(environment) else { return };
+        if table.objects.get(key).is_some_and(|(known, _)| *known <= version || version == 0) {
+            table.objects.remove(key);
+            table.wakes.moved.notify_one();
+        }
+    }
+
+    /// A new list is complete: what the watch knew and the list does not name is gone, unless it was written since.
+    pub(super) fn relisted(
+        &self,
+        before: &HashMap<ObjectKey, String>,
+        listed: &BTreeSet<ObjectKey>,
+        list_began_after: u64,
+    ) {
+        for (key, environment) in before.iter().filter(|(key, _)| !listed.contains(key)) {
+            self.gone(environment, key, list_began_after);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Table>> {
+        self.environments.lock().expect("nothing panics while it holds this lock")
+    }
+}

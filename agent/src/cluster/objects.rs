@@ -1,0 +1,245 @@
+//! Reading and writing workloads as an environment's account.
+
+use std::collections::BTreeMap;
+
+use http::{Method, Request};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use towpath_core::fault::Problem;
+use towpath_core::fingerprint::Fingerprint;
+use towpath_core::manifest::ObjectKey;
+use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, FIELD_MANAGER};
+use towpath_core::plan::{Foreign, Known};
+use towpath_core::policy::Desired;
+
+use super::call::{self, CALL_DEADLINE, Failure, LIST_DEADLINE};
+use super::live::Reading;
+use super::{AccountClient, Kind};
+
+/// What an apply did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The object was made.
+    Created,
+    /// It was changed, or only confirmed.
+    Configured,
+}
+
+/// The answer to an apply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    /// What it did.
+    pub outcome: Outcome,
+    /// UID of the object.
+    pub uid: String,
+    /// What was sent, and what the server says we own.
+    pub known: Option<Known>,
+}
+
+/// The answer to a deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// It is gone: the API server said so.
+    Gone,
+    /// It is on its way; a finalizer or its children hold it.
+    Pending,
+    /// Another object stands there under its name; that one was not touched.
+    Replaced,
+}
+
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
+impl AccountClient {
+    /// Applies one object by server-side apply, forced, under our field manager, or only asks what would happen.
+    ///
+    /// # Errors
+    /// `Content` when the server refuses what is sent, `Setup` when the account may not, else `Passing`; at the
+    /// object's place in the repository.
+    pub async fn apply(&self, kind: &Kind, desired: &Desired, dry_run: bool) -> Result<Applied, Problem> {
+        let mut path = kind.path(desired.key.namespace.as_deref(), Some(&desired.key.name));
+        path.push_str(&format!("?fieldManager={FIELD_MANAGER}&force=true&fieldValidation=Strict"));
+        if dry_run {
+            path.push_str("&dryRun=All");
+        }
+        let request = Request::builder()
+            .method(Method::PATCH)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
+            .header(http::header::ACCEPT, "application/json")
+            .body(desired.body.as_bytes().to_vec())
+            .expect("the parts of the path are names that were checked");
+        let answer = call::repeatable(&self.client, &self.permits, CALL_DEADLINE, &request).await;
+        let answer = answer.map_err(|failure| self.problem(&failure, &desired.key).at(desired.source.clone()))?;
+        let outcome = if answer.status == http::StatusCode::CREATED { Outcome::Created } else { Outcome::Configured };
+        let reading = Reading::of(&answer.body, Timestamp::now()).ok_or_else(|| {
+            Problem::passing(format!("the answer to applying {} is no object", desired.key)).at(desired.source.clone())
+        })?;
+        let uid = reading.seen.uid.clone();
+        let known = reading.seen.fingerprint.map(|held| Known { sent: desired.fingerprint, held });
+        if !dry_run {
+            // The event of our own write may come before or after this answer; whichever is newer stays.
+            self.live.put(reading);
+        }
+        Ok(Applied { outcome, uid, known })
+    }
+
+    /// Deletes one object if it still has this UID.
+    ///
+    /// # Errors
+    /// When the server refuses or does not answer; the object is then still a member.
+    pub async fn delete(&self, kind: &Kind, key: &ObjectKey, uid: &str) -> Result<Deleted, Problem> {
+        let options = json!({
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Background",
+        });
+        let request = Request::builder()
+            .method(Method::DELETE)
+            .uri(kind.path(key.namespace.as_deref(), Some(&key.name)))
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(options.to_string().into_bytes())
+            .expect("the parts of the path are names that were checked");
+        match call::repeatable(&self.client, &self.permits, CALL_DEADLINE, &request).await {
+            Err(failure) if failure.is_not_found() => Ok(Deleted::Gone),
+            Err(failure) if failure.is_conflict() => Ok(Deleted::Replaced),
+            Err(failure) => Err(self.problem(&failure, key)),
+            // The object comes back while finalizers hold it; else a Status says that it is gone.
+            Ok(answer) if answer.body.pointer("/metadata/uid").is_some() => Ok(Deleted::Pending),
+            Ok(_) => Ok(Deleted::Gone),
+        }
+    }
+
+    /// Looks for objects by name, whatever their labels: one request for one name, one list of metadata for more.
+    /// Gives those that exist and do not carry the environment's label; those that do are taken into the live table.
+    ///
+    /// # Errors
+    /// When it could not be asked: then nothing is known.
+    pub async fn look_up(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        keys: &[ObjectKey],
+        environment: &EnvironmentName,
+    ) -> Result<BTreeMap<ObjectKey, Foreign>, Problem> {
+        let (name, accept, deadline) = match keys {
+            [] => return Ok(BTreeMap::new()),
+            [key] => (Some(key.name.as_str()), METADATA_ONLY, CALL_DEADLINE),
+            _ => (None, METADATA_LIST, LIST_DEADLINE),
+        };
+        let request = Request::get(kind.path(namespace, name))
+            .header(http::header::ACCEPT, accept)
+            .body(Vec::new())
+            .expect("the parts of the path are names that were checked");
+        let answer = match call::repeatable(&self.client, &self.permits, deadline, &request).await {
+            Ok(answer) => answer.body,
+            Err(failure) if failure.is_not_found() && name.is_some() => return Ok(BTreeMap::new()),
+            Err(failure) => return Err(self.problem(&failure, &keys[0])),
+        };
+        let objects = match (name, answer) {
+            (Some(_), object) => vec![object],
+            (None, mut list) => match list.get_mut("items").map(Value::take) {
+                Some(Value::Array(items)) => items,
+                _ => return Err(Problem::passing("the API server answered a list without items")),
+            },
+        };
+        let by_name: BTreeMap<&str, &ObjectKey> = keys.iter().map(|key| (key.name.as_str(), key)).collect();
+        let mut found = BTreeMap::new();
+        for object in &objects {
+            let metadata = &object["metadata"];
+            let Some(key) = metadata["name"].as_str().and_then(|name| by_name.get(name)) else { continue };
+            if metadata["labels"][ENVIRONMENT_LABEL] == environment.as_str() {
+                // The watch will say so in a moment; until then it is neither foreign nor gone.
+                continue;
+            }
+            let uid = metadata["uid"].as_str().unwrap_or_default().to_owned();
+            found.insert((*key).clone(), Foreign { uid, owner: owner_of(metadata) });
+        }
+        Ok(found)
+    }
+
+    /// Reads one object as it is, for a person to compare. `None` where it is not there.
+    ///
+    /// # Errors
+    /// When it could not be asked.
+    pub async fn read(&self, kind: &Kind, key: &ObjectKey) -> Result<Option<Value>, Problem> {
+        let request = Request::get(kind.path(key.namespace.as_deref(), Some(&key.name)))
+            .header(http::header::ACCEPT, "application/json")
+            .body(Vec::new())
+            .expect("the parts of the path are names that were checked");
+        match call::repeatable(&self.client, &self.permits, CALL_DEADLINE, &request).await {
+            Ok(answer) => Ok(Some(answer.body)),
+            Err(failure) if failure.is_not_found() => Ok(None),
+            Err(failure) => Err(self.problem(&failure, key)),
+        }
+    }
+
+    /// Lists the objects of a kind in a namespace, by labels (`a=b,c=d`; empty for all).
+    ///
+    /// # Errors
+    /// When it could not be asked.
+    pub async fn list(&self, kind: &Kind, namespace: &str, labels: &str) -> Result<Vec<Value>, Problem> {
+        let mut path = kind.path(Some(namespace), None);
+        if !labels.is_empty() {
+            let encoded: String = labels.bytes().map(percent_encoded).collect();
+            path.push_str(&format!("?labelSelector={encoded}"));
+        }
+        let request = Request::get(path)
+            .header(http::header::ACCEPT, "application/json")
+            .body(Vec::new())
+            .expect("the parts of the path are names that were checked");
+        let answer = call::repeatable(&self.client, &self.permits, LIST_DEADLINE, &request).await;
+        match answer.map_err(|failure| call::problem(&failure, &self.account.to_string(), false))?.body["items"].take()
+        {
+            Value::Array(items) => Ok(items),
+            _ => Err(Problem::passing("the API server answered a list without items")),
+        }
+    }
+
+    fn problem(&self, failure: &Failure, key: &ObjectKey) -> Problem {
+        let is_secret = key.group.is_empty() && key.kind == "Secret";
+        let mut problem = call::problem(failure, &self.account.to_string(), is_secret);
+        problem.message = format!("{key}: {}", problem.message);
+        problem
+    }
+}
+
+fn percent_encoded(byte: u8) -> String {
+    if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+}
+
+/// Who seems to have an object, in words.
+fn owner_of(metadata: &Value) -> String {
+    const MARKS: [(&str, &str, &str); 6] = [
+        ("labels", ENVIRONMENT_LABEL, "Towpath's environment"),
+        ("labels", "kustomize.toolkit.fluxcd.io/name", "Flux's Kustomization"),
+        ("labels", "helm.toolkit.fluxcd.io/name", "Flux's HelmRelease"),
+        ("annotations", "argocd.argoproj.io/tracking-id", "Argo CD's application"),
+        ("annotations", "meta.helm.sh/release-name", "Helm's release"),
+        ("labels", "app.kubernetes.io/managed-by", "an object managed by"),
+    ];
+    for (map, name, owner) in MARKS {
+        if let Some(value) = metadata[map][name].as_str() {
+            return format!("{owner} {value}");
+        }
+    }
+    let managers: std::collections::BTreeSet<&str> = metadata["managedFields"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry["manager"].as_str())
+        .collect();
+    match managers.len() {
+        0 => "it carries no mark of this environment".to_owned(),
+        _ => format!("written by {}", managers.into_iter().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// What is known after an apply whose answer named nothing of ours.
+impl Applied {
+    /// The fingerprint that the server answered, where it could be read.
+    pub fn held(&self) -> Option<Fingerprint> {
+        self.known.map(|known| known.held)
+    }
+}

@@ -1,0 +1,173 @@
+//! Watches on workloads: one for each account, kind and namespace, shared between environments, selected by our label.
+//!
+//! A watch streams its first list, so that one object at a time is decoded, and keeps no bodies. While a watch has not
+//! listed completely, what it watches is unknown, which is never the same as absent.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, Weak};
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use kube::api::{Api, DynamicObject};
+use kube::runtime::watcher::{self, Event, watcher};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use towpath_core::fault::Problem;
+use towpath_core::manifest::ObjectKey;
+use towpath_core::names::ENVIRONMENT_LABEL;
+
+use super::call::{self, Failure};
+use super::live::{Live, Reading};
+use super::{Account, AccountClient, Kind};
+
+/// How far a watch has come.
+#[derive(Clone, Debug, PartialEq)]
+enum Progress {
+    /// Its first list is under way.
+    Listing,
+    /// It has listed completely, and follows.
+    Following,
+    /// It may not, or cannot: what it watches is unknown.
+    Failed(Problem),
+}
+
+/// Keeps a watch running; the last one that is dropped ends it.
+pub struct WatchHandle {
+    progress: watch::Receiver<Progress>,
+    task: AbortHandle,
+}
+
+impl Drop for WatchHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl WatchHandle {
+    /// Waits until the first list is complete.
+    ///
+    /// # Errors
+    /// `Setup` when the account may not watch, `Passing` when the list does not come in time.
+    pub async fn listed(&self) -> Result<(), Problem> {
+        let mut progress = self.progress.clone();
+        let wait = progress.wait_for(|progress| *progress != Progress::Listing);
+        match tokio::time::timeout(call::LIST_DEADLINE, wait).await {
+            Err(_) => Err(Problem::passing("the first list of a watch takes too long")),
+            Ok(Err(_)) => Err(Problem::passing("a watch ended")),
+            Ok(Ok(progress)) => match &*progress {
+                Progress::Failed(problem) => Err(problem.clone()),
+                Progress::Listing | Progress::Following => Ok(()),
+            },
+        }
+    }
+}
+
+type Key = (Account, Kind, Option<String>);
+
+#[derive(Default)]
+pub(super) struct Watches {
+    running: Mutex<HashMap<Key, Weak<WatchHandle>>>,
+}
+
+impl AccountClient {
+    /// The watch on a kind in a namespace (`None`: cluster-scoped), started if nobody has it yet.
+    pub fn watch(&self, kind: &Kind, namespace: Option<&str>) -> Arc<WatchHandle> {
+        let key = (self.account.clone(), kind.clone(), namespace.map(str::to_owned));
+        let mut running = self.watches.running.lock().expect("nothing panics while it holds this lock");
+        running.retain(|_, handle| handle.strong_count() > 0);
+        if let Some(handle) = running.get(&key).and_then(Weak::upgrade) {
+            return handle;
+        }
+        let (sender, progress) = watch::channel(Progress::Listing);
+        let resource = kind.api_resource();
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
+        let what = format!("{} of {}", self.account, kind.plural);
+        let kind = (kind.api_version.clone(), kind.kind.clone());
+        let task = tokio::spawn(follow(api, kind, self.live.clone(), sender, what));
+        let handle = Arc::new(WatchHandle { progress, task: task.abort_handle() });
+        running.insert(key, Arc::downgrade(&handle));
+        handle
+    }
+}
+
+async fn follow(
+    api: Api<DynamicObject>,
+    (api_version, kind): (String, String),
+    live: Arc<Live>,
+    progress: watch::Sender<Progress>,
+    who: String,
+) {
+    let config = watcher::Config::default().labels(ENVIRONMENT_LABEL).streaming_lists();
+    let mut events = std::pin::pin!(kube::runtime::WatchStreamExt::default_backoff(watcher(api, config)));
+    // Which environment each object belonged to when it was last seen here.
+    let mut owners: HashMap<ObjectKey, String> = HashMap::new();
+    let mut listed: BTreeSet<ObjectKey> = BTreeSet::new();
+    let mut newest = 0;
+    let mut newest_at_list = 0;
+
+    let read = |mut object: DynamicObject| {
+        // Items of a list come without their type.
+        object
+            .types
+            .get_or_insert_with(|| kube::core::TypeMeta { api_version: api_version.clone(), kind: kind.clone() });
+        let object = serde_json::to_value(&object).expect("what was read from JSON can be written as JSON");
+        Reading::of(&object, Timestamp::now())
+    };
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Init) => {
+                listed.clear();
+                newest_at_list = newest;
+            }
+            Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                let Some(reading) = read(object) else { continue };
+                newest = newest.max(reading.version);
+                let key = reading.key.clone();
+                let version = reading.version;
+                listed.insert(key.clone());
+                let before = owners.get(&key).cloned();
+                let owner = live.put(reading);
+                if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
+                    live.gone(&before, &key, version);
+                }
+                match owner {
+                    Some(owner) => drop(owners.insert(key, owner)),
+                    None => drop(owners.remove(&key)),
+                }
+            }
+            Ok(Event::Delete(object)) => {
+                let Some(reading) = read(object) else { continue };
+                listed.remove(&reading.key);
+                if let Some(owner) = owners.remove(&reading.key) {
+                    live.gone(&owner, &reading.key, reading.version);
+                }
+            }
+            Ok(Event::InitDone) => {
+                live.relisted(&owners, &listed, newest_at_list);
+                owners.retain(|key, _| listed.contains(key));
+                listed.clear();
+                progress.send_replace(Progress::Following);
+            }
+            Err(error) => {
+                tracing::debug!(%error, who, "a watch was interrupted");
+                if let Some(problem) = lasting(error, &who) {
+                    progress.send_replace(Progress::Failed(problem));
+                }
+            }
+        }
+    }
+}
+
+/// The problem of a watch that will not come back by itself. Interruptions are none: the watcher takes up where it was.
+fn lasting(error: watcher::Error, who: &str) -> Option<Problem> {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
+        watcher::Error::WatchError(status) => status,
+        _ => return None,
+    };
+    matches!(status.code, 401 | 403 | 404).then(|| call::problem(&Failure::Refused(status), who, false))
+}
