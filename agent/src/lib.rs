@@ -1,1 +1,10 @@
-//! x
+//! Towpath: the doors to git, the cluster, the web and the disk, and the flows that join them.
+//!
+//! Doors do IO and return the types of `towpath_core`; they do not know each other. Flows are read like a table of
+//! contents; they do not know each other either.
+
+pub mod resources;
+pub mod cluster;
+pub mod repo;
+pub mod sync;
+pub mod agent;

@@ -1,0 +1,371 @@
+//! The agent: it watches its own custom resources, and gives each Repository and each Environment a task.
+//!
+//! Tasks share nothing but [`Slots`]: a repository's task publishes what it sees of git, and an environment's task says
+//! which lane it follows and asks for a look. They end with the custom resource that they are for.
+
+mod environment;
+mod repository;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource, ResourceExt};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use towpath_core::fault::Problem;
+use towpath_core::lane::LaneRule;
+
+use crate::cluster::Cluster;
+use crate::repo::View;
+use crate::resources::{Environment, Repository};
+use crate::sync::Claims;
+
+/// Passes that run at one time. Each waits for the API server most of its time.
+const MAX_PASSES: usize = 16;
+
+/// How the agent runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name of the cluster, for templates and people.
+    pub cluster_name: String,
+    /// The only namespace whose custom resources are watched; `None` for all.
+    pub namespace: Option<String>,
+    /// Where the mirrors are kept.
+    pub cache: PathBuf,
+    /// The `ssh` program.
+    pub ssh: PathBuf,
+    /// Divides every wait of minutes and seconds (polls, back-off); 1 except in tests.
+    pub time_scale: u32,
+}
+
+impl Settings {
+    fn scaled(&self, duration: Duration) -> Duration {
+        duration / self.time_scale.max(1)
+    }
+}
+
+/// Namespace and name of a custom resource.
+pub type Id = (String, String);
+
+/// What all tasks share.
+pub struct Shared {
+    /// How the agent runs.
+    pub settings: Settings,
+    /// The door to the cluster.
+    pub cluster: Cluster,
+    /// Where repositories and environments meet.
+    pub slots: Slots,
+    /// Which environment has which object.
+    pub claims: Claims,
+    /// The custom resources as they are now, for the page and the API.
+    pub board: Board,
+    passes: Semaphore,
+    names: Mutex<HashMap<String, Id>>,
+}
+
+/// The custom resources as they are now.
+#[derive(Default)]
+pub struct Board {
+    environments: Mutex<BTreeMap<Id, Arc<Environment>>>,
+    repositories: Mutex<BTreeMap<Id, Arc<Repository>>>,
+    listed: watch::Sender<(bool, bool)>,
+}
+
+impl Board {
+    /// All Environments.
+    pub fn environments(&self) -> Vec<Arc<Environment>> {
+        self.environments.lock().expect("nothing panics while it holds this lock").values().cloned().collect()
+    }
+
+    /// All Repositories.
+    pub fn repositories(&self) -> Vec<Arc<Repository>> {
+        self.repositories.lock().expect("nothing panics while it holds this lock").values().cloned().collect()
+    }
+
+    /// Whether both have been listed once: before that nothing is known.
+    pub fn is_ready(&self) -> bool {
+        *self.listed.borrow() == (true, true)
+    }
+}
+
+/// Where a repository's task and the tasks of its environments meet.
+#[derive(Default)]
+pub struct Slots(Mutex<HashMap<Id, Arc<Slot>>>);
+
+/// One repository, whether its custom resource is there already or not.
+pub struct Slot {
+    /// What was last seen.
+    pub sight: watch::Sender<Sight>,
+    /// How many looks were begun, and how many of them are over.
+    pub looks: watch::Sender<(u64, u64)>,
+    /// Asks for a look now.
+    pub poke: Notify,
+    /// The lanes that environments follow.
+    lanes: Mutex<HashMap<Id, LaneRule>>,
+}
+
+/// What can be said of a repository.
+#[derive(Clone, Default)]
+pub enum Sight {
+    /// There is no custom resource, or it was not looked at yet.
+    #[default]
+    Nothing,
+    /// It could never be looked at.
+    Trouble(Problem),
+    /// What was last seen.
+    View(Arc<View>),
+}
+
+impl Slots {
+    /// The slot of a repository, made when it is first asked for.
+    pub fn of(&self, id: &Id) -> Arc<Slot> {
+        let mut slots = self.0.lock().expect("nothing panics while it holds this lock");
+        let make = || {
+            Arc::new(Slot {
+                sight: watch::Sender::default(),
+                looks: watch::Sender::new((0, 0)),
+                poke: Notify::new(),
+                lanes: Mutex::default(),
+            })
+        };
+        slots.entry(id.clone()).or_insert_with(make).clone()
+    }
+}
+
+impl Slot {
+    /// Says which lane an environment follows. A new one asks for a look, for its branch may not be here yet.
+    fn follow(&self, environment: &Id, lane: &LaneRule) {
+        let mut lanes = self.lanes.lock().expect("nothing panics while it holds this lock");
+        let is_new_lane = !lanes.values().any(|known| known == lane);
+        lanes.insert(environment.clone(), lane.clone());
+        drop(lanes);
+        if is_new_lane {
+            self.poke.notify_one();
+        }
+    }
+
+    /// The environment no longer follows this repository.
+    fn leave(&self, environment: &Id) {
+        self.lanes.lock().expect("nothing panics while it holds this lock").remove(environment);
+    }
+
+    /// The lanes that are followed, each once.
+    fn lanes(&self) -> Vec<LaneRule> {
+        let lanes = self.lanes.lock().expect("nothing panics while it holds this lock");
+        let mut lanes: Vec<LaneRule> = lanes.values().cloned().collect();
+        lanes.sort();
+        lanes.dedup();
+        lanes
+    }
+
+    /// Asks for a look and waits until one that began after this call is over, or `limit` has passed.
+    async fn look(&self, limit: Duration) {
+        let mut looks = self.looks.subscribe();
+        // A look that is under way may have read the branches already: the one after it counts.
+        let enough = looks.borrow_and_update().0 + 1;
+        self.poke.notify_one();
+        let _ = tokio::time::timeout(limit, looks.wait_for(|(_, over)| *over >= enough)).await;
+    }
+}
+
+impl Shared {
+    /// Everything that tasks share, before any of them runs.
+    pub fn new(settings: Settings, cluster: Cluster) -> Arc<Shared> {
+        Arc::new(Shared {
+            settings,
+            cluster,
+            slots: Slots::default(),
+            claims: Claims::default(),
+            board: Board::default(),
+            passes: Semaphore::new(MAX_PASSES),
+            names: Mutex::default(),
+        })
+    }
+
+    /// Takes the name of an environment for a custom resource: names are unique in one agent, the first one keeps it.
+    fn take_name(&self, id: &Id) -> Result<(), Problem> {
+        let mut names = self.names.lock().expect("nothing panics while it holds this lock");
+        let owner = names.entry(id.1.clone()).or_insert_with(|| id.clone());
+        if owner == id {
+            return Ok(());
+        }
+        Err(Problem::setup(format!("an Environment of this name is already in namespace {}", owner.0))
+            .hint("give one of the two another name: a name is a label value, and unique in one agent"))
+    }
+
+    fn give_name_back(&self, id: &Id) {
+        self.names.lock().expect("nothing panics while it holds this lock").retain(|_, owner| owner != id);
+    }
+}
+
+/// Runs until `stop`, then ends every task. A write that is under way is finished or abandoned within its deadline.
+///
+/// # Errors
+/// `Setup` when the custom resources are not installed or may not be read.
+pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> Result<(), Problem> {
+    let environments = tend(
+        shared.clone(),
+        stop.clone(),
+        Tending {
+            board: |board: &Board| &board.environments,
+            listed: |(_, repositories)| (true, repositories),
+            task: |shared, resource, stop| environment::run(shared, resource, stop).boxed(),
+            what: "environments",
+        },
+    );
+    let repositories = tend(
+        shared.clone(),
+        stop.clone(),
+        Tending {
+            board: |board: &Board| &board.repositories,
+            listed: |(environments, _)| (environments, true),
+            task: |shared, resource, stop| repository::run(shared, resource, stop).boxed(),
+            what: "repositories",
+        },
+    );
+    let (first, second) = tokio::join!(environments, repositories);
+    first.and(second)
+}
+
+/// How one kind of custom resource is tended.
+struct Tending<K, Task> {
+    board: fn(&Board) -> &Mutex<BTreeMap<Id, Arc<K>>>,
+    listed: fn((bool, bool)) -> (bool, bool),
+    task: Task,
+    what: &'static str,
+}
+
+/// A running task, and where its custom resource is handed to it.
+struct Tended<K> {
+    resource: watch::Sender<Arc<K>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// Gives every custom resource of a kind a task, hands it each change that matters, and ends it with the resource.
+async fn tend<K, Task, Running>(
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    tending: Tending<K, Task>,
+) -> Result<(), Problem>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+    Task: Fn(Arc<Shared>, watch::Receiver<Arc<K>>, CancellationToken) -> Running,
+    Running: Future<Output = ()> + Send + 'static,
+{
+    let client = shared.cluster.own_client();
+    let api: Api<K> = match &shared.settings.namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    };
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut tasks: HashMap<Id, Tended<K>> = HashMap::new();
+    let mut listed: Vec<Id> = Vec::new();
+    let mut gone: Vec<JoinHandle<()>> = Vec::new();
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = stop.cancelled() => break,
+        };
+        match event {
+            None => break,
+            Some(Ok(Event::Init)) => listed.clear(),
+            Some(Ok(Event::InitApply(resource) | Event::Apply(resource))) => {
+                let id = (resource.namespace().unwrap_or_default(), resource.name_any());
+                let resource = Arc::new(resource);
+                (tending.board)(&shared.board)
+                    .lock()
+                    .expect("nothing panics while it holds this lock")
+                    .insert(id.clone(), resource.clone());
+                listed.push(id.clone());
+                match tasks.get(&id) {
+                    Some(tended) if tended.resource.borrow().uid() == resource.uid() => {
+                        hand_over(&tended.resource, resource);
+                    }
+                    _ => {
+                        if let Some(tended) = tasks.remove(&id) {
+                            tended.stop.cancel();
+                            gone.push(tended.task);
+                        }
+                        let (sender, receiver) = watch::channel(resource);
+                        let stop = stop.child_token();
+                        let task = tokio::spawn((tending.task)(shared.clone(), receiver, stop.clone()));
+                        tasks.insert(id, Tended { resource: sender, stop, task });
+                    }
+                }
+            }
+            Some(Ok(Event::Delete(resource))) => {
+                let id = (resource.namespace().unwrap_or_default(), resource.name_any());
+                (tending.board)(&shared.board).lock().expect("nothing panics while it holds this lock").remove(&id);
+                if let Some(tended) = tasks.remove(&id) {
+                    tended.stop.cancel();
+                    gone.push(tended.task);
+                }
+            }
+            Some(Ok(Event::InitDone)) => {
+                (tending.board)(&shared.board)
+                    .lock()
+                    .expect("nothing panics while it holds this lock")
+                    .retain(|id, _| listed.contains(id));
+                tasks.retain(|id, tended| {
+                    let stays = listed.contains(id);
+                    if !stays {
+                        tended.stop.cancel();
+                    }
+                    stays
+                });
+                shared.board.listed.send_modify(|state| *state = (tending.listed)(*state));
+            }
+            Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))) if status.code == 404 => {
+                return Err(Problem::setup(format!("the cluster has no {}.towpath.dev", tending.what))
+                    .hint("install the custom resources: kubectl apply -k manifests/crds"));
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, what = tending.what, "cannot watch the custom resources; trying again")
+            }
+        }
+        gone.retain(|task| !task.is_finished());
+    }
+    for (_, tended) in tasks {
+        tended.stop.cancel();
+        gone.push(tended.task);
+    }
+    let all_ended = futures::future::join_all(gone);
+    if tokio::time::timeout(Duration::from_secs(10), all_ended).await.is_err() {
+        tracing::warn!(what = tending.what, "a task did not end in time");
+    }
+    Ok(())
+}
+
+/// Hands a changed custom resource to its task. Our own writes of its status are no news.
+fn hand_over<K: Resource>(sender: &watch::Sender<Arc<K>>, resource: Arc<K>) {
+    sender.send_if_modified(|known| {
+        let is_news = known.meta().generation != resource.meta().generation
+            || known.annotations() != resource.annotations()
+            || known.meta().deletion_timestamp.is_some() != resource.meta().deletion_timestamp.is_some();
+        if is_news {
+            *known = resource;
+        }
+        is_news
+    });
+}
+
+/// Writes a null for every field of a status that was there before and is no longer.
+fn name_what_is_gone(before: &serde_json::Value, next: &mut serde_json::Value) {
+    let (Some(before), Some(next)) = (before.as_object(), next.as_object_mut()) else { return };
+    for name in before.keys() {
+        next.entry(name.clone()).or_insert(serde_json::Value::Null);
+    }
+}

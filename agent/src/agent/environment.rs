@@ -1,0 +1,291 @@
+//! The task of one Environment: it wakes for a closed list of reasons, runs a pass, and writes the status.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use towpath_core::candidate;
+use towpath_core::decide::Decision;
+use towpath_core::environment;
+use towpath_core::fault::Problem;
+use towpath_core::names::{EnvironmentName, annotation};
+use towpath_core::status::{self, EnvironmentStatus, Outcome, Report, State};
+
+use super::{Id, Shared, Sight, Slot};
+use crate::cluster::{Severity, Wakes};
+use crate::repo::View;
+use crate::resources::Environment;
+use crate::sync::{self, Memory, Request};
+
+/// How long changes of health are gathered before they are looked at.
+const HEALTH_GATHERED: Duration = Duration::from_millis(150);
+/// How often a rollout under way is looked at although nothing woke us: its pods send no events here.
+const ROLLOUT_LOOK: Duration = Duration::from_secs(10);
+/// How often everything is looked at although nothing woke us.
+const FULL_LOOK: Duration = Duration::from_secs(600);
+/// How long the first look at a repository may take before its absence is said.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+/// How long a request waits for a fresh look at the repository.
+const FRESH_LOOK: Duration = Duration::from_secs(60);
+
+/// Runs until the Environment is gone or the agent stops.
+pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<Environment>>, stop: CancellationToken) {
+    let first = resource.borrow().clone();
+    let id: Id = (first.namespace().unwrap_or_default(), first.name_any());
+    let mut task = Task {
+        shared: shared.clone(),
+        status: first.status.clone().unwrap_or_default(),
+        id: id.clone(),
+        memory: Memory::default(),
+        last_request: None,
+    };
+    let mut slot: Option<Arc<Slot>> = None;
+    loop {
+        let now = resource.borrow_and_update().clone();
+        let (decision, view, wakes) = match task.prepare(&now, &mut slot) {
+            Err(problems) => {
+                task.write(&now, &blocked(&now, problems)).await;
+                (Decision::WaitForChange, None, None)
+            }
+            Ok((environment, slot)) => {
+                let wakes = shared.cluster.live().wakes(&environment.name);
+                let mut view = slot.sight.subscribe();
+                let report = tokio::select! {
+                    report = task.pass(&now, &environment, &slot, &mut view, &resource) => report,
+                    () = stop.cancelled() => break,
+                };
+                task.write(&now, &report).await;
+                (report.decision, Some(view), Some(wakes))
+            }
+        };
+        let pause = task.pause(decision);
+        tokio::select! {
+            changed = resource.changed() => if changed.is_err() { break },
+            () = news(view) => {}
+            () = drift(&wakes) => {}
+            () = health(&wakes) => tokio::time::sleep(HEALTH_GATHERED).await,
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => break,
+        }
+    }
+    if let Some(slot) = slot {
+        slot.leave(&id);
+    }
+    if let Ok(name) = id.1.parse::<EnvironmentName>() {
+        shared.claims.forget(&name);
+        shared.cluster.live().forget(&name);
+    }
+    shared.give_name_back(&id);
+}
+
+/// The repository shows something else than before.
+async fn news(view: Option<watch::Receiver<Sight>>) {
+    match view {
+        Some(mut view) => drop(view.changed().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn drift(wakes: &Option<Wakes>) {
+    match wakes {
+        Some(wakes) => wakes.moved.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn health(wakes: &Option<Wakes>) {
+    match wakes {
+        Some(wakes) => wakes.health.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    id: Id,
+    status: EnvironmentStatus,
+    memory: Memory,
+    last_request: Option<String>,
+}
+
+impl Task {
+    /// Resolves the resource, takes its name, and joins the slot of its repository.
+    fn prepare(
+        &self,
+        resource: &Environment,
+        joined: &mut Option<Arc<Slot>>,
+    ) -> Result<(environment::Environment, Arc<Slot>), Vec<Problem>> {
+        let environment = resource.resolve().map_err(|problems| problems.into_vec())?;
+        self.shared.take_name(&self.id).map_err(|problem| vec![problem])?;
+        let slot = self.shared.slots.of(&(environment.home.clone(), environment.repository.clone()));
+        if let Some(earlier) = joined.take().filter(|earlier| !Arc::ptr_eq(earlier, &slot)) {
+            earlier.leave(&self.id);
+        }
+        slot.follow(&self.id, &environment.lane);
+        *joined = Some(slot.clone());
+        Ok((environment, slot))
+    }
+
+    async fn pass(
+        &mut self,
+        resource: &Environment,
+        environment: &environment::Environment,
+        slot: &Slot,
+        view: &mut watch::Receiver<Sight>,
+        changes: &watch::Receiver<Arc<Environment>>,
+    ) -> Report {
+        let request = request(resource, &self.status);
+        if let Some(request) = &request
+            && self.last_request.as_ref() != Some(&request.id)
+        {
+            // Who asks for a sync means what git says now, not what it said at the last poll.
+            slot.look(self.shared.settings.scaled(FRESH_LOOK)).await;
+            self.last_request = Some(request.id.clone());
+        }
+        // After a start the repository is looked at in a moment; until then there is nothing to say.
+        let _ = tokio::time::timeout(FIRST_LOOK, view.wait_for(|sight| !matches!(sight, Sight::Nothing))).await;
+        let sight = view.borrow_and_update().clone();
+        let seen = match sight {
+            Sight::View(seen) => seen,
+            Sight::Trouble(problem) => return blocked(resource, vec![problem]),
+            Sight::Nothing => {
+                let missing = format!("there is no Repository {}/{} yet", environment.home, environment.repository);
+                let problem = Problem::passing(missing).hint("create it, or correct spec.repository");
+                return blocked(resource, vec![problem]);
+            }
+        };
+        let wanted = |view: &View| candidate::find(&environment.lane, &view.heads, &view.branches).ok();
+        let at_start = wanted(&seen);
+        let watched = view.clone();
+        let overtaken = || {
+            let moved = matches!(&*watched.borrow(), Sight::View(view) if wanted(view) != at_start);
+            moved || changes.has_changed().unwrap_or(true)
+        };
+        let _permit = self.shared.passes.acquire().await.expect("the semaphore is never closed");
+        let pass = sync::Pass {
+            cluster: &self.shared.cluster,
+            cluster_name: &self.shared.settings.cluster_name,
+            environment,
+            status: &self.status,
+            view: &seen,
+            request: request.as_ref(),
+            confirmed: resource.annotations().get(annotation::CONFIRM_PRUNE).map(String::as_str),
+            claims: &self.shared.claims,
+            overtaken: &overtaken,
+        };
+        sync::run(&pass, &mut self.memory).await
+    }
+
+    /// Folds a report into the status, and writes it if it says something new.
+    async fn write(&mut self, resource: &Environment, report: &Report) {
+        let next = status::fold(&self.status, report, Timestamp::now());
+        self.tell(resource, report, &next).await;
+        if next == self.status && resource.status.is_some() {
+            return;
+        }
+        match self
+            .shared
+            .cluster
+            .patch_status::<Environment>(&self.id.0, &self.id.1, &Replaced::new(&self.status, &next))
+            .await
+        {
+            Ok(()) => self.status = next,
+            // It is written again at the next pass, which comes soon.
+            Err(problem) => tracing::warn!(environment = self.id.1, %problem, "the status was not written"),
+        }
+    }
+
+    /// Events and the log.
+    async fn tell(&self, resource: &Environment, report: &Report, next: &EnvironmentStatus) {
+        let cluster = &self.shared.cluster;
+        let name = &self.id.1;
+        if let Some(sync) = &report.sync {
+            let counts = format!(
+                "{} created, {} configured, {} unchanged, {} pruned, {} failed",
+                sync.created, sync.configured, sync.unchanged, sync.pruned, sync.failed
+            );
+            tracing::info!(environment = name, revision = sync.revision, outcome = ?sync.outcome, took_ms = sync.took_ms, counts, "sync");
+            let (severity, reason) = match sync.outcome {
+                Outcome::Applied => (Severity::Normal, "Synced"),
+                Outcome::Failed => (Severity::Warning, "SyncFailed"),
+                Outcome::Overtaken => (Severity::Normal, "SyncOvertaken"),
+            };
+            let message = sync.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
+            cluster.event(resource, severity, reason, &format!("{}: {counts}{message}", sync.revision)).await;
+        }
+        for (object, what) in &report.drift {
+            tracing::info!(environment = name, object, what, "drift");
+            cluster.event(resource, Severity::Normal, "Drift", &format!("{object}: {what}")).await;
+        }
+        if next.state == State::Blocked && next.problems != self.status.problems {
+            for problem in &next.problems {
+                tracing::warn!(environment = name, problem, "blocked");
+            }
+            cluster.event(resource, Severity::Warning, "Blocked", &next.problems.join("; ")).await;
+        } else if next.problems != self.status.problems {
+            for problem in &next.problems {
+                tracing::info!(environment = name, problem, "trying again");
+            }
+        }
+    }
+
+    /// How long it is at most until the next pass.
+    fn pause(&self, decision: Decision) -> Duration {
+        let settings = &self.shared.settings;
+        let until = |at: Timestamp| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+        let pause = match decision {
+            Decision::Settled | Decision::WaitForChange => settings.scaled(FULL_LOOK),
+            Decision::TimedOut => settings.scaled(ROLLOUT_LOOK),
+            Decision::KeepWatching { until: at } => settings.scaled(ROLLOUT_LOOK).min(until(at)),
+            Decision::Retry { at } => settings.scaled(until(at)),
+        };
+        pause.max(Duration::from_millis(20))
+    }
+}
+
+/// The status for a merge patch: what is no longer there is said as null, or the server would keep it.
+#[derive(serde::Serialize)]
+#[serde(transparent)]
+struct Replaced(serde_json::Value);
+
+impl Replaced {
+    fn new(before: &EnvironmentStatus, next: &EnvironmentStatus) -> Replaced {
+        let value = |status| serde_json::to_value(status).expect("a status can always be written as JSON");
+        let (before, mut next) = (value(before), value(next));
+        super::name_what_is_gone(&before, &mut next);
+        Replaced(next)
+    }
+}
+
+/// A request that was not handled yet.
+fn request(resource: &Environment, status: &EnvironmentStatus) -> Option<Request> {
+    let id = resource.annotations().get(annotation::REQUESTED_AT)?;
+    let is_handled = status.last_handled_request.as_ref() == Some(id);
+    let by = resource.annotations().get(annotation::REQUESTED_BY);
+    (!is_handled && !id.is_empty()).then(|| Request { id: id.clone(), by: by.cloned() })
+}
+
+/// The report of an Environment that cannot even be looked at.
+fn blocked(resource: &Environment, problems: Vec<Problem>) -> Report {
+    Report {
+        generation: resource.metadata.generation.unwrap_or_default(),
+        suspended: resource.spec.suspend,
+        candidate: None,
+        settled_on: None,
+        attempted: None,
+        handled_request: None,
+        sync: None,
+        problems,
+        warnings: Vec::new(),
+        health: Default::default(),
+        worst: None,
+        kept: Vec::new(),
+        confirmation: None,
+        drift: Vec::new(),
+        rolling_since: resource.status.as_ref().and_then(|status| status.rolling_since),
+        decision: Decision::WaitForChange,
+    }
+}

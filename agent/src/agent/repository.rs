@@ -1,0 +1,319 @@
+//! The task of one Repository: it looks at the server's branches, fetches what environments follow, and publishes what
+//! it sees.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use rand::RngExt;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::lane::{Heads, LaneRule, newest_release};
+use towpath_core::names::annotation;
+use towpath_core::status::Condition;
+
+use super::{Id, Shared, Sight, Slot};
+use crate::cluster::Severity;
+use crate::repo::{self, Credentials, Mirror, Remote, View};
+use crate::resources::{BranchStatus, Repository, RepositoryStatus, ResolvedRepository};
+
+/// Alarms that are remembered.
+const MAX_ALARMS: usize = 20;
+/// The longest pause between looks at a server that does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Runs until the Repository is gone or the agent stops.
+pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<Repository>>, stop: CancellationToken) {
+    let first = resource.borrow().clone();
+    let id: Id = (first.namespace().unwrap_or_default(), first.name_any());
+    let slot = shared.slots.of(&id);
+    let local_change = Arc::new(Notify::new());
+    let mut task = Task {
+        status: first.status.clone().unwrap_or_default(),
+        seen: Seen::after(first.status.as_ref()),
+        shared: shared.clone(),
+        slot: slot.clone(),
+        id,
+        open: None,
+        failures: 0,
+        local_change: local_change.clone(),
+    };
+    loop {
+        let now = resource.borrow_and_update().clone();
+        let pause = tokio::select! {
+            pause = task.look(&now) => pause,
+            () = stop.cancelled() => break,
+        };
+        tokio::select! {
+            changed = resource.changed() => if changed.is_err() { break },
+            () = slot.poke.notified() => {}
+            () = local_change.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => break,
+        }
+    }
+    slot.sight.send_replace(Sight::Nothing);
+}
+
+/// What was seen of the branches so far.
+#[derive(Clone, Default)]
+struct Seen {
+    heads: Heads,
+    deleted: BTreeSet<String>,
+    alarms: Vec<String>,
+}
+
+impl Seen {
+    /// What the status remembers: a branch that was deleted while the agent was away is noticed all the same.
+    fn after(status: Option<&RepositoryStatus>) -> Seen {
+        let mut seen = Seen::default();
+        let Some(status) = status else { return seen };
+        seen.alarms = status.alarms.clone();
+        for branch in &status.branches {
+            if let Ok(commit) = branch.commit.parse() {
+                seen.heads.insert(branch.name.clone(), commit);
+                if branch.deleted {
+                    seen.deleted.insert(branch.name.clone());
+                }
+            }
+        }
+        seen
+    }
+}
+
+/// A mirror that is open, and what it was opened with.
+struct Open {
+    url: String,
+    mirror: Arc<Mirror>,
+    _watch: Option<Box<dyn std::any::Any + Send + Sync>>,
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    id: Id,
+    status: RepositoryStatus,
+    seen: Seen,
+    open: Option<Open>,
+    failures: u32,
+    local_change: Arc<Notify>,
+}
+
+impl Task {
+    /// One look. Gives the time until the next one.
+    async fn look(&mut self, resource: &Repository) -> Duration {
+        self.slot.looks.send_modify(|(begun, _)| *begun += 1);
+        let settings = &self.shared.settings;
+        let mut interval = settings.scaled(Duration::from_secs(60));
+        let result = match resource.resolve() {
+            Err(problems) => Err(problems.into_vec().remove(0)),
+            Ok(resolved) => {
+                interval = settings.scaled(resolved.interval);
+                let result = self.fetch(&resolved).await;
+                self.publish(&resolved, result.as_ref().err());
+                result
+            }
+        };
+        self.failures = if result.is_err() { self.failures + 1 } else { 0 };
+        self.write(resource, result.err()).await;
+        let begun = self.slot.looks.borrow().0;
+        self.slot.looks.send_modify(|(_, over)| *over = begun);
+        // Ten per cent of jitter, so that many agents do not ask one server in step.
+        let pause = if self.failures > 0 {
+            let back_off = towpath_core::decide::back_off(self.failures).min(LONGEST_PAUSE);
+            self.shared.settings.scaled(back_off).min(interval)
+        } else {
+            interval
+        };
+        pause.mul_f64(rand::rng().random_range(0.9..1.1))
+    }
+
+    /// Reads the branches and fetches those that are followed.
+    async fn fetch(&mut self, resolved: &ResolvedRepository) -> Result<(), Problem> {
+        let mirror = self.mirror(resolved).await?;
+        let heads = {
+            let mirror = mirror.clone();
+            blocking(move || mirror.heads()).await?
+        };
+        let followed = followed(&heads, &self.slot.lanes(), resolved);
+        let missing = followed
+            .iter()
+            .filter(|(branch, commit)| self.seen.heads.get(*branch) != Some(commit) || !mirror.contains(**commit))
+            .map(|(branch, commit)| (branch.clone(), *commit))
+            .collect::<Vec<_>>();
+        if !missing.is_empty() {
+            let moved = blocking(move || mirror.fetch(&missing)).await?;
+            for moved in moved.into_iter().filter(|moved| moved.rewritten) {
+                let from = moved.from.map(|from| from.to_string()).unwrap_or_default();
+                self.alarm(format!("branch {} was rewritten: {from} is no ancestor of {}", moved.branch, moved.to));
+            }
+        }
+
+        // A branch that is gone keeps its last state. Nothing falls back to an older one.
+        let known: Vec<String> = self.seen.heads.keys().cloned().collect();
+        for branch in known {
+            if !heads.contains_key(&branch) && self.seen.deleted.insert(branch.clone()) {
+                let commit = self.seen.heads[&branch];
+                self.alarm(format!("branch {branch} was deleted; its last state {commit} is kept"));
+            } else if heads.contains_key(&branch) && self.seen.deleted.remove(&branch) {
+                self.alarm(format!("branch {branch} is back"));
+            }
+        }
+        self.seen.heads.extend(followed);
+        Ok(())
+    }
+
+    /// The mirror, opened again where the address changed; its credentials are always those of the Secret now.
+    async fn mirror(&mut self, resolved: &ResolvedRepository) -> Result<Arc<Mirror>, Problem> {
+        let credentials = match &resolved.secret {
+            None => Credentials::default(),
+            Some(name) => repo::credentials(&self.shared.cluster.secret(&resolved.home, name).await?)?,
+        };
+        if let Some(open) = self.open.as_ref().filter(|open| open.url == resolved.url) {
+            open.mirror.set_credentials(credentials)?;
+            return Ok(open.mirror.clone());
+        }
+        let remote: Remote = Remote::parse(&resolved.url)?;
+        let folder = self.folder(&resolved.url);
+        let ssh = self.shared.settings.ssh.clone();
+        let watch = remote.local_path().and_then(|path| {
+            let changed = self.local_change.clone();
+            let watch = repo::watch_local(&path, move || changed.notify_one());
+            let watch = watch.inspect_err(|problem| tracing::info!(%problem, "the local repository is only polled"));
+            watch.ok().map(|watch| Box::new(watch) as Box<dyn std::any::Any + Send + Sync>)
+        });
+        let mirror = Arc::new(blocking(move || Mirror::open(&folder, remote, credentials, &ssh)).await?);
+        self.open = Some(Open { url: resolved.url.clone(), mirror: mirror.clone(), _watch: watch });
+        Ok(mirror)
+    }
+
+    /// Repositories with the same address share no folder: their credentials may differ.
+    fn folder(&self, url: &str) -> PathBuf {
+        use sha2::Digest;
+        let hash = hex::encode(&sha2::Sha256::digest(format!("{}/{} {url}", self.id.0, self.id.1))[..8]);
+        self.shared.settings.cache.join(format!("{}-{hash}.git", self.id.1))
+    }
+
+    fn publish(&self, resolved: &ResolvedRepository, problem: Option<&Problem>) {
+        let Some(open) = &self.open else {
+            // Never seen anything: there is no view, but environments should hear why.
+            if let Some(problem) = problem {
+                self.slot.sight.send_replace(Sight::Trouble(problem.clone()));
+            }
+            return;
+        };
+        let view = View {
+            heads: self.seen.heads.clone(),
+            deleted: self.seen.deleted.clone(),
+            branches: resolved.branches.clone(),
+            problem: problem.cloned().map(|problem| Problem {
+                message: format!("repository {}: {}", resolved.name, problem.message),
+                ..problem
+            }),
+            mirror: open.mirror.clone(),
+        };
+        self.slot.sight.send_if_modified(|known| {
+            let is_news = !matches!(known, Sight::View(known) if known.says_the_same(&view));
+            if is_news {
+                *known = Sight::View(Arc::new(view));
+            }
+            is_news
+        });
+    }
+
+    fn alarm(&mut self, alarm: String) {
+        tracing::warn!(repository = self.id.1, alarm, "alarm");
+        self.seen
+            .alarms
+            .insert(0, format!("{}: {alarm}", Timestamp::now().round(jiff::Unit::Second).unwrap_or_default()));
+        self.seen.alarms.truncate(MAX_ALARMS);
+    }
+
+    async fn write(&mut self, resource: &Repository, problem: Option<Problem>) {
+        let now = Timestamp::now();
+        let generation = resource.metadata.generation;
+        let (value, reason, message) = match &problem {
+            None => ("True", "Fetched", format!("{} branches are followed", self.seen.heads.len())),
+            Some(problem) if problem.fault == Fault::Passing => ("False", "FetchFailed", problem.to_string()),
+            Some(problem) => ("False", "SetupFailed", problem.to_string()),
+        };
+        let condition = |type_: &str, status: &str| Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.clone(),
+            last_transition_time: self
+                .status
+                .conditions
+                .iter()
+                .find(|earlier| earlier.type_ == type_ && earlier.status == status)
+                .map_or(now, |earlier| earlier.last_transition_time),
+            observed_generation: generation,
+        };
+        let mut conditions = vec![condition("Ready", value)];
+        match &problem {
+            Some(problem) if problem.fault == Fault::Passing => conditions.push(condition("Reconciling", "True")),
+            Some(_) => conditions.push(condition("Stalled", "True")),
+            None => {}
+        }
+        let next = RepositoryStatus {
+            observed_generation: generation,
+            last_handled_request: resource.annotations().get(annotation::REQUESTED_AT).cloned(),
+            branches: self
+                .seen
+                .heads
+                .iter()
+                .map(|(name, commit)| BranchStatus {
+                    name: name.clone(),
+                    commit: commit.to_string(),
+                    deleted: self.seen.deleted.contains(name),
+                })
+                .collect(),
+            alarms: self.seen.alarms.clone(),
+            conditions,
+        };
+        if next == self.status {
+            return;
+        }
+        if next.alarms.first() != self.status.alarms.first()
+            && let Some(alarm) = next.alarms.first()
+        {
+            self.shared.cluster.event(resource, Severity::Warning, "BranchAlarm", alarm).await;
+        }
+        let value = |status| serde_json::to_value(status).expect("a status can always be written as JSON");
+        let mut patch = value(&next);
+        super::name_what_is_gone(&value(&self.status), &mut patch);
+        match self.shared.cluster.patch_status::<Repository>(&self.id.0, &self.id.1, &patch).await {
+            Ok(()) => self.status = next,
+            Err(problem) => tracing::warn!(repository = self.id.1, %problem, "the status was not written"),
+        }
+    }
+}
+
+/// The branches that some lane follows, out of those that the server has.
+fn followed(
+    heads: &Heads,
+    lanes: &[LaneRule],
+    resolved: &ResolvedRepository,
+) -> BTreeMap<String, towpath_core::revision::CommitId> {
+    let mut names: BTreeSet<&str> = lanes.iter().filter_map(|lane| lane.branch(heads, &resolved.branches)).collect();
+    // An exact commit must be on one of the branches that every repository has.
+    if lanes.iter().any(|lane| matches!(lane, LaneRule::Commit(_))) {
+        let usual = [LaneRule::Develop, LaneRule::Master];
+        names.extend(usual.iter().filter_map(|lane| lane.branch(heads, &resolved.branches)));
+        names.extend(newest_release(heads.keys()).map(|(name, _)| name));
+    }
+    names.into_iter().map(|name| (name.to_owned(), heads[name])).collect()
+}
+
+/// Runs what talks to git beside the runtime's own threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

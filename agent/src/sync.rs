@@ -1,0 +1,413 @@
+//! One pass over one environment, top to bottom.
+//!
+//! The rooms decide, the doors act, and this file says in which order:
+//!
+//! 1. candidate: what may run, by the branches
+//! 2. desire: tree → render → policy
+//! 3. observe: what is there, by the watches, and by name for what they do not know
+//! 4. plan
+//! 5. preflight: a dry run of everything that would change
+//! 6. enroll: write down who will be a member
+//! 7. apply, stage by stage
+//! 8. prune, only after everything was applied
+//! 9. health and decision
+//!
+//! A pass never waits for the cluster to become healthy. What a person must mend is in the report, never an early exit
+//! that leaves something half said. A revision that cannot be applied leaves the one before it running and mended.
+
+mod apply;
+mod desire;
+mod observe;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use towpath_core::candidate::{self, Candidate};
+use towpath_core::decide::{self, Decision};
+use towpath_core::environment::{Environment, SyncMode};
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::health::{self, Health};
+use towpath_core::inventory::Inventory;
+use towpath_core::manifest::ObjectKey;
+use towpath_core::names::EnvironmentName;
+use towpath_core::plan::{self, Action, Fate, Known, Plan, Why};
+use towpath_core::policy::Cleared;
+use towpath_core::render::RenderCache;
+use towpath_core::revision::{CommitId, Revision};
+use towpath_core::status::{EnvironmentStatus, KeptStatus, Outcome, Report, SyncRecord, Trigger};
+
+use crate::cluster::{Account, Cluster, Kind, Kinds, WatchHandle};
+use crate::repo::View;
+
+/// A request for a sync, as the annotations say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The value of `towpath.dev/requestedAt`.
+    pub id: String,
+    /// The value of `towpath.dev/requestedBy`.
+    pub by: Option<String>,
+}
+
+/// What a pass is given.
+pub struct Pass<'a> {
+    /// The cluster.
+    pub cluster: &'a Cluster,
+    /// The name that the agent gives its cluster.
+    pub cluster_name: &'a str,
+    /// The environment.
+    pub environment: &'a Environment,
+    /// Its status before.
+    pub status: &'a EnvironmentStatus,
+    /// What is known of its repository.
+    pub view: &'a View,
+    /// A request that was not handled yet.
+    pub request: Option<&'a Request>,
+    /// The value of the annotation that confirms deletions.
+    pub confirmed: Option<&'a str>,
+    /// Who has which object.
+    pub claims: &'a Claims,
+    /// Whether something newer makes this pass pointless: asked before each write.
+    pub overtaken: &'a (dyn Fn() -> bool + Send + Sync),
+}
+
+/// Which environment of this agent has an object. The first one keeps it.
+#[derive(Default)]
+pub struct Claims(Mutex<HashMap<ObjectKey, EnvironmentName>>);
+
+impl Claims {
+    fn other_than(&self, environment: &EnvironmentName, key: &ObjectKey) -> Option<EnvironmentName> {
+        self.lock().get(key).filter(|owner| *owner != environment).cloned()
+    }
+
+    /// Sets what an environment has.
+    pub fn set(&self, environment: &EnvironmentName, inventory: &Inventory) {
+        let mut claims = self.lock();
+        claims.retain(|_, owner| owner != environment);
+        for (key, _) in inventory.iter() {
+            claims.entry(key.clone()).or_insert_with(|| environment.clone());
+        }
+    }
+
+    /// Forgets an environment that is no longer there.
+    pub fn forget(&self, environment: &EnvironmentName) {
+        self.lock().retain(|_, owner| owner != environment);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, EnvironmentName>> {
+        self.0.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// What is kept between passes to save work. None of it is truth: an empty memory comes to the same end.
+#[derive(Default)]
+pub struct Memory {
+    /// Templates that were rendered before.
+    cache: RenderCache,
+    desired: Option<(DesiredKey, Arc<Cleared>)>,
+    refused: Option<(DesiredKey, Vec<Problem>)>,
+    known: BTreeMap<ObjectKey, Known>,
+    inventory: Option<Inventory>,
+    /// The inventory as it is stored.
+    recorded: Option<Inventory>,
+    never_prune: BTreeSet<ObjectKey>,
+    watches: HashMap<(Kind, Option<String>), Arc<WatchHandle>>,
+    explained: HashMap<ObjectKey, (Instant, String)>,
+    /// When it was asked which of these old ConfigMaps are still read, and the answer.
+    in_use: Option<(Instant, BTreeSet<ObjectKey>, BTreeSet<ObjectKey>)>,
+    failures: u32,
+}
+
+/// What decides about the desired objects: the same key means the same objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DesiredKey {
+    commit: CommitId,
+    generation: i64,
+    kinds: u64,
+}
+
+/// How far one revision came in a pass.
+enum Attempt {
+    /// It was worked on; the report says how it went.
+    Done(Box<Progress>),
+    /// It cannot be applied, and nothing was touched.
+    Untouched(Vec<Problem>),
+}
+
+/// What was done for one revision.
+#[derive(Default)]
+struct Progress {
+    created: u32,
+    configured: u32,
+    unchanged: u32,
+    pruned: u32,
+    failed: u32,
+    overtaken: bool,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    kept: Vec<KeptStatus>,
+    confirmation: Option<String>,
+    drift: Vec<(String, String)>,
+    /// Whether anything was sent for another reason than drift.
+    moved: bool,
+    health: BTreeMap<String, (Health, String)>,
+}
+
+/// Runs one pass.
+pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
+    let started = Timestamp::now();
+    let environment = pass.environment;
+    if environment.suspend {
+        memory.watches.clear();
+        return suspended(pass);
+    }
+
+    let mut problems: Vec<Problem> = pass.view.problem.iter().cloned().collect();
+    let candidate = match candidate::find(&environment.lane, &pass.view.heads, &pass.view.branches) {
+        Ok(candidate) => Some(candidate),
+        Err(problem) => {
+            // With the server away nobody knows which branches there are; that is said already.
+            if problems.is_empty() {
+                problems.push(problem);
+            }
+            None
+        }
+    };
+    let running = running(pass.status);
+    let may_move = environment.sync == SyncMode::Automatic || pass.request.is_some();
+    let moves =
+        candidate.clone().filter(|candidate| may_move && running.as_ref().map(|r| r.commit) != Some(candidate.commit));
+
+    let mut done = None;
+    let mut attempted = None;
+    for (wanted, is_move) in [(moves.clone(), true), (running, false)] {
+        let Some(wanted) = wanted else { continue };
+        match attempt(pass, memory, &wanted, is_move).await {
+            Attempt::Done(progress) => {
+                attempted = Some((wanted, is_move));
+                done = Some(progress);
+                break;
+            }
+            Attempt::Untouched(found) => {
+                attempted.get_or_insert((wanted, is_move));
+                problems.extend(found);
+            }
+        }
+    }
+
+    report(pass, memory, started, candidate, moves, attempted, done, problems).await
+}
+
+/// Works on one revision.
+async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_move: bool) -> Attempt {
+    let untouched = |problem: Problem| Attempt::Untouched(vec![problem]);
+    let account = match Account::new(&pass.environment.home, &pass.environment.account) {
+        Ok(account) => pass.cluster.act_as(&account),
+        Err(problem) => return untouched(problem),
+    };
+    let mut kinds = match pass.cluster.kinds(None).await {
+        Ok(kinds) => kinds,
+        Err(problem) => return untouched(problem),
+    };
+    let desired = match desire::desired(pass, memory, wanted, &mut kinds).await {
+        Ok(desired) => desired,
+        Err(problems) => return Attempt::Untouched(problems),
+    };
+    if let Err(problem) = load_inventory(pass, memory).await {
+        return untouched(problem);
+    }
+    let observed = match observe::observe(pass, memory, &account, &desired, &kinds).await {
+        Ok(observed) => observed,
+        Err(problem) => return untouched(problem),
+    };
+
+    memory
+        .never_prune
+        .extend(desired.objects().iter().filter(|object| object.never_prune).map(|object| object.key.clone()));
+    let plan = plan::plan(&plan::Facts {
+        environment: pass.environment,
+        commit: wanted.commit,
+        desired: &desired,
+        observed: &observed,
+        known: &memory.known,
+        inventory: memory.inventory.as_ref().expect("it was loaded above"),
+        never_prune: &memory.never_prune,
+        generated: &desire::is_hash_named,
+        confirmed: pass.confirmed,
+    });
+    let refused: Vec<Problem> = plan.refusals().cloned().collect();
+    if is_move && !refused.is_empty() {
+        return Attempt::Untouched(refused);
+    }
+    let denied = apply::preflight(pass, &account, &desired, &plan, &kinds).await;
+    if !denied.is_empty() {
+        return Attempt::Untouched(denied);
+    }
+
+    let mut progress = Progress { problems: refused, warnings: desired.warnings().to_vec(), ..Progress::default() };
+    progress.failed = progress.problems.len() as u32;
+    progress.moved = is_move || plan.writes().any(|step| matches!(step.action, Action::Configure(Why::Changed)));
+    if let Err(problem) = apply::enroll(pass, memory, &desired, &plan).await {
+        return untouched(problem);
+    }
+    apply::apply(pass, memory, &account, &desired, &plan, &mut kinds, &mut progress).await;
+    apply::prune(pass, memory, &account, &plan, &kinds, &mut progress).await;
+    if let Err(problem) = apply::record(pass, memory).await {
+        progress.problems.push(problem);
+    }
+    observe::health(pass, memory, &account, &desired, &kinds, &mut progress).await;
+    summarize(&plan, &mut progress);
+    Attempt::Done(Box::new(progress))
+}
+
+async fn load_inventory(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), Problem> {
+    if memory.inventory.is_none() {
+        let inventory = pass.cluster.read_inventory(pass.environment).await?;
+        pass.claims.set(&pass.environment.name, &inventory);
+        memory.recorded = Some(inventory.clone());
+        memory.inventory = Some(inventory);
+    }
+    Ok(())
+}
+
+/// What the plan itself has to say.
+fn summarize(plan: &Plan, progress: &mut Progress) {
+    progress.unchanged = plan.steps.iter().filter(|step| step.action == Action::Leave).count() as u32;
+    progress.confirmation = plan.confirmation.clone();
+    for (key, fate) in &plan.removals {
+        if let Fate::Keep(reason) = fate {
+            progress.kept.push(KeptStatus { object: key.to_string(), reason: reason.to_string() });
+        }
+    }
+    for step in plan.steps.iter().filter(|step| step.action == Action::Report) {
+        progress.drift.push((step.key.to_string(), "differs from git; drift is only reported here".to_owned()));
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "everything that a pass came to, folded once")]
+async fn report(
+    pass: &Pass<'_>,
+    memory: &mut Memory,
+    started: Timestamp,
+    candidate: Option<Candidate>,
+    moves: Option<Candidate>,
+    attempted: Option<(Candidate, bool)>,
+    done: Option<Box<Progress>>,
+    mut problems: Vec<Problem>,
+) -> Report {
+    let now = Timestamp::now();
+    let candidate = desire::revision(pass.view, candidate.as_ref()).await;
+    let revision = desire::revision(pass.view, attempted.as_ref().map(|(attempted, _)| attempted)).await;
+    let is_move = attempted.is_some_and(|(_, is_move)| is_move);
+    let has_progress = done.is_some();
+    let progress = *done.unwrap_or_default();
+
+    let earlier = problems.len();
+    problems.extend(progress.problems.iter().cloned());
+    let is_complete = has_progress && !progress.overtaken && problems.len() == earlier;
+    let settled_on: Option<Revision> = revision.clone().filter(|_| is_complete);
+
+    let worst = has_progress.then(|| health::worst(progress.health.values().map(|(health, _)| *health)));
+    let rolling_since = if is_complete && progress.moved && is_move { Some(now) } else { pass.status.rolling_since };
+    let fault = problems.iter().map(|problem| problem.fault).min();
+    memory.failures = if matches!(fault, Some(Fault::Passing | Fault::Setup)) { memory.failures + 1 } else { 0 };
+    let decision = decide::decide(&decide::Facts {
+        fault,
+        failures: memory.failures,
+        health: worst.unwrap_or(Health::Unknown),
+        rolling_since,
+        timeout: pass.environment.timeout,
+        now,
+    });
+
+    let did_something = progress.created + progress.configured + progress.pruned + progress.failed > 0;
+    let is_attempt_at_move = moves.is_some() && !has_progress && attempt_is_worth_a_record(&problems);
+    let is_worth_a_record = is_move && (has_progress || is_attempt_at_move) || (did_something && progress.moved);
+    let sync = revision.as_ref().filter(|_| is_worth_a_record).map(|revision| SyncRecord {
+        revision: revision.to_string(),
+        subject: revision.subject.clone(),
+        trigger: match pass.request {
+            Some(_) => Trigger::Request,
+            None if pass.status.last_attempted_revision.as_deref() == Some(revision.to_string().as_str())
+                && is_move =>
+            {
+                Trigger::Retry
+            }
+            None if is_move => Trigger::Commit,
+            None => Trigger::Settings,
+        },
+        requested_by: pass.request.and_then(|request| request.by.clone()),
+        started_at: started,
+        took_ms: (now - started).total(jiff::Unit::Millisecond).unwrap_or(0.0) as i64,
+        outcome: match () {
+            () if is_complete => Outcome::Applied,
+            () if progress.overtaken => Outcome::Overtaken,
+            () => Outcome::Failed,
+        },
+        created: progress.created,
+        configured: progress.configured,
+        unchanged: progress.unchanged,
+        pruned: progress.pruned,
+        failed: progress.failed,
+        message: problems.first().map(ToString::to_string),
+    });
+
+    // A request is answered once it was acted on: not while the server of the repository is away or an apply is retried.
+    let is_answered = fault != Some(Fault::Passing) && !progress.overtaken;
+    Report {
+        generation: pass.environment.generation,
+        suspended: false,
+        candidate,
+        settled_on,
+        attempted: revision,
+        handled_request: pass.request.filter(|_| is_answered).map(|request| request.id.clone()),
+        sync,
+        problems,
+        warnings: progress.warnings,
+        health: progress.health,
+        worst,
+        kept: progress.kept,
+        confirmation: progress.confirmation,
+        drift: progress.drift,
+        rolling_since: rolling_since.filter(|_| decision != Decision::Settled),
+        decision,
+    }
+}
+
+/// Git being away is no attempt; a commit that cannot be applied is one.
+fn attempt_is_worth_a_record(problems: &[Problem]) -> bool {
+    problems.iter().any(|problem| problem.fault == Fault::Content)
+}
+
+fn suspended(pass: &Pass<'_>) -> Report {
+    Report {
+        generation: pass.environment.generation,
+        suspended: true,
+        candidate: None,
+        settled_on: None,
+        attempted: None,
+        handled_request: pass.request.map(|request| request.id.clone()),
+        sync: None,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        health: BTreeMap::new(),
+        worst: None,
+        kept: Vec::new(),
+        confirmation: None,
+        drift: Vec::new(),
+        rolling_since: pass.status.rolling_since,
+        decision: Decision::Settled,
+    }
+}
+
+/// What the status says is running.
+fn running(status: &EnvironmentStatus) -> Option<Candidate> {
+    let (branch, commit) = status.running.as_ref()?.revision.rsplit_once("@sha1:")?;
+    Some(Candidate { branch: branch.to_owned(), commit: commit.parse().ok()? })
+}
+
+/// The kind of a member or desired object, in the version it was written in or else in any that is served.
+fn kind_of<'a>(kinds: &'a Kinds, api_version: &str, key: &ObjectKey) -> Option<&'a Kind> {
+    kinds.get(api_version, &key.kind).or_else(|| kinds.any_version(&key.group, &key.kind))
+}

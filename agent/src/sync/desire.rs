@@ -1,0 +1,140 @@
+//! From a commit to the objects that may be applied: tree → render → policy.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use towpath_core::candidate::Candidate;
+use towpath_core::fault::{Fault, Problem, Problems};
+use towpath_core::manifest::ObjectKey;
+use towpath_core::policy::{self, Cleared};
+use towpath_core::render;
+use towpath_core::revision::Revision;
+
+use super::{DesiredKey, Memory, Pass};
+use crate::cluster::Kinds;
+use crate::repo::View;
+
+/// The revision behind a candidate, `None` where the mirror does not have it.
+pub(super) async fn revision(view: &View, candidate: Option<&Candidate>) -> Option<Revision> {
+    let (mirror, candidate) = (view.mirror.clone(), candidate?.clone());
+    blocking(move || mirror.revision(candidate.commit, &candidate.branch)).await.ok()
+}
+
+/// What should be there at a revision. What was rendered or refused before is not rendered again.
+///
+/// # Errors
+/// Everything that the tree, the render room or the policy room found.
+pub(super) async fn desired(
+    pass: &Pass<'_>,
+    memory: &mut Memory,
+    wanted: &Candidate,
+    kinds: &mut Arc<Kinds>,
+) -> Result<Arc<Cleared>, Vec<Problem>> {
+    let key = |kinds: &Kinds| DesiredKey {
+        commit: wanted.commit,
+        generation: pass.environment.generation,
+        kinds: kinds.number,
+    };
+    if let Some((known, cleared)) = &memory.desired
+        && *known == key(kinds)
+    {
+        return Ok(cleared.clone());
+    }
+    if let Some((known, problems)) = &memory.refused
+        && *known == key(kinds)
+    {
+        return Err(problems.clone());
+    }
+
+    let mut result = render_and_clear(pass, memory, wanted, kinds).await;
+    let lacks_a_kind =
+        |problems: &Problems| problems.iter().any(|problem| problem.message.starts_with("the cluster has no kind"));
+    if result.as_ref().is_err_and(lacks_a_kind) {
+        // Somebody may have installed it since the cluster was asked.
+        *kinds = pass.cluster.kinds(Some(Instant::now())).await.map_err(|problem| vec![problem])?;
+        result = render_and_clear(pass, memory, wanted, kinds).await;
+    }
+    match result {
+        Ok(cleared) => {
+            let cleared = Arc::new(cleared);
+            memory.desired = Some((key(kinds), cleared.clone()));
+            memory.refused = None;
+            Ok(cleared)
+        }
+        Err(problems) => {
+            let may_change_without_a_commit = problems.iter().any(|problem| problem.fault != Fault::Content);
+            let problems = problems.into_vec();
+            if !may_change_without_a_commit {
+                memory.refused = Some((key(kinds), problems.clone()));
+            }
+            Err(problems)
+        }
+    }
+}
+
+async fn render_and_clear(
+    pass: &Pass<'_>,
+    memory: &mut Memory,
+    wanted: &Candidate,
+    kinds: &Kinds,
+) -> Result<Cleared, Problems> {
+    let mirror = pass.view.mirror.clone();
+    let mut cache = std::mem::take(&mut memory.cache);
+    let commit = wanted.commit;
+    let environment = pass.environment.clone();
+    let facts = render::Facts { cluster: pass.cluster_name.to_owned(), branch: wanted.branch.clone(), commit };
+    let (rendered, cache) = blocking(move || {
+        let rendered =
+            mirror.tree(commit).and_then(|tree| render::render(&tree, &environment, &facts, Some(&mut cache)));
+        (rendered, cache)
+    })
+    .await;
+    memory.cache = cache;
+    let environment = pass.environment;
+    let apply_set = apply_set(&environment.home, environment.name.as_str());
+    policy::clear(
+        rendered?,
+        &policy::Facts {
+            environment,
+            scopes: &kinds.scopes(),
+            apply_set: &apply_set,
+            claimed: &|key| pass.claims.other_than(&environment.name, key),
+        },
+    )
+}
+
+/// The id of the ApplySet whose parent is an Environment (KEP-3659: base64url of the SHA-256 of
+/// `name.namespace.kind.group`).
+fn apply_set(namespace: &str, name: &str) -> String {
+    use base64::Engine;
+    use sha2::Digest;
+    let hash = sha2::Sha256::digest(format!("{name}.{namespace}.Environment.towpath.dev"));
+    format!("applyset-{}-v1", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(hash))
+}
+
+/// Whether an object is a ConfigMap that the render room named by the hash of its content.
+pub(super) fn is_hash_named(key: &ObjectKey) -> bool {
+    let is_config_map = key.group.is_empty() && key.kind == "ConfigMap";
+    let hash = key.name.rsplit_once('-').map_or("", |(_, hash)| hash);
+    is_config_map && hash.len() == 10 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Runs what reads from the mirror or computes for long beside the runtime's own threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_apply_set_has_the_id_that_kubectl_expects() {
+        let id = apply_set("shop", "prod");
+        assert!(id.starts_with("applyset-") && id.ends_with("-v1") && !id.contains('='), "{id}");
+        assert!(id.len() <= 63, "it must fit a label: {id}");
+    }
+}
