@@ -8,3 +8,5 @@ pub mod cluster;
 pub mod repo;
 pub mod sync;
 pub mod agent;
+pub mod disk;
+pub mod cli;

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `towpath` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    towpath::cli::run()
+}

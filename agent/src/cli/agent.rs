@@ -1,0 +1,190 @@
+//! `towpath agent`: runs the agent until it is told to stop.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use towpath_core::fault::Problem;
+use tracing_subscriber::EnvFilter;
+
+use super::access::Kube;
+use super::exit::{Code, Failure};
+use crate::agent::{self, Settings};
+use crate::cluster::Cluster;
+
+// TODO(web): delete these two lines and say `use crate::web;` once agent/src/web.rs is there.
+#[path = "web_stand_in.rs"]
+mod web;
+
+/// What is logged where RUST_LOG says nothing.
+const DEFAULT_LOG: &str = "info,kube_client=warn,kube_runtime=warn,tower=warn,hyper=warn";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The name of this cluster, for templates and people.
+    #[arg(long, value_name = "NAME", env = "TOWPATH_CLUSTER")]
+    cluster: String,
+    /// Watch the custom resources of this namespace only; of all by default.
+    #[arg(short, long, value_name = "NAMESPACE", env = "TOWPATH_NAMESPACE")]
+    namespace: Option<String>,
+    /// Where the mirrors of repositories are kept; $XDG_CACHE_HOME/towpath or /var/cache/towpath by default.
+    #[arg(long, value_name = "DIR", env = "TOWPATH_CACHE")]
+    cache: Option<PathBuf>,
+    /// Where the page and the API are served.
+    #[arg(long, value_name = "ADDRESS", env = "TOWPATH_LISTEN", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where probes and metrics are served.
+    #[arg(long, value_name = "ADDRESS", env = "TOWPATH_PROBES", default_value = "127.0.0.1:8081")]
+    probes: SocketAddr,
+    /// A file with the token that the page and the API ask for.
+    #[arg(long, value_name = "FILE", env = "TOWPATH_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// The ssh program, for repositories that are reached by it.
+    #[arg(long, value_name = "PROGRAM", env = "TOWPATH_SSH", default_value = "ssh")]
+    ssh: PathBuf,
+    /// How the log is written, to stderr. RUST_LOG says what is in it.
+    #[arg(long, value_name = "FORMAT", env = "TOWPATH_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+    /// Divides every wait of minutes and seconds; for tests.
+    #[arg(long, value_name = "NUMBER", env = "TOWPATH_TIME_SCALE", default_value_t = 1, hide = true)]
+    time_scale: u32,
+    #[command(flatten)]
+    kube: Kube,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+pub(super) async fn run(args: Args) -> Result<Code, Failure> {
+    start_log(args.log_format);
+    let token = args.token_file.as_deref().map(read_token).transpose()?;
+    let cluster = Cluster::connect(args.kube.config().await?)?;
+    let settings = Settings {
+        cluster_name: args.cluster,
+        namespace: args.namespace,
+        cache: args.cache.unwrap_or_else(default_cache),
+        ssh: args.ssh,
+        time_scale: args.time_scale.max(1),
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        cluster = settings.cluster_name,
+        cache = %settings.cache.display(),
+        listen = %args.listen,
+        probes = %args.probes,
+        "the agent starts"
+    );
+    let shared = agent::Shared::new(settings, cluster);
+    let stop = CancellationToken::new();
+    stop_on_signals(stop.clone())?;
+    let web = web::Settings { listen: args.listen, probes: args.probes, token };
+    // Neither is of use without the other: the first to end ends both.
+    let (agent, web) = tokio::join!(
+        ending(agent::run(shared.clone(), stop.clone()), &stop),
+        ending(web::serve(shared, web, stop.clone()), &stop),
+    );
+    agent.and(web)?;
+    tracing::info!("the agent has stopped");
+    Ok(Code::Done)
+}
+
+async fn ending(task: impl Future<Output = Result<(), Problem>>, stop: &CancellationToken) -> Result<(), Problem> {
+    let result = task.await;
+    if let Err(problem) = &result {
+        tracing::error!(%problem, "stopping");
+    }
+    stop.cancel();
+    result
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => {
+            let is_colourful = std::io::stderr().is_terminal()
+                && anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+            log.with_ansi(is_colourful).init();
+        }
+    }
+}
+
+/// The first signal asks the agent to stop, the second one ends it.
+fn stop_on_signals(stop: CancellationToken) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping; a second signal ends at once");
+        stop.cancel();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(Code::Failed as i32);
+    });
+    Ok(())
+}
+
+/// Reads the token. A file that is there and empty is an error: it would open the page to everybody.
+fn read_token(file: &std::path::Path) -> Result<SecretString, Problem> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Problem::setup(format!("the token file {}: {error}", file.display())))?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(Problem::setup(format!("the token file {} is empty", file.display()))
+            .hint("put the token into it, or leave --token-file out"));
+    }
+    Ok(SecretString::from(token))
+}
+
+fn default_cache() -> PathBuf {
+    // An empty or relative value counts as none, as the XDG specification has it.
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    base.unwrap_or_else(|| PathBuf::from("/var/cache")).join("towpath")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_token_opens_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        assert!(read_token(&file).is_err());
+        std::fs::write(&file, " \n").unwrap();
+        assert!(read_token(&file).is_err());
+        std::fs::write(&file, "secret\n").unwrap();
+        assert_eq!(secrecy::ExposeSecret::expose_secret(&read_token(&file).unwrap()), "secret");
+    }
+
+    #[tokio::test]
+    async fn what_ends_first_ends_the_rest() {
+        let stop = CancellationToken::new();
+        let failed = ending(async { Err(Problem::setup("the address is in use")) }, &stop);
+        let waits = ending(
+            async {
+                stop.cancelled().await;
+                Ok(())
+            },
+            &stop,
+        );
+        let (failed, waits) = tokio::join!(failed, waits);
+        assert!(failed.is_err() && waits.is_ok());
+    }
+}

@@ -1,0 +1,131 @@
+//! `towpath history`: the last syncs of an environment.
+
+use jiff::Timestamp;
+use towpath_core::status::SyncRecord;
+
+use super::access::Flags;
+use super::exit::{Code, Failure};
+use super::output::{self, Document, Format};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The name of the environment.
+    name: String,
+    /// How the syncs are printed.
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    access: Flags,
+}
+
+const HEADER: [&str; 8] = ["AGE", "REVISION", "SUBJECT", "TRIGGER", "BY", "OUTCOME", "TOOK", "CHANGES"];
+
+pub(super) async fn run(args: Args) -> Result<Code, Failure> {
+    let access = args.access.open().await?;
+    let environment = access.environment(&args.name).await?;
+    let history = environment.status.unwrap_or_default().history;
+    match args.output {
+        Format::Json => output::document(&history, Document::Json)?,
+        Format::Yaml => output::document(&history, Document::Yaml)?,
+        Format::Name => {
+            let revisions: String = history.iter().map(|sync| format!("{}\n", sync.revision)).collect();
+            output::data(&revisions)?;
+        }
+        Format::Table | Format::Wide if history.is_empty() => {
+            output::progress(&format!("{} was never synced", args.name));
+        }
+        Format::Table => output::data(&table(&history, Timestamp::now(), false, output::terminal_width()))?,
+        Format::Wide => output::data(&table(&history, Timestamp::now(), true, None))?,
+    }
+    Ok(Code::Done)
+}
+
+fn table(history: &[SyncRecord], now: Timestamp, is_wide: bool, width: Option<usize>) -> String {
+    let header = if is_wide { [&HEADER[..], &["MESSAGE"]].concat() } else { HEADER.to_vec() };
+    let rows: Vec<Vec<String>> = history.iter().map(|sync| row(sync, now, is_wide)).collect();
+    output::table(&header, &rows, width)
+}
+
+fn row(sync: &SyncRecord, now: Timestamp, is_wide: bool) -> Vec<String> {
+    let revision = if is_wide { sync.revision.clone() } else { output::short_revisions(&sync.revision) };
+    let subject: String = if is_wide { sync.subject.clone() } else { sync.subject.chars().take(50).collect() };
+    let mut row = vec![
+        output::age(sync.started_at, now),
+        revision,
+        subject,
+        format!("{:?}", sync.trigger),
+        sync.requested_by.clone().unwrap_or_else(|| "-".to_owned()),
+        format!("{:?}", sync.outcome),
+        took(sync.took_ms),
+        changes(sync),
+    ];
+    if is_wide {
+        row.push(sync.message.as_deref().map(output::short_revisions).unwrap_or_default());
+    }
+    row
+}
+
+fn took(milliseconds: i64) -> String {
+    match milliseconds {
+        ..1000 => format!("{milliseconds}ms"),
+        1000..60_000 => format!("{:.1}s", milliseconds as f64 / 1000.0),
+        _ => format!("{}m{}s", milliseconds / 60_000, milliseconds / 1000 % 60),
+    }
+}
+
+/// Only what happened: `3 created, 1 pruned`.
+fn changes(sync: &SyncRecord) -> String {
+    let SyncRecord { created, configured, pruned, failed, .. } = sync;
+    let counts = [(created, "created"), (configured, "configured"), (pruned, "pruned"), (failed, "failed")];
+    let said: Vec<String> =
+        counts.iter().filter(|(count, _)| **count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+    if said.is_empty() { "none".to_owned() } else { said.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use towpath_core::status::{Outcome, Trigger};
+
+    use super::*;
+
+    #[test]
+    fn a_history_reads_newest_first_with_what_happened() {
+        let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        let good = SyncRecord {
+            revision: format!("master@sha1:{id}"),
+            subject: "Raise the memory limit".into(),
+            trigger: Trigger::Commit,
+            requested_by: None,
+            started_at: "2026-01-01T11:57:00Z".parse().unwrap(),
+            took_ms: 1234,
+            outcome: Outcome::Applied,
+            created: 2,
+            configured: 1,
+            unchanged: 9,
+            pruned: 0,
+            failed: 0,
+            message: None,
+        };
+        let bad = SyncRecord {
+            trigger: Trigger::Request,
+            requested_by: Some("ada".into()),
+            started_at: "2026-01-01T10:00:00Z".parse().unwrap(),
+            took_ms: 80_000,
+            outcome: Outcome::Failed,
+            created: 0,
+            configured: 0,
+            failed: 1,
+            message: Some("forbidden".into()),
+            ..good.clone()
+        };
+        let text = table(&[good, bad], now, false, None);
+        expect![[r#"
+            AGE  REVISION        SUBJECT                 TRIGGER  BY   OUTCOME  TOOK   CHANGES
+            3m   master@0123456  Raise the memory limit  Commit   -    Applied  1.2s   2 created, 1 configured
+            2h   master@0123456  Raise the memory limit  Request  ada  Failed   1m20s  1 failed
+        "#]]
+        .assert_eq(&anstream::adapter::strip_str(&text).to_string());
+    }
+}
