@@ -29,8 +29,6 @@ pub struct Facts<'a> {
     pub environment: &'a Environment,
     /// Kinds and their scopes.
     pub scopes: &'a Scopes,
-    /// The value of the ApplySet label.
-    pub apply_set: &'a str,
     /// Which other environment has an object already.
     pub claimed: &'a dyn Fn(&ObjectKey) -> Option<EnvironmentName>,
 }
@@ -162,7 +160,7 @@ fn stamp(mut manifest: Manifest, facts: &Facts) -> Desired {
 
     let labels = child_of(metadata_of(&mut manifest.body), "labels");
     labels.insert(names::ENVIRONMENT_LABEL.to_owned(), Value::from(facts.environment.name.as_str()));
-    labels.insert(names::PART_OF_LABEL.to_owned(), Value::from(facts.apply_set));
+    labels.insert(names::PART_OF_LABEL.to_owned(), Value::from(apply_set(facts.environment)));
 
     Desired {
         fingerprint: fingerprint::of_desired(&manifest.body),
@@ -174,6 +172,15 @@ fn stamp(mut manifest: Manifest, facts: &Facts) -> Desired {
         adopt,
         leave_alone,
     }
+}
+
+/// The id of the ApplySet whose parent is an Environment (KEP-3659: base64url of the SHA-256 of
+/// `name.namespace.kind.group`).
+fn apply_set(environment: &Environment) -> String {
+    use base64::Engine;
+    use sha2::Digest;
+    let hash = sha2::Sha256::digest(format!("{}.{}.Environment.{}", environment.name, environment.home, names::GROUP));
+    format!("applyset-{}-v1", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(hash))
 }
 
 /// Removes what a JSON pointer (RFC 6901) points to, if it is there.

@@ -3,12 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use sha2::{Digest, Sha256};
 use towpath_core::environment;
 use towpath_core::fault::{Place, Problem, Problems};
 use towpath_core::lane::{BranchNames, LaneRule};
-use towpath_core::manifest::Manifest;
+
 use towpath_core::policy::{self, Cleared};
 use towpath_core::render;
 use towpath_core::revision::CommitId;
@@ -101,9 +99,8 @@ impl Source {
             branch: self.branch.clone().unwrap_or_else(|| branch(environment, branches, checkout)),
             commit: checkout.commit.unwrap_or(CommitId::from_bytes([0; 20])),
         };
-        let manifests: Vec<Manifest> = render::render(&checkout.tree, environment, &facts, None)?;
-        let apply_set = apply_set(&environment.home, environment.name.as_str());
-        policy::clear(manifests, &policy::Facts { environment, scopes, apply_set: &apply_set, claimed: &|_| None })
+        let rendered = render::render(&checkout.tree, environment, &facts, None)?;
+        policy::clear(rendered, &policy::Facts { environment, scopes, claimed: &|_| None })
     }
 
     fn from_files(&self, namespace: Option<&str>) -> Result<Vec<Subject>, Problems> {
@@ -207,13 +204,6 @@ fn branch(environment: &environment::Environment, names: &BranchNames, checkout:
         (LaneRule::NewestRelease, None) => checkout.branch.clone().unwrap_or_else(|| "release".to_owned()),
         (other, None) => other.to_string(),
     }
-}
-
-/// The id of the ApplySet whose parent is an Environment (KEP-3659: base64url of the SHA-256 of
-/// `name.namespace.kind.group`), as the agent stamps it.
-fn apply_set(namespace: &str, name: &str) -> String {
-    let hash = Sha256::digest(format!("{name}.{namespace}.Environment.towpath.dev"));
-    format!("applyset-{}-v1", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(hash))
 }
 
 /// The custom resources in files.

@@ -22,8 +22,13 @@ pub struct Live {
 #[derive(Default)]
 struct Table {
     objects: BTreeMap<ObjectKey, (u64, Seen)>,
+    /// When objects went: the answer to a write of ours may arrive after the event that ended what it wrote.
+    gone: BTreeMap<ObjectKey, u64>,
     wakes: Wakes,
 }
+
+/// How many objects that went are remembered for each environment. An answer is late by moments, not by thousands.
+const MAX_GONE: usize = 1000;
 
 /// What wakes an environment.
 #[derive(Clone, Default)]
@@ -99,9 +104,12 @@ impl Live {
         let mut environments = self.lock();
         let table = environments.entry(environment.clone()).or_default();
         let known = table.objects.get(&reading.key);
-        if known.is_some_and(|(version, _)| *version >= reading.version && reading.version > 0) {
+        let is_old = known.is_some_and(|(version, _)| *version >= reading.version)
+            || table.gone.get(&reading.key).is_some_and(|version| *version >= reading.version);
+        if is_old && reading.version > 0 {
             return Some(environment);
         }
+        table.gone.remove(&reading.key);
         let with_health_of = |seen: &Seen| Seen { health: seen.health.clone(), ..reading.seen.clone() };
         match known {
             Some((_, seen)) if *seen == reading.seen => {}
@@ -116,6 +124,10 @@ impl Live {
     pub(super) fn gone(&self, environment: &str, key: &ObjectKey, version: u64) {
         let mut environments = self.lock();
         let Some(table) = environments.get_mut(environment) else { return };
+        if table.gone.len() >= MAX_GONE {
+            table.gone.clear();
+        }
+        table.gone.insert(key.clone(), version);
         if table.objects.get(key).is_some_and(|(known, _)| *known <= version || version == 0) {
             table.objects.remove(key);
             table.wakes.moved.notify_one();
@@ -136,5 +148,46 @@ impl Live {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Table>> {
         self.environments.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn reading(version: u64) -> Reading {
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {
+                "name": "a", "namespace": "shop", "uid": "u", "resourceVersion": version.to_string(),
+                "labels": {ENVIRONMENT_LABEL: "prod"},
+            },
+        });
+        Reading::of(&object, Timestamp::UNIX_EPOCH).unwrap()
+    }
+
+    fn names(live: &Live) -> usize {
+        live.snapshot(&"prod".parse().unwrap()).len()
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_the_end_of_its_object_does_not_bring_it_back() {
+        let live = Live::default();
+        live.put(reading(10));
+        live.gone("prod", &reading(0).key, 12);
+        live.put(reading(11));
+        assert_eq!(names(&live), 0);
+        live.put(reading(13));
+        assert_eq!(names(&live), 1, "a newer one is another matter");
+    }
+
+    #[test]
+    fn the_newer_of_event_and_answer_stays() {
+        let live = Live::default();
+        live.put(reading(10));
+        live.gone("prod", &reading(0).key, 9);
+        assert_eq!(names(&live), 1, "an older end says nothing of what came after it");
     }
 }

@@ -91,25 +91,14 @@ async fn render_and_clear(
     .await;
     memory.cache = cache;
     let environment = pass.environment;
-    let apply_set = apply_set(&environment.home, environment.name.as_str());
     policy::clear(
         rendered?,
         &policy::Facts {
             environment,
             scopes: &kinds.scopes(),
-            apply_set: &apply_set,
             claimed: &|key| pass.claims.other_than(&environment.name, key),
         },
     )
-}
-
-/// The id of the ApplySet whose parent is an Environment (KEP-3659: base64url of the SHA-256 of
-/// `name.namespace.kind.group`).
-fn apply_set(namespace: &str, name: &str) -> String {
-    use base64::Engine;
-    use sha2::Digest;
-    let hash = sha2::Sha256::digest(format!("{name}.{namespace}.Environment.towpath.dev"));
-    format!("applyset-{}-v1", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(hash))
 }
 
 /// Whether an object is a ConfigMap that the render room named by the hash of its content.
@@ -124,17 +113,5 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_apply_set_has_the_id_that_kubectl_expects() {
-        let id = apply_set("shop", "prod");
-        assert!(id.starts_with("applyset-") && id.ends_with("-v1") && !id.contains('='), "{id}");
-        assert!(id.len() <= 63, "it must fit a label: {id}");
     }
 }

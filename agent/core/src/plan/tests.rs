@@ -49,12 +49,7 @@ fn manifest(kind: &str, name: &str, annotations: &[(&str, &str)]) -> Manifest {
 }
 
 fn cleared(manifests: Vec<Manifest>) -> Cleared {
-    let facts = policy::Facts {
-        environment: &environment(),
-        scopes: &Scopes::offline(),
-        apply_set: "applyset-x-v1",
-        claimed: &|_| None,
-    };
+    let facts = policy::Facts { environment: &environment(), scopes: &Scopes::offline(), claimed: &|_| None };
     policy::judge(manifests, Vec::new(), &facts).unwrap()
 }
 

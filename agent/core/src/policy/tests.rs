@@ -57,8 +57,7 @@ fn config_map(change: impl FnOnce(&mut Value)) -> Manifest {
 fn judge(manifests: Vec<Manifest>) -> Result<Cleared, Problems> {
     let environment = environment();
     let claimed = |key: &ObjectKey| (key.name == "taken").then(|| "test".parse().unwrap());
-    let facts =
-        Facts { environment: &environment, scopes: &Scopes::offline(), apply_set: "applyset-x-v1", claimed: &claimed };
+    let facts = Facts { environment: &environment, scopes: &Scopes::offline(), claimed: &claimed };
     super::judge(manifests, Vec::new(), &facts)
 }
 
@@ -77,7 +76,11 @@ fn what_passes_is_complete_and_carries_our_labels() {
     let body: Value = serde_json::from_str(&object.body).unwrap();
     assert_eq!(body["metadata"]["namespace"], "shop");
     assert_eq!(body["metadata"]["labels"]["towpath.dev/environment"], "prod");
-    assert_eq!(body["metadata"]["labels"]["applyset.kubernetes.io/part-of"], "applyset-x-v1");
+    // As kubectl computes it: printf %s prod.shop.Environment.towpath.dev | openssl dgst -sha256 -binary | base64
+    assert_eq!(
+        body["metadata"]["labels"]["applyset.kubernetes.io/part-of"],
+        "applyset-eNFcARo-CeeCJtE2NDvCzS2rBW7dk5NAxP_b-RrEBRA-v1"
+    );
 }
 
 #[test]
@@ -195,7 +198,7 @@ fn a_kind_that_comes_in_the_same_commit_is_known() {
     environment.allowed_cluster_kinds.insert("CustomResourceDefinition.apiextensions.k8s.io".into());
     let mut scopes = Scopes::of_cluster();
     scopes.insert("apiextensions.k8s.io", "CustomResourceDefinition", Scope::Cluster);
-    let facts = Facts { environment: &environment, scopes: &scopes, apply_set: "x", claimed: &|_| None };
+    let facts = Facts { environment: &environment, scopes: &scopes, claimed: &|_| None };
     assert!(super::judge(vec![widget()], Vec::new(), &facts).unwrap_err().to_string().contains("no kind Widget"));
     assert_eq!(super::judge(vec![widget(), crd], Vec::new(), &facts).unwrap().objects().len(), 2);
 }
