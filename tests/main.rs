@@ -1,1 +1,9 @@
-//! x
+//! Journeys against real servers, in one binary.
+
+mod architecture;
+mod manifests;
+mod repo;
+mod spine;
+mod lanes;
+mod guards;
+mod ownership;

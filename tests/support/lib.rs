@@ -1,1 +1,9 @@
-//! x
+//! What journeys, the demo and the benchmark share: real servers, real repositories, the real agent.
+
+pub mod agent;
+pub mod audit;
+pub mod control_plane;
+pub mod deploy_repo;
+pub mod git_server;
+pub mod process;
+pub mod world;

@@ -1,0 +1,92 @@
+//! Child processes that end with us, however we end.
+//!
+//! On Linux a child can ask for a signal when the thread that started it ends. So all children are started from one
+//! thread that lives as long as the process: a panic, a Ctrl-C and a SIGKILL of the test binary end them alike.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::sync::{Mutex, OnceLock};
+
+use anyhow::{Context, Result};
+
+type Job = (Command, mpsc::Sender<std::io::Result<Child>>);
+
+/// Starts a program whose output goes to a file.
+///
+/// # Errors
+/// When the file cannot be written or the program cannot be started.
+pub fn spawn(mut command: Command, log: &Path) -> Result<Running> {
+    static STARTER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
+    let starter = STARTER.get_or_init(|| {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        std::thread::Builder::new()
+            .name("starter".into())
+            .spawn(move || {
+                for (mut command, answer) in jobs {
+                    let _ = answer.send(command.spawn());
+                }
+            })
+            .expect("a thread can be started");
+        Mutex::new(sender)
+    });
+    let output = File::options().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    end_with_parent(&mut command);
+    let (sender, answer) = mpsc::channel();
+    let program = command.get_program().to_owned();
+    starter.lock().expect("nothing panics while it holds this lock").send((command, sender))?;
+    let child = answer.recv()?.with_context(|| format!("cannot start {}", program.display()))?;
+    Ok(Running { child })
+}
+
+#[allow(unsafe_code, reason = "the only way to say something between fork and exec")]
+fn end_with_parent(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: prctl and getppid are async-signal-safe and touch no memory of ours.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+}
+
+/// A process that is killed when it is dropped.
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it at once (SIGKILL) and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal.
+    #[allow(unsafe_code, reason = "the standard library can only send SIGKILL")]
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: kill takes two numbers; the child was not waited for, so its id is still its own.
+        unsafe {
+            libc::kill(self.child.id() as libc::pid_t, signal);
+        }
+    }
+
+    /// Its exit code, if it has ended.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,327 @@
+//! A namespace of its own for one test: a deploy repository, an account to apply with, an agent, and questions to ask.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use towpath::resources::{Environment, Repository};
+use towpath_core::status::EnvironmentStatus;
+
+use crate::agent::{self, Start};
+use crate::audit::{self, Mark, Request};
+use crate::control_plane::{self, ControlPlane};
+use crate::deploy_repo::DeployRepo;
+use crate::process::Running;
+
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One test's world.
+pub struct World {
+    /// Its namespace.
+    pub namespace: String,
+    /// The control plane, shared with other tests.
+    pub plane: &'static ControlPlane,
+    /// A cluster administrator.
+    pub admin: Client,
+    /// The deploy repository.
+    pub repo: DeployRepo,
+    folder: tempfile::TempDir,
+    agent: Option<Running>,
+    start: Start,
+}
+
+impl World {
+    /// A world with a namespace, an account that may do everything in it, and an empty deploy repository. No agent runs.
+    ///
+    /// # Panics
+    /// When anything of it cannot be made: a test without a world has failed.
+    pub async fn new(name: &str) -> World {
+        World::try_new(name).await.unwrap_or_else(|error| panic!("no world for {name}: {error:?}"))
+    }
+
+    async fn try_new(name: &str) -> Result<World> {
+        let plane = tokio::task::spawn_blocking(|| {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let plane = control_plane::shared();
+            install(plane);
+            plane
+        })
+        .await?;
+        let admin = client(&plane.admin_kubeconfig()).await?;
+        let namespace = name.to_owned();
+        apply(&admin, &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await?;
+        apply(
+            &admin,
+            &json!({
+                "apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": {"name": "towpath-deployer", "namespace": namespace},
+            }),
+        )
+        .await?;
+        apply(
+            &admin,
+            &json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+                "metadata": {"name": "towpath-deployer", "namespace": namespace},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+                "subjects": [{"kind": "ServiceAccount", "name": "towpath-deployer", "namespace": namespace}],
+            }),
+        )
+        .await?;
+        let token = token(&admin, "towpath", "towpath").await?;
+        let folder = tempfile::Builder::new().prefix(&format!("towpath-{name}-")).tempdir()?;
+        let repo = DeployRepo::new(&folder.path().join("deploy.git"));
+        let start = Start {
+            kubeconfig: plane.kubeconfig_for(&namespace, &token)?,
+            namespace: namespace.clone(),
+            cache: folder.path().join("cache"),
+            log: folder.path().join("agent.log"),
+            port: control_plane::free_port()?,
+            probes: control_plane::free_port()?,
+            time_scale: 10,
+            arguments: Vec::new(),
+        };
+        Ok(World { namespace, plane, admin, repo, folder, agent: None, start })
+    }
+
+    /// A folder that goes with the world.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// How the agent is started: to be changed before [`World::start_agent`].
+    pub fn start_options(&mut self) -> &mut Start {
+        &mut self.start
+    }
+
+    /// Starts the agent, or starts it again.
+    pub fn start_agent(&mut self) {
+        self.agent = None;
+        self.agent = Some(agent::start(&self.start).unwrap_or_else(|error| panic!("no agent: {error:?}")));
+    }
+
+    /// The running agent.
+    pub fn agent(&mut self) -> &mut Running {
+        self.agent.as_mut().expect("start_agent comes first")
+    }
+
+    /// Ends the agent by SIGKILL.
+    pub fn kill_agent(&mut self) {
+        self.agent = None;
+    }
+
+    /// What the agent said so far.
+    pub fn agent_log(&self) -> String {
+        std::fs::read_to_string(&self.start.log).unwrap_or_default()
+    }
+
+    /// Makes the Repository `shop` for this world's deploy repository.
+    pub async fn repository(&self) {
+        self.apply(json!({
+            "apiVersion": "towpath.dev/v1alpha1", "kind": "Repository",
+            "metadata": {"name": "shop", "namespace": self.namespace},
+            "spec": {"url": self.repo.url()},
+        }))
+        .await;
+    }
+
+    /// Makes an Environment named `<namespace>-<name>`: names are unique in the cluster's labels, not only here.
+    pub async fn environment(&self, name: &str, spec: Value) {
+        let mut spec = spec;
+        spec["repository"] = "shop".into();
+        self.apply(json!({
+            "apiVersion": "towpath.dev/v1alpha1", "kind": "Environment",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": spec,
+        }))
+        .await;
+    }
+
+    /// Applies an object as the administrator, by server-side apply under the manager `test`.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn apply(&self, object: Value) {
+        apply(&self.admin, &object).await.unwrap_or_else(|error| panic!("{object}: {error:?}"));
+    }
+
+    /// The status of an Environment.
+    pub async fn status(&self, name: &str) -> EnvironmentStatus {
+        let api: Api<Environment> = Api::namespaced(self.admin.clone(), &self.namespace);
+        api.get(name).await.ok().and_then(|environment| environment.status).unwrap_or_default()
+    }
+
+    /// Waits until the status of an Environment is as it should be.
+    ///
+    /// # Panics
+    /// When it is not within [`PATIENCE`]; the status and the agent's log are said.
+    pub async fn status_where(
+        &self,
+        name: &str,
+        what: &str,
+        is_so: impl Fn(&EnvironmentStatus) -> bool,
+    ) -> EnvironmentStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(name).await;
+            if is_so(&status) {
+                return status;
+            }
+            if Instant::now() > deadline {
+                panic!("{name} is not {what}: {status:#?}\n--- agent:\n{}", self.agent_log());
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
+    /// Waits until an Environment runs the head of a branch and is ready.
+    pub async fn runs(&self, name: &str, branch: &str) -> EnvironmentStatus {
+        let head = self.repo.head(branch).expect("the branch is there").to_string();
+        self.status_where(name, &format!("ready on {branch}@{head}"), |status| {
+            let runs_it = status.running.as_ref().is_some_and(|running| running.revision.ends_with(&head));
+            let is_ready =
+                status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+            runs_it && is_ready
+        })
+        .await
+    }
+
+    /// Reads an object as the administrator.
+    pub async fn get(&self, api_version: &str, kind: &str, name: &str) -> Option<Value> {
+        let api = self.api(api_version, kind).await;
+        api.get_opt(name).await.ok().flatten().map(|object| serde_json::to_value(object).expect("it was read as JSON"))
+    }
+
+    /// Waits until an object is as it should be; a null stands for one that is not there.
+    ///
+    /// # Panics
+    /// When it is not within [`PATIENCE`].
+    pub async fn object_where(
+        &self,
+        api_version: &str,
+        kind: &str,
+        name: &str,
+        what: &str,
+        is_so: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let object = self.get(api_version, kind, name).await.unwrap_or(Value::Null);
+            if is_so(&object) {
+                return object;
+            }
+            if Instant::now() > deadline {
+                panic!("{kind} {name} is not {what}: {object:#}\n--- agent:\n{}", self.agent_log());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// An API for a kind of this namespace, as the administrator.
+    pub async fn api(&self, api_version: &str, kind: &str) -> Api<DynamicObject> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let gvk = kube::core::GroupVersionKind::gvk(group, version, kind);
+        let (resource, _) = kube::discovery::pinned_kind(&self.admin, &gvk).await.expect("the kind is served");
+        Api::namespaced_with(self.admin.clone(), &self.namespace, &resource)
+    }
+
+    /// Merge-patches an object as a manager named `hand`.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn patch(&self, api_version: &str, kind: &str, name: &str, patch: Value) {
+        let params = PatchParams { field_manager: Some("hand".into()), ..PatchParams::default() };
+        self.api(api_version, kind).await.patch(name, &params, &Patch::Merge(patch)).await.expect("the patch is taken");
+    }
+
+    /// Asks for a sync by annotation, as `kubectl annotate` would.
+    pub async fn request_sync(&self, environment: &str, id: &str) {
+        let patch =
+            json!({"metadata": {"annotations": {"towpath.dev/requestedAt": id, "towpath.dev/requestedBy": "ada"}}});
+        self.patch("towpath.dev/v1alpha1", "Environment", environment, patch).await;
+    }
+
+    /// The end of the audit log as it is now.
+    pub fn mark(&self) -> Mark {
+        audit::mark(&self.plane.audit_log()).expect("the audit log can be read")
+    }
+
+    /// The requests about this namespace that were made by the agent after a mark, as itself or as an account.
+    pub fn requests_since(&self, mark: Mark) -> Vec<Request> {
+        let requests = audit::since(&self.plane.audit_log(), mark).expect("the audit log can be read");
+        requests
+            .into_iter()
+            .filter(|request| request.user == "system:serviceaccount:towpath:towpath")
+            .filter(|request| request.namespace == self.namespace || request.namespace.is_empty())
+            .collect()
+    }
+}
+
+/// Installs the custom resources and the agent's rights, once.
+fn install(plane: &ControlPlane) {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let manifests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
+        let manifests = manifests.display().to_string();
+        plane.kubectl(&["apply", "--server-side", "-k", &manifests]).expect("the manifests can be applied");
+        for crd in ["environments", "repositories"] {
+            let crd = format!("crd/{crd}.towpath.dev");
+            plane.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=20s"]).expect("it is established");
+        }
+    });
+}
+
+/// A client for a kubeconfig.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn client(kubeconfig: &std::path::Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// Applies an object by server-side apply under the manager `test`.
+///
+/// # Errors
+/// When it is refused.
+pub async fn apply(client: &Client, object: &Value) -> Result<()> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let (group, version) = text("/apiVersion").split_once('/').unwrap_or(("", text("/apiVersion")));
+    let gvk = kube::core::GroupVersionKind::gvk(group, version, text("/kind"));
+    let (resource, _) = kube::discovery::pinned_kind(client, &gvk).await?;
+    let api: Api<DynamicObject> = match text("/metadata/namespace") {
+        "" => Api::all_with(client.clone(), &resource),
+        namespace => Api::namespaced_with(client.clone(), namespace, &resource),
+    };
+    api.patch(text("/metadata/name"), &PatchParams::apply("test").force(), &Patch::Apply(object)).await?;
+    Ok(())
+}
+
+/// A token of a service account.
+///
+/// # Errors
+/// When there is no such account.
+pub async fn token(client: &Client, namespace: &str, account: &str) -> Result<String> {
+    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let request = TokenRequest {
+        spec: TokenRequestSpec { audiences: Vec::new(), expiration_seconds: Some(7200), ..TokenRequestSpec::default() },
+        ..TokenRequest::default()
+    };
+    let answer = api.create_token_request(account, &PostParams::default(), &request).await?;
+    answer.status.map(|status| status.token).context("the answer has no token")
+}
+
+/// All Repositories of a namespace.
+pub async fn repository(world: &World, name: &str) -> Repository {
+    let api: Api<Repository> = Api::namespaced(world.admin.clone(), &world.namespace);
+    api.get(name).await.expect("it is there")
+}
