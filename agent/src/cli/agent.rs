@@ -19,8 +19,8 @@ use crate::cluster::Cluster;
 #[path = "web_stand_in.rs"]
 mod web;
 
-/// What is logged where RUST_LOG says nothing.
-const DEFAULT_LOG: &str = "info,kube_client=warn,kube_runtime=warn,tower=warn,hyper=warn";
+/// What is logged where RUST_LOG says nothing. What a watch of kube trips over the agent says itself.
+const DEFAULT_LOG: &str = "info,kube_client=warn,kube_runtime=error,tower=warn,hyper=warn";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

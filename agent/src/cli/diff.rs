@@ -62,7 +62,11 @@ async fn difference(args: Args) -> Result<Code, Failure> {
     let access = args.access.open().await?;
     let subject = match (&args.source.environment, args.source.names_files()) {
         (Some(name), false) => from_cluster(&access, name).await?,
-        _ => args.source.subject(&checkout, Some(&access.namespace))?,
+        (None, false) => {
+            let problem = Problem::setup("it is not said which environment is meant");
+            return Err(problem.hint("name it with --environment, or its file with --file").into());
+        }
+        (_, true) => args.source.subject(&checkout, Some(&access.namespace))?,
     };
     let kinds = Kinds::ask(&access).await?;
     let cleared = args.source.clear(&checkout, &subject, &kinds.scopes())?;
@@ -91,7 +95,8 @@ async fn difference(args: Args) -> Result<Code, Failure> {
         )?;
     }
     out.flush()?;
-    output::progress(&format!("{} objects, {changes} would change", cleared.objects().len()));
+    let objects = output::counted(cleared.objects().len(), "object");
+    output::progress(&format!("{objects} in git: {} to the cluster", output::counted(changes, "change")));
     Problems::check(found)?;
     Ok(if changes == 0 { Code::Done } else { Code::Failed })
 }

@@ -78,10 +78,13 @@ pub(super) fn run(args: &Args) -> Result<Code, Failure> {
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let errors = count(Level::Error);
-    output::progress(&format!(
-        "{environments} environments, {objects} objects: {errors} problems, {} warnings",
-        count(Level::Warning)
-    ));
+    let [environments, objects, problems, warnings] = [
+        output::counted(environments, "environment"),
+        output::counted(objects, "object"),
+        output::counted(errors, "problem"),
+        output::counted(count(Level::Warning), "warning"),
+    ];
+    output::progress(&format!("{environments}, {objects}: {problems}, {warnings}"));
     Ok(if errors == 0 { Code::Done } else { Code::Failed })
 }
 

@@ -71,7 +71,7 @@ impl Source {
     /// # Errors
     /// When there is none, and for everything in an Environment that means nothing.
     pub(super) fn subjects(&self, checkout: &Checkout, namespace: Option<&str>) -> Result<Vec<Subject>, Problems> {
-        if self.names_files() { self.from_files(namespace) } else { self.from_folders(checkout, namespace) }
+        if self.names_files() { self.of_files(namespace) } else { self.of_folders(checkout, namespace) }
     }
 
     /// The one environment that is meant.
@@ -103,7 +103,7 @@ impl Source {
         policy::clear(rendered, &policy::Facts { environment, scopes, claimed: &|_| None })
     }
 
-    fn from_files(&self, namespace: Option<&str>) -> Result<Vec<Subject>, Problems> {
+    fn of_files(&self, namespace: Option<&str>) -> Result<Vec<Subject>, Problems> {
         let mut read = Documents::default();
         for file in &self.files {
             read.file_or_folder(file);
@@ -137,7 +137,7 @@ impl Source {
 
     /// Without files that say more: one environment for each folder of `environments`, or the one of that name, or,
     /// where there is no such folder, all files as one plain folder.
-    fn from_folders(&self, checkout: &Checkout, namespace: Option<&str>) -> Result<Vec<Subject>, Problems> {
+    fn of_folders(&self, checkout: &Checkout, namespace: Option<&str>) -> Result<Vec<Subject>, Problems> {
         let known: BTreeSet<&str> = checkout
             .tree
             .below("environments")
@@ -321,7 +321,7 @@ spec: {repository: shop, lane: release, path: environments/test}
     }
 
     #[test]
-    fn environments_come_from_files_with_the_names_of_their_branches() {
+    fn environments_come_of_files_with_the_names_of_their_branches() {
         let (_folder, source) = source(YAML);
         let subjects = source.subjects(&Checkout::default(), Some("elsewhere")).unwrap();
         let homes: Vec<_> = subjects.iter().map(|subject| subject.environment.home.as_str()).collect();
@@ -368,10 +368,5 @@ spec: {repository: shop, lane: release, path: environments/test}
     fn a_plain_folder_is_one_environment() {
         let subject = Source::default().subject(&checkout(&["a.yaml"]), None).unwrap();
         assert_eq!((subject.environment.name.as_str(), subject.environment.path.as_str()), ("local", ""));
-    }
-
-    #[test]
-    fn the_apply_set_is_the_one_that_kubectl_computes() {
-        assert_eq!(apply_set("shop", "prod"), "applyset-eNFcARo-CeeCJtE2NDvCzS2rBW7dk5NAxP_b-RrEBRA-v1");
     }
 }

@@ -187,13 +187,15 @@ fn judge(environment: &Environment, request: &str, waited: Duration) -> Verdict 
 fn fail(problem: &Problem, status: &EnvironmentStatus) -> Result<(), Failure> {
     let mut out = anstream::stderr();
     exit::explain(&mut out, std::slice::from_ref(problem))?;
-    details(&mut out, status)?;
+    details(&mut out, status, &problem.message)?;
     Ok(())
 }
 
-fn details(out: &mut impl Write, status: &EnvironmentStatus) -> std::io::Result<()> {
-    for problem in &status.problems {
-        writeln!(out, "  {}", output::short_revisions(problem))?;
+fn details(out: &mut impl Write, status: &EnvironmentStatus, said: &str) -> std::io::Result<()> {
+    for problem in status.problems.iter().map(|problem| output::short_revisions(problem)) {
+        if !said.contains(&problem) {
+            writeln!(out, "  {problem}")?;
+        }
     }
     for object in &status.unhealthy {
         writeln!(out, "  {} is {:?}: {}", object.object, object.health, object.message)?;
@@ -339,11 +341,11 @@ mod tests {
     #[test]
     fn a_failure_names_the_objects_that_are_not_healthy() {
         let status = serde_json::from_value(json!({
-            "problems": ["a.yaml:3: wrong"],
+            "problems": ["a.yaml:3: wrong", "b.yaml:3: wrong"],
             "unhealthy": [{"object": "Deployment.apps web/api", "health": "Degraded", "message": "crashes"}],
         }));
         let mut out = Vec::new();
-        details(&mut out, &status.unwrap()).unwrap();
+        details(&mut out, &status.unwrap(), "prod is blocked: b.yaml:3: wrong").unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text, "  a.yaml:3: wrong\n  Deployment.apps web/api is Degraded: crashes\n");
     }
