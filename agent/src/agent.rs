@@ -6,7 +6,7 @@
 mod environment;
 mod repository;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,9 +21,11 @@ use tokio_util::sync::CancellationToken;
 use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 
+use crate::board::Shelf;
+pub use crate::board::{Board, Id};
 use crate::cluster::Cluster;
+use crate::metrics::Metrics;
 use crate::repo::View;
-use crate::resources::{Environment, Repository};
 use crate::sync::Claims;
 
 /// Passes that run at one time. Each waits for the API server most of its time.
@@ -50,9 +52,6 @@ impl Settings {
     }
 }
 
-/// Namespace and name of a custom resource.
-pub type Id = (String, String);
-
 /// What all tasks share.
 pub struct Shared {
     /// How the agent runs.
@@ -64,34 +63,11 @@ pub struct Shared {
     /// Which environment has which object.
     pub claims: Claims,
     /// The custom resources as they are now, for the page and the API.
-    pub board: Board,
+    pub board: Arc<Board>,
+    /// What is counted while the agent runs.
+    pub metrics: Arc<Metrics>,
     passes: Semaphore,
     names: Mutex<HashMap<String, Id>>,
-}
-
-/// The custom resources as they are now.
-#[derive(Default)]
-pub struct Board {
-    environments: Mutex<BTreeMap<Id, Arc<Environment>>>,
-    repositories: Mutex<BTreeMap<Id, Arc<Repository>>>,
-    listed: watch::Sender<(bool, bool)>,
-}
-
-impl Board {
-    /// All Environments.
-    pub fn environments(&self) -> Vec<Arc<Environment>> {
-        self.environments.lock().expect("nothing panics while it holds this lock").values().cloned().collect()
-    }
-
-    /// All Repositories.
-    pub fn repositories(&self) -> Vec<Arc<Repository>> {
-        self.repositories.lock().expect("nothing panics while it holds this lock").values().cloned().collect()
-    }
-
-    /// Whether both have been listed once: before that nothing is known.
-    pub fn is_ready(&self) -> bool {
-        *self.listed.borrow() == (true, true)
-    }
 }
 
 /// Where a repository's task and the tasks of its environments meet.
@@ -182,7 +158,8 @@ impl Shared {
             cluster,
             slots: Slots::default(),
             claims: Claims::default(),
-            board: Board::default(),
+            board: Arc::default(),
+            metrics: Arc::default(),
             passes: Semaphore::new(MAX_PASSES),
             names: Mutex::default(),
         })
@@ -213,8 +190,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> Result<(), Pro
         shared.clone(),
         stop.clone(),
         Tending {
-            board: |board: &Board| &board.environments,
-            listed: |(_, repositories)| (true, repositories),
+            shelf: |board| &board.environments,
             task: |shared, resource, stop| environment::run(shared, resource, stop).boxed(),
             what: "environments",
         },
@@ -223,8 +199,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> Result<(), Pro
         shared.clone(),
         stop.clone(),
         Tending {
-            board: |board: &Board| &board.repositories,
-            listed: |(environments, _)| (environments, true),
+            shelf: |board| &board.repositories,
             task: |shared, resource, stop| repository::run(shared, resource, stop).boxed(),
             what: "repositories",
         },
@@ -235,8 +210,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> Result<(), Pro
 
 /// How one kind of custom resource is tended.
 struct Tending<K, Task> {
-    board: fn(&Board) -> &Mutex<BTreeMap<Id, Arc<K>>>,
-    listed: fn((bool, bool)) -> (bool, bool),
+    shelf: fn(&Board) -> &Shelf<K>,
     task: Task,
     what: &'static str,
 }
@@ -270,6 +244,7 @@ where
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
+    let shelf = (tending.shelf)(&shared.board);
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
     let mut tasks: HashMap<Id, Tended<K>> = HashMap::new();
     let mut listed: Vec<Id> = Vec::new();
@@ -285,10 +260,7 @@ where
             Some(Ok(Event::InitApply(resource) | Event::Apply(resource))) => {
                 let id = (resource.namespace().unwrap_or_default(), resource.name_any());
                 let resource = Arc::new(resource);
-                (tending.board)(&shared.board)
-                    .lock()
-                    .expect("nothing panics while it holds this lock")
-                    .insert(id.clone(), resource.clone());
+                shelf.put(id.clone(), resource.clone());
                 listed.push(id.clone());
                 match tasks.get(&id) {
                     Some(tended) if tended.resource.borrow().uid() == resource.uid() => {
@@ -308,17 +280,14 @@ where
             }
             Some(Ok(Event::Delete(resource))) => {
                 let id = (resource.namespace().unwrap_or_default(), resource.name_any());
-                (tending.board)(&shared.board).lock().expect("nothing panics while it holds this lock").remove(&id);
+                shelf.remove(&id);
                 if let Some(tended) = tasks.remove(&id) {
                     tended.stop.cancel();
                     gone.push(tended.task);
                 }
             }
             Some(Ok(Event::InitDone)) => {
-                (tending.board)(&shared.board)
-                    .lock()
-                    .expect("nothing panics while it holds this lock")
-                    .retain(|id, _| listed.contains(id));
+                shelf.listed(&listed);
                 tasks.retain(|id, tended| {
                     let stays = listed.contains(id);
                     if !stays {
@@ -326,7 +295,6 @@ where
                     }
                     stays
                 });
-                shared.board.listed.send_modify(|state| *state = (tending.listed)(*state));
             }
             Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))) if status.code == 404 => {
                 return Err(Problem::setup(format!("the cluster has no {}.towpath.dev", tending.what))

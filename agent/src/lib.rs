@@ -4,8 +4,11 @@
 //! contents; they do not know each other either.
 
 pub mod resources;
+pub mod board;
+pub mod metrics;
 pub mod cluster;
 pub mod repo;
+pub mod web;
 pub mod sync;
 pub mod agent;
 pub mod disk;

@@ -78,6 +78,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         shared.claims.forget(&name);
         shared.cluster.live().forget(&name);
     }
+    shared.metrics.forget(&id.1);
     shared.give_name_back(&id);
 }
 
@@ -214,10 +215,12 @@ impl Task {
                 Outcome::Overtaken => (Severity::Normal, "SyncOvertaken"),
             };
             let message = sync.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
+            self.shared.metrics.sync(name, sync.outcome, Duration::from_millis(sync.took_ms.max(0) as u64));
             cluster.event(resource, severity, reason, &format!("{}: {counts}{message}", sync.revision)).await;
         }
         for (object, what) in &report.drift {
             tracing::info!(environment = name, object, what, "drift");
+            self.shared.metrics.drift(name);
             cluster.event(resource, Severity::Normal, "Drift", &format!("{object}: {what}")).await;
         }
         if next.state == State::Blocked && next.problems != self.status.problems {

@@ -227,6 +227,7 @@ impl Task {
 
     fn alarm(&mut self, alarm: String) {
         tracing::warn!(repository = self.id.1, alarm, "alarm");
+        self.shared.metrics.alarm(&self.id.1);
         self.seen
             .alarms
             .insert(0, format!("{}: {alarm}", Timestamp::now().round(jiff::Unit::Second).unwrap_or_default()));

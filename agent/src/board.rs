@@ -1,0 +1,121 @@
+//! The custom resources as they are now: the flows put them up, the web door reads them.
+//!
+//! It is a copy of what the API server says, a moment old. Nothing is decided from it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use crate::resources::{Environment, Repository};
+
+/// Namespace and name of a custom resource.
+pub type Id = (String, String);
+
+/// All Environments and Repositories.
+#[derive(Default)]
+pub struct Board {
+    /// The Environments.
+    pub environments: Shelf<Environment>,
+    /// The Repositories.
+    pub repositories: Shelf<Repository>,
+}
+
+impl Board {
+    /// All Environments, by namespace and name.
+    pub fn environments(&self) -> Vec<Arc<Environment>> {
+        self.environments.all()
+    }
+
+    /// All Repositories, by namespace and name.
+    pub fn repositories(&self) -> Vec<Arc<Repository>> {
+        self.repositories.all()
+    }
+
+    /// Whether both have been listed once: before that nothing is known.
+    pub fn is_ready(&self) -> bool {
+        self.environments.is_listed() && self.repositories.is_listed()
+    }
+}
+
+/// The custom resources of one kind.
+pub struct Shelf<K> {
+    resources: Mutex<BTreeMap<Id, Arc<K>>>,
+    /// Whether they were listed once, and how often anything changed.
+    changes: watch::Sender<(bool, u64)>,
+}
+
+impl<K> Default for Shelf<K> {
+    fn default() -> Self {
+        Shelf { resources: Mutex::default(), changes: watch::Sender::new((false, 0)) }
+    }
+}
+
+impl<K> Shelf<K> {
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.resources.lock().expect("nothing panics while it holds this lock").values().cloned().collect()
+    }
+
+    /// One of them.
+    pub fn get(&self, id: &Id) -> Option<Arc<K>> {
+        self.resources.lock().expect("nothing panics while it holds this lock").get(id).cloned()
+    }
+
+    /// Puts one up, new or changed.
+    pub fn put(&self, id: Id, resource: Arc<K>) {
+        self.resources.lock().expect("nothing panics while it holds this lock").insert(id, resource);
+        self.changes.send_modify(|(_, count)| *count += 1);
+    }
+
+    /// Takes one down.
+    pub fn remove(&self, id: &Id) {
+        self.resources.lock().expect("nothing panics while it holds this lock").remove(id);
+        self.changes.send_modify(|(_, count)| *count += 1);
+    }
+
+    /// A list came to its end: what it did not name is gone.
+    pub fn listed(&self, ids: &[Id]) {
+        self.resources.lock().expect("nothing panics while it holds this lock").retain(|id, _| ids.contains(id));
+        self.changes.send_modify(|(listed, count)| (*listed, *count) = (true, *count + 1));
+    }
+
+    /// Whether they were listed once.
+    pub fn is_listed(&self) -> bool {
+        self.changes.borrow().0
+    }
+
+    /// Wakes whenever something is put up or taken down.
+    pub fn changes(&self) -> watch::Receiver<(bool, u64)> {
+        self.changes.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repository() -> Arc<Repository> {
+        Arc::new(Repository::new("shop", serde_saphyr::from_str("{url: https://git.example/x.git}").unwrap()))
+    }
+
+    #[test]
+    fn what_a_list_does_not_name_is_gone() {
+        let board = Board::default();
+        let (first, second) = (("a".to_owned(), "x".to_owned()), ("b".to_owned(), "x".to_owned()));
+        board.repositories.put(first.clone(), repository());
+        board.repositories.put(second.clone(), repository());
+        board.repositories.listed(&[second]);
+        assert!(board.repositories.get(&first).is_none());
+        assert_eq!(board.repositories().len(), 1);
+    }
+
+    #[test]
+    fn it_is_ready_when_both_kinds_were_listed() {
+        let board = Board::default();
+        board.environments.listed(&[]);
+        assert!(!board.is_ready());
+        board.repositories.listed(&[]);
+        assert!(board.is_ready());
+    }
+}
