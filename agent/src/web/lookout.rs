@@ -29,6 +29,13 @@ pub(super) struct Stage {
     pub(super) note: &'static str,
 }
 
+impl Stage {
+    /// Whether it is not on the way to production.
+    pub(super) fn is_aside(&self) -> bool {
+        self.rank == Rank::Other
+    }
+}
+
 /// The order of lanes. Work that is not on the way to production comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {

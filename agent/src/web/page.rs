@@ -110,12 +110,15 @@ fn tally(environments: &[Arc<Environment>]) -> Markup {
             |environment: &&Arc<Environment>| environment.status.as_ref().is_some_and(|status| status.state == state);
         (state, environments.iter().filter(is_in).count())
     });
+    let is_new = |environment: &&Arc<Environment>| environment.status.is_none();
+    let new = environments.iter().filter(is_new).count();
     html! {
         p.tally {
             (words::count(environments.len(), "environment", "environments"))
             @for (state, count) in counted {
                 @if count > 0 { " · " span class=(tone_of_state(state)) { (count) " " (state) } }
             }
+            @if new > 0 { " · " span.idle { (new) " New" } }
         }
     }
 }
@@ -128,25 +131,25 @@ fn attention(entries: &[Entry]) -> Markup {
                 h2 #attention.quiet { "Nothing needs attention" }
             } @else {
                 h2 #attention { "Needs attention " span.number { (entries.len()) } }
-                ul.entries { @for entry in entries { li.entry.(entry.urgency.word()) { (entry_text(entry)) } } }
+                ul.entries { @for entry in entries { li.entry.(entry.urgency.word()) { (entry_text(entry, true)) } } }
             }
         }
     }
 }
 
 /// One thing that needs attention.
-fn entry_text(entry: &Entry) -> Markup {
+fn entry_text(entry: &Entry, has_link: bool) -> Markup {
     html! {
         p.sentence {
             span.badge.(tone_of_urgency(entry)) { (entry.urgency.word()) } " "
-            @if entry.is_environment {
+            @if entry.is_environment && has_link {
                 a href={ "/environments/" (entry.who) } { (entry.who) }
             } @else {
                 strong { (entry.who) }
             }
             " " (entry.what)
         }
-        @if !entry.lines.is_empty() { ul.lines { @for line in &entry.lines { li { (line) } } } }
+        @if !entry.lines.is_empty() { ul.lines { @for line in &entry.lines { li { (words::brief(line)) } } } }
         @if let Some(command) = &entry.command { p.command { code { (command) } } }
     }
 }
@@ -170,14 +173,25 @@ fn lanes(environments: &[Arc<Environment>], repositories: &[Arc<Repository>], no
                     }
                 }
             }
-            ol.lanes {
-                @for lane in staged.chunk_by(|first, second| first.0 == second.0) {
-                    li.lane {
-                        h3.mark { span.stop aria-hidden="true" {} span { (lane[0].0.name) @if !lane[0].0.note.is_empty() { " " small { (lane[0].0.note) } } } }
-                        div.rows { @for (_, environment) in lane { (row(environment, now)) } }
-                    }
+            @for way in staged.chunk_by(|first, second| first.0.is_aside() == second.0.is_aside()) {
+                ol.lanes.aside[way[0].0.is_aside()] {
+                    @for lane in way.chunk_by(|first, second| first.0 == second.0) { (lane_of(lane, now)) }
                 }
             }
+        }
+    }
+}
+
+/// One lane and the environments that follow it.
+fn lane_of(lane: &[(Stage, &Arc<Environment>)], now: Timestamp) -> Markup {
+    let stage = &lane[0].0;
+    html! {
+        li.lane {
+            h3.mark {
+                span.stop aria-hidden="true" {}
+                span { (stage.name) @if !stage.note.is_empty() { " " small { (stage.note) } } }
+            }
+            div.rows { @for (_, environment) in lane { (row(environment, now)) } }
         }
     }
 }
@@ -201,7 +215,7 @@ fn row(environment: &Environment, now: Timestamp) -> Markup {
             }
             div.how { (badges(status)) }
             @if let Some(status) = status {
-                @if let Some((tone, message)) = why(status) { p.why.(tone) { (message) } }
+                @if let Some((tone, message)) = why(status) { p.why.(tone) { (words::brief(message)) } }
                 @if let Some(candidate) = &status.candidate { p.next { "next: " (short(candidate)) " " (candidate.subject) } }
             }
         }
@@ -217,7 +231,12 @@ fn why(status: &EnvironmentStatus) -> Option<(&'static str, &str)> {
     let is_failing = status.state == State::Blocked
         || ready.reason == "TimedOut"
         || status.state != State::Suspended && matches!(status.health, Some(Health::Degraded | Health::Missing));
-    Some((if is_failing { "bad" } else { "busy" }, &ready.message))
+    let tone = match status.state {
+        _ if is_failing => "bad",
+        State::Suspended => "idle",
+        _ => "busy",
+    };
+    Some((tone, &ready.message))
 }
 
 /// A revision with its subject, author, and since when it is there.

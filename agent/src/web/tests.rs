@@ -22,7 +22,7 @@ fn sample(now: Timestamp) -> Arc<Board> {
         match number_of(part).filter(|_| index > 0) {
             Some(end) => {
                 let ago: jiff::SignedDuration = part[..=end].parse().unwrap();
-                yaml.push_str(&(now - ago).to_string());
+                yaml.push_str(&(now - ago).round(jiff::Unit::Second).unwrap().to_string());
                 yaml.push_str(&part[end + 1..]);
             }
             None if index > 0 => {

@@ -49,6 +49,22 @@ pub(super) fn revision(text: &str) -> (&str, &str) {
     (branch, commit.get(..7).unwrap_or(commit))
 }
 
+/// A message with its commits shortened to 7 digits: people compare the first few.
+pub(super) fn brief(text: &str) -> String {
+    let is_commit = |word: &str| word.len() == 40 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut brief = String::with_capacity(text.len());
+    for piece in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
+        let word = piece.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+        let (shown, rest) = if is_commit(word) { piece.split_at(40) } else { (piece, "") };
+        if is_commit(word) && brief.ends_with("@sha1:") {
+            brief.truncate(brief.len() - "sha1:".len());
+        }
+        brief.push_str(if is_commit(word) { &shown[..7] } else { shown });
+        brief.push_str(rest);
+    }
+    brief
+}
+
 /// An address without the password that should not be in it.
 pub(super) fn shown_url(text: &str) -> String {
     match url::Url::parse(text) {
@@ -96,6 +112,19 @@ mod tests {
         assert_eq!(revision("r1.4@sha1:0123456789"), ("r1.4", "0123456"));
         assert_eq!(revision("a@sha1:b@sha1:01"), ("a@sha1:b", "01"));
         assert_eq!(revision("ääää"), ("", "ääää"));
+    }
+
+    #[test]
+    fn a_message_needs_no_forty_digits() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        assert_eq!(brief(&format!("master@sha1:{commit} is rolling out")), "master@0123456 is rolling out");
+        assert_eq!(
+            brief(&format!("its last state {commit} is kept, {commit}")),
+            "its last state 0123456 is kept, 0123456"
+        );
+        assert_eq!(brief(&format!("{commit}0")), format!("{commit}0"));
+        assert_eq!(brief("a/b-c: ä, 1.2\u{1F600}"), "a/b-c: ä, 1.2\u{1F600}");
+        assert_eq!(brief(""), "");
     }
 
     #[test]

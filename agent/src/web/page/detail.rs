@@ -31,9 +31,9 @@ pub(in crate::web) fn environment(
             h1 { (name) }
             p { (badges(environment.status.as_ref())) }
         }
-        @if let Some(ready) = ready { p.summary { (ready.message) } } @else { p.summary { "The agent has not looked at it yet." } }
+        @if let Some(ready) = ready { p.summary { (words::brief(&ready.message)) } } @else { p.summary { "The agent has not looked at it yet." } }
         (request(environment, status))
-        @if !entries.is_empty() { ul.entries { @for entry in &entries { li.entry.(entry.urgency.word()) { (entry_text(entry)) } } } }
+        @if !entries.is_empty() { ul.entries { @for entry in &entries { li.entry.(entry.urgency.word()) { (entry_text(entry, false)) } } } }
         div.pair {
             section.card {
                 h2 { "Running" }
@@ -214,7 +214,7 @@ fn record(sync: &SyncRecord, now: Timestamp) -> Markup {
                 div { span.badge.(tone) { (outcome) } @if let Some(message) = &sync.message { div.clip { (message) } } }
             }
             td data-label="Objects" { (if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }) }
-            td data-label="Took" { (words::took(sync.took_ms)) }
+            td.took data-label="Took" { (words::took(sync.took_ms)) }
         }
     }
 }
@@ -232,7 +232,7 @@ fn conditions(status: &EnvironmentStatus, now: Timestamp) -> Markup {
                                 td data-label="Type" { (condition.type_) }
                                 td data-label="Status" { (condition.status) }
                                 td data-label="Reason" { (condition.reason) }
-                                td data-label="Message" { (condition.message) }
+                                td data-label="Message" { (words::brief(&condition.message)) }
                                 td data-label="Since" { (time(condition.last_transition_time, now)) }
                             }
                         }
@@ -264,7 +264,7 @@ fn branches(repository: &Repository) -> Markup {
                 }
                 @if !status.alarms.is_empty() {
                     h3 { "Alarms" }
-                    ul.lines { @for alarm in &status.alarms { li { (alarm) } } }
+                    ul.lines { @for alarm in &status.alarms { li { (words::brief(alarm)) } } }
                 }
             }
         }
