@@ -14,10 +14,7 @@ use super::access::Kube;
 use super::exit::{Code, Failure};
 use crate::agent::{self, Settings};
 use crate::cluster::Cluster;
-
-// TODO(web): delete these two lines and say `use crate::web;` once agent/src/web.rs is there.
-#[path = "web_stand_in.rs"]
-mod web;
+use crate::web;
 
 /// What is logged where RUST_LOG says nothing. What a watch of kube trips over the agent says itself.
 const DEFAULT_LOG: &str = "info,kube_client=warn,kube_runtime=error,tower=warn,hyper=warn";
@@ -91,7 +88,10 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
     // Neither is of use without the other: the first to end ends both.
     let (agent, web) = tokio::join!(
         ending(agent::run(shared.clone(), stop.clone()), &stop),
-        ending(web::serve(shared, web, stop.clone()), &stop),
+        ending(
+            web::serve(shared.board.clone(), shared.metrics.clone(), shared.cluster.clone(), web, stop.clone()),
+            &stop
+        ),
     );
     agent.and(web)?;
     tracing::info!("the agent has stopped");
