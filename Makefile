@@ -1,0 +1,45 @@
+# What people type. Each target says what it is for; `make` alone prints them.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+# Arguments for the demo, as in: make demo DEMO=--help
+DEMO ?=
+# Arguments for the tests, as in: make test TEST=render
+TEST ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench control-plane lint deny manifests crds image
+
+help: ## print this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+demo: ## a cluster, a git server and an agent on this machine (arguments: DEMO=…)
+	$(CARGO) run --locked -p towpath-tests --bin demo -- $(DEMO)
+
+test: control-plane ## every test, on a real control plane (a part: TEST=name)
+	$(CARGO) test --workspace --locked $(TEST)
+
+bench: control-plane ## measure the agent on a real control plane
+	$(CARGO) run --locked --release -p towpath-tests --bin bench
+
+control-plane: ## build the test servers once, into the cache (minutes the first time, then nothing)
+	tests/control-plane/build
+
+lint: deny ## format, clippy, dependencies, the floor of bundled C code
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	.ci/c-floor --self-test
+	.ci/c-floor
+
+deny: ## licences, bans and sources of the dependencies (needs cargo-deny)
+	$(CARGO) deny --locked check bans licenses sources
+
+manifests: ## check manifests/ against a real API server
+	manifests/check
+
+crds: ## write the custom resource definitions from the Rust types
+	$(CARGO) run --locked -p towpath -- crds manifests/crds
+
+image: ## build the container image, without Docker, and try it
+	manifests/image/build
+	manifests/image/check
