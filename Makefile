@@ -17,6 +17,7 @@ demo: ## a cluster, a git server and an agent on this machine (arguments: DEMO=â
 	$(CARGO) run --locked -p towpath-tests --bin demo -- $(DEMO)
 
 test: control-plane ## every test, on a real control plane (a part: TEST=name)
+	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked $(TEST)
 
 bench: control-plane ## measure the agent on a real control plane
@@ -38,7 +39,7 @@ manifests: ## check manifests/ against a real API server
 	manifests/check
 
 crds: ## write the custom resource definitions from the Rust types
-	$(CARGO) run --locked -p towpath -- crds manifests/crds
+	crds=$$($(CARGO) run --quiet --locked -p towpath -- crds) && echo "$$crds" >manifests/crds/towpath.dev.yaml
 
 image: ## build the container image, without Docker, and try it
 	manifests/image/build
