@@ -320,7 +320,7 @@ async fn the_api_lists_environments_in_the_order_of_promotion() {
     let answer: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(answer["spec"]["sync"], "Automatic");
     assert_eq!(answer["request"]["handled"], false);
-    assert_eq!(answer["status"]["runningSince"].is_string(), true);
+    assert!(answer["status"]["runningSince"].is_string());
 }
 
 /// The words of a page, a line for each piece of text.
