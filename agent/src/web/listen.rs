@@ -1,7 +1,8 @@
 //! Sockets: how many connections there may be, and how long each may take.
 //!
 //! Without these limits whoever sends one byte a minute keeps a connection for ever. A connection ends when the head of
-//! a request is not there in time, which also ends one that is idle, and at the latest after ten minutes.
+//! a request is not there in time, which also ends one that is idle; after ten minutes it takes no further
+//! request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +25,9 @@ const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_FIELDS: usize = 64;
 /// After this a connection takes no further request.
 const OLDEST: Duration = Duration::from_secs(600);
-/// How long a request under way may still take when its connection is to end.
+/// How long its last request may take: longer than any that waits for a sync.
+const LAST_REQUEST: Duration = Duration::from_secs(330);
+/// How long a request under way may still take when the agent stops.
 const GRACE: Duration = Duration::from_secs(5);
 /// Pause after a connection could not be accepted, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -93,11 +96,18 @@ async fn converse(stream: TcpStream, routes: Router, stop: CancellationToken) {
         .max_headers(MAX_FIELDS)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     let mut connection = std::pin::pin!(connection);
+    // How a connection ended is the caller's business.
     tokio::select! {
-        // How a connection ended is the caller's business.
         _ = connection.as_mut() => return,
         () = stop.cancelled() => {}
-        () = tokio::time::sleep(OLDEST) => {}
+        () = tokio::time::sleep(OLDEST) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(LAST_REQUEST) => {}
+            }
+        }
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(GRACE, connection).await;

@@ -44,7 +44,11 @@ fn frame(title: &str, main: Markup) -> String {
                     p #connection hidden role="status" { "The agent does not answer: this page may be out of date." }
                 }
                 main { (main) }
-                footer { "Towpath " (env!("CARGO_PKG_VERSION")) " · the same as JSON: " a href="/api/v1/environments" { "environments" } ", " a href="/api/v1/repositories" { "repositories" } }
+                footer {
+                    "Towpath " (env!("CARGO_PKG_VERSION")) " · the same as JSON: "
+                    a href="/api/v1/environments" { "environments" } ", "
+                    a href="/api/v1/repositories" { "repositories" }
+                }
             }
         }
     };
@@ -91,7 +95,7 @@ pub(super) fn overview(
         @if environments.is_empty() && is_ready {
             section.card.plain {
                 h2 { "No environments yet" }
-                p { "An Environment names a lane, a path and a namespace. Create one with kubectl, and it appears here." }
+                p { "An Environment names a lane, a path and a namespace. Create one, and it appears here." }
             }
         }
     };
@@ -131,14 +135,23 @@ fn attention(entries: &[Entry]) -> Markup {
                 h2 #attention.quiet { "Nothing needs attention" }
             } @else {
                 h2 #attention { "Needs attention " span.number { (entries.len()) } }
-                ul.entries { @for entry in entries { li.entry.(entry.urgency.word()) { (entry_text(entry, true)) } } }
+                (list(entries, true))
             }
         }
     }
 }
 
-/// One thing that needs attention.
-fn entry_text(entry: &Entry, has_link: bool) -> Markup {
+/// Things that need attention, one below the other.
+fn list(entries: &[Entry], has_links: bool) -> Markup {
+    html! {
+        ul.entries {
+            @for entry in entries { li.entry.(entry.urgency.word()) { (sentence(entry, has_links)) } }
+        }
+    }
+}
+
+/// What is the matter, in detail, and what helps.
+fn sentence(entry: &Entry, has_link: bool) -> Markup {
     html! {
         p.sentence {
             span.badge.(tone_of_urgency(entry)) { (entry.urgency.word()) } " "
@@ -205,7 +218,12 @@ fn row(environment: &Environment, now: Timestamp) -> Markup {
         article.row {
             div.who {
                 h4 { a href={ "/environments/" (name) } { (name) } }
-                p.soft { (if spec.sync == Sync::Manual { "on request" } else { "automatic" }) @if let Some(status) = status { " · " (words::count(status.objects as usize, "object", "objects")) } }
+                p.soft {
+                    (sync_mode(spec.sync))
+                    @if let Some(status) = status {
+                        " · " (words::count(status.objects as usize, "object", "objects"))
+                    }
+                }
             }
             div.what {
                 @match status.and_then(|status| status.running.as_ref()) {
@@ -216,9 +234,18 @@ fn row(environment: &Environment, now: Timestamp) -> Markup {
             div.how { (badges(status)) }
             @if let Some(status) = status {
                 @if let Some((tone, message)) = why(status) { p.why.(tone) { (words::brief(message)) } }
-                @if let Some(candidate) = &status.candidate { p.next { "next: " (short(candidate)) " " (candidate.subject) } }
+                @if let Some(candidate) = &status.candidate {
+                    p.next { "next: " (short(candidate)) " " (candidate.subject) }
+                }
             }
         }
+    }
+}
+
+fn sync_mode(mode: Sync) -> &'static str {
+    match mode {
+        Sync::Automatic => "automatic",
+        Sync::Manual => "on request",
     }
 }
 

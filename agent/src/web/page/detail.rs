@@ -10,8 +10,8 @@ use towpath_core::status::{EnvironmentStatus, KeptStatus, Outcome, SyncRecord, T
 
 use super::super::lookout;
 use super::super::words;
-use super::{badges, entry_text, frame, revision, time, tone_of_health};
-use crate::resources::{Drift, Environment, Repository, Sync};
+use super::{badges, frame, list, revision, sync_mode, time, tone_of_health};
+use crate::resources::{Drift, Environment, Repository};
 
 /// The page of one environment.
 pub(in crate::web) fn environment(
@@ -31,9 +31,14 @@ pub(in crate::web) fn environment(
             h1 { (name) }
             p { (badges(environment.status.as_ref())) }
         }
-        @if let Some(ready) = ready { p.summary { (words::brief(&ready.message)) } } @else { p.summary { "The agent has not looked at it yet." } }
+        p.summary {
+            @match ready {
+                Some(ready) => (words::brief(&ready.message)),
+                None => "The agent has not looked at it yet.",
+            }
+        }
         (request(environment, status))
-        @if !entries.is_empty() { ul.entries { @for entry in &entries { li.entry.(entry.urgency.word()) { (entry_text(entry, false)) } } } }
+        @if !entries.is_empty() { (list(&entries, false)) }
         div.pair {
             section.card {
                 h2 { "Running" }
@@ -89,18 +94,25 @@ fn facts(environment: &Environment, repository: Option<&Repository>) -> Markup {
     let spec = &environment.spec;
     let stage = lookout::stage(environment, repository);
     let home = environment.namespace().unwrap_or_default();
+    let objects = environment.status.as_ref().map_or(0, |status| status.objects);
+    let drift = match spec.drift {
+        Drift::Correct => "mended at once",
+        Drift::Report => "only reported",
+    };
+    let deletion = if spec.prune.unwrap_or(true) { "of objects that leave git" } else { "of nothing" };
     let fact = |name: &str, value: Markup| html! { div { dt { (name) } dd { (value) } } };
+    let lane = html! { (stage.name) @if !stage.note.is_empty() { " " span.soft { "(" (stage.note) ")" } } };
     html! {
         section aria-label="Settings" {
             dl.facts {
-                (fact("Lane", html! { (stage.name) @if !stage.note.is_empty() { " " span.soft { "(" (stage.note) ")" } } }))
+                (fact("Lane", lane))
                 (fact("Path", html! { code { (spec.path) } }))
                 (fact("Namespace", html! { (spec.namespace.as_deref().unwrap_or(&home)) }))
                 (fact("Repository", html! { (home) "/" (spec.repository) }))
-                (fact("Sync", html! { (if spec.sync == Sync::Manual { "on request" } else { "automatic" }) }))
-                (fact("Drift", html! { (if spec.drift == Drift::Report { "only reported" } else { "mended at once" }) }))
-                (fact("Deletion", html! { (if spec.prune.unwrap_or(true) { "objects that leave git are deleted" } else { "nothing is deleted" }) }))
-                (fact("Objects", html! { (environment.status.as_ref().map_or(0, |status| status.objects)) }))
+                (fact("Sync", html! { (sync_mode(spec.sync)) }))
+                (fact("Drift", html! { (drift) }))
+                (fact("Deletion", html! { (deletion) }))
+                (fact("Objects", html! { (objects) }))
             }
         }
     }
@@ -109,26 +121,27 @@ fn facts(environment: &Environment, repository: Option<&Repository>) -> Markup {
 fn listed(heading: &str, lines: &[String]) -> Markup {
     html! {
         @if !lines.is_empty() {
-            section { h2 { (heading) " " span.number { (lines.len()) } } ul.lines.card { @for line in lines { li { (line) } } } }
+            section {
+                (counted(heading, lines.len()))
+                ul.lines.card { @for line in lines { li { (line) } } }
+            }
         }
     }
 }
 
-fn unhealthy(status: &EnvironmentStatus) -> Markup {
+fn counted(heading: &str, count: usize) -> Markup {
+    html! { h2 { (heading) " " span.number { (count) } } }
+}
+
+/// A table that becomes a list of cards where there is no room for it; each cell repeats its heading there.
+fn table(headings: &[&str], rows: impl Iterator<Item = Vec<Markup>>) -> Markup {
     html! {
-        @if !status.unhealthy.is_empty() {
-            section {
-                h2 { "Objects that are not healthy " span.number { (status.unhealthy.len()) } }
-                table.cards {
-                    thead { tr { th { "Object" } th { "Health" } th { "Why" } } }
-                    tbody {
-                        @for object in &status.unhealthy {
-                            tr {
-                                td data-label="Object" { code { (object.object) } }
-                                td data-label="Health" { span.badge.(tone_of_health(Some(object.health))) { (words::health(Some(object.health))) } }
-                                td data-label="Why" { (object.message) }
-                            }
-                        }
+        table.cards {
+            thead { tr { @for heading in headings { th { (heading) } } } }
+            tbody {
+                @for row in rows {
+                    tr {
+                        @for (cell, heading) in row.iter().zip(headings) { td data-label=(heading) { div { (cell) } } }
                     }
                 }
             }
@@ -136,15 +149,32 @@ fn unhealthy(status: &EnvironmentStatus) -> Markup {
     }
 }
 
+fn unhealthy(status: &EnvironmentStatus) -> Markup {
+    let rows = status.unhealthy.iter().map(|object| {
+        let health = Some(object.health);
+        vec![
+            html! { code { (object.object) } },
+            html! { span.badge.(tone_of_health(health)) { (words::health(health)) } },
+            html! { (object.message) },
+        ]
+    });
+    html! {
+        @if !status.unhealthy.is_empty() {
+            section {
+                (counted("Objects that are not healthy", status.unhealthy.len()))
+                (table(&["Object", "Health", "Why"], rows))
+            }
+        }
+    }
+}
+
 fn kept(kept: &[KeptStatus]) -> Markup {
+    let rows = kept.iter().map(|object| vec![html! { code { (object.object) } }, html! { (object.reason) }]);
     html! {
         @if !kept.is_empty() {
             section {
-                h2 { "Kept although they left git " span.number { (kept.len()) } }
-                table.cards {
-                    thead { tr { th { "Object" } th { "Why it stays" } } }
-                    tbody { @for object in kept { tr { td data-label="Object" { code { (object.object) } } td data-label="Why it stays" { (object.reason) } } } }
-                }
+                (counted("Kept although they left git", kept.len()))
+                (table(&["Object", "Why it stays"], rows))
             }
         }
     }
@@ -158,7 +188,10 @@ fn drift(environment: &Environment, status: &EnvironmentStatus, now: Timestamp) 
                 h2 { "Drift" }
                 p.card {
                     code { (drift.object) } ": " (drift.message) br;
-                    span.soft { "Last found " (time(drift.at, now)) "; " (done) " " (words::count(drift.count as usize, "time", "times")) " since this revision runs." }
+                    span.soft {
+                        "Last found " (time(drift.at, now)) "; " (done) " "
+                        (words::count(drift.count as usize, "time", "times")) " since this revision runs."
+                    }
                 }
             }
         }
@@ -166,21 +199,17 @@ fn drift(environment: &Environment, status: &EnvironmentStatus, now: Timestamp) 
 }
 
 fn history(history: &[SyncRecord], now: Timestamp) -> Markup {
+    let headings = ["When", "Revision", "Why", "Outcome", "Objects", "Took"];
     html! {
         section {
             h2 { "History" }
             @if history.is_empty() { p.soft { "Nothing was synced yet." } }
-            @else {
-                table.cards {
-                    thead { tr { th { "When" } th { "Revision" } th { "Why" } th { "Outcome" } th { "Objects" } th { "Took" } } }
-                    tbody { @for sync in history { (record(sync, now)) } }
-                }
-            }
+            @else { (table(&headings, history.iter().map(|sync| record(sync, now)))) }
         }
     }
 }
 
-fn record(sync: &SyncRecord, now: Timestamp) -> Markup {
+fn record(sync: &SyncRecord, now: Timestamp) -> Vec<Markup> {
     let (branch, commit) = words::revision(&sync.revision);
     let (tone, outcome) = match sync.outcome {
         Outcome::Applied => ("good", "Applied"),
@@ -203,41 +232,38 @@ fn record(sync: &SyncRecord, now: Timestamp) -> Markup {
     ];
     let counts: Vec<String> =
         counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-    html! {
-        tr {
-            td data-label="When" { (time(sync.started_at, now)) }
-            td data-label="Revision" {
-                div { code.commit title=(sync.revision) { (commit) } " " span.soft { (branch) } div.clip { (sync.subject) } }
-            }
-            td data-label="Why" { div { (why) @if let Some(by) = &sync.requested_by { " by " (by) } } }
-            td data-label="Outcome" {
-                div { span.badge.(tone) { (outcome) } @if let Some(message) = &sync.message { div.clip { (message) } } }
-            }
-            td data-label="Objects" { (if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }) }
-            td.took data-label="Took" { (words::took(sync.took_ms)) }
-        }
-    }
+    let counts = if counts.is_empty() { "none".to_owned() } else { counts.join(", ") };
+    vec![
+        time(sync.started_at, now),
+        html! {
+            code.commit title=(sync.revision) { (commit) } " " span.soft { (branch) }
+            div.clip { (sync.subject) }
+        },
+        html! { (why) @if let Some(by) = &sync.requested_by { " by " (by) } },
+        html! {
+            span.badge.(tone) { (outcome) }
+            @if let Some(message) = &sync.message { div.clip { (message) } }
+        },
+        html! { (counts) },
+        html! { span.word { (words::took(sync.took_ms)) } },
+    ]
 }
 
 fn conditions(status: &EnvironmentStatus, now: Timestamp) -> Markup {
+    let rows = status.conditions.iter().map(|condition| {
+        vec![
+            html! { span.word { (condition.type_) } },
+            html! { span.word { (condition.status) } },
+            html! { span.word { (condition.reason) } },
+            html! { (words::brief(&condition.message)) },
+            time(condition.last_transition_time, now),
+        ]
+    });
     html! {
         @if !status.conditions.is_empty() {
             section {
                 h2 { "Conditions" }
-                table.cards {
-                    thead { tr { th { "Type" } th { "Status" } th { "Reason" } th { "Message" } th { "Since" } } }
-                    tbody {
-                        @for condition in &status.conditions {
-                            tr {
-                                td data-label="Type" { (condition.type_) }
-                                td data-label="Status" { (condition.status) }
-                                td data-label="Reason" { (condition.reason) }
-                                td data-label="Message" { (words::brief(&condition.message)) }
-                                td data-label="Since" { (time(condition.last_transition_time, now)) }
-                            }
-                        }
-                    }
-                }
+                (table(&["Type", "Status", "Reason", "Message", "Since"], rows))
             }
         }
     }
@@ -252,12 +278,14 @@ fn branches(repository: &Repository) -> Markup {
             div.card {
                 p.address { (words::shown_url(&repository.spec.url)) }
                 @if let Some(ready) = ready {
-                    p { span.badge.(if ready.status == "True" { "good" } else { "bad" }) { (ready.reason) } " " (ready.message) }
+                    @let tone = if ready.status == "True" { "good" } else { "bad" };
+                    p { span.badge.(tone) { (ready.reason) } " " (ready.message) }
                 }
                 ul.branches {
                     @for branch in &status.branches {
                         li {
-                            span.branch { (branch.name) } " " code.commit title=(branch.commit) { (words::revision(&branch.commit).1) }
+                            span.branch { (branch.name) } " "
+                            code.commit title=(branch.commit) { (words::revision(&branch.commit).1) }
                             @if branch.deleted { " " span.badge.bad { "deleted on the server" } }
                         }
                     }
