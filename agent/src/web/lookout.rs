@@ -192,8 +192,10 @@ pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
     if let Some(confirmation) = &status.confirm_prune {
         let objects = words::count(status.kept.len(), "object that left git", "objects that left git");
         let lines = status.kept.iter().map(|kept| format!("{}: {}", kept.object, kept.reason)).collect();
-        let command =
-            format!("kubectl annotate environment -n {home} {name} {}={confirmation}", annotation::CONFIRM_PRUNE);
+        let command = format!(
+            "kubectl annotate --overwrite environment -n {home} {name} {}={confirmation}",
+            annotation::CONFIRM_PRUNE
+        );
         found.push(entry(Urgency::Waiting, &format!("keeps {objects}"), lines, Some(command)));
     }
     if let Some(candidate) = &status.candidate
