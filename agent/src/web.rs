@@ -25,6 +25,7 @@ use axum::extract::State as Has;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
+use futures::future::BoxFuture;
 use kube::ResourceExt;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
@@ -33,8 +34,7 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use towpath_core::fault::Problem;
 
-use crate::board::Board;
-use crate::cluster::Cluster;
+use crate::board::{Board, Id};
 use crate::metrics::Metrics;
 use crate::resources::Environment;
 use listen::Listener;
@@ -85,11 +85,14 @@ impl Settings {
     }
 }
 
+/// Writes annotations of an Environment: the only thing that this door does to the cluster, handed in by who opens it.
+pub type Annotate = Arc<dyn Fn(Id, serde_json::Value) -> BoxFuture<'static, Result<(), Problem>> + Send + Sync>;
+
 /// What the routes share.
 #[derive(Clone)]
 struct State {
     board: Arc<Board>,
-    cluster: Cluster,
+    annotate: Annotate,
     settings: Arc<Settings>,
     asked: Arc<request::Asked>,
     stop: CancellationToken,
@@ -113,7 +116,7 @@ impl State {
 pub async fn serve(
     board: Arc<Board>,
     metrics: Arc<Metrics>,
-    cluster: Cluster,
+    annotate: Annotate,
     settings: Settings,
     stop: CancellationToken,
 ) -> Result<(), Problem> {
@@ -121,14 +124,14 @@ pub async fn serve(
     let page = Listener::bind(settings.listen, MAX_CONNECTIONS).await?;
     let probes = Listener::bind(settings.probes, MAX_PROBE_CONNECTIONS).await?;
     tracing::info!(page = %page.address, probes = %probes.address, "listening");
-    let routes = router(board.clone(), cluster, settings, stop.clone());
+    let routes = router(board.clone(), annotate, settings, stop.clone());
     tokio::join!(page.run(routes, stop.clone()), probes.run(probes::router(board, metrics), stop));
     Ok(())
 }
 
 /// Page and API.
-pub fn router(board: Arc<Board>, cluster: Cluster, settings: Settings, stop: CancellationToken) -> Router {
-    let state = State { board, cluster, settings: Arc::new(settings), asked: Arc::default(), stop };
+pub fn router(board: Arc<Board>, annotate: Annotate, settings: Settings, stop: CancellationToken) -> Router {
+    let state = State { board, annotate, settings: Arc::new(settings), asked: Arc::default(), stop };
     let quick = Router::new()
         .route("/", get(overview))
         .route("/environments/{name}", get(environment))

@@ -3,7 +3,9 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use futures::FutureExt;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +16,7 @@ use super::access::Kube;
 use super::exit::{Code, Failure};
 use crate::agent::{self, Settings};
 use crate::cluster::Cluster;
+use crate::resources::Environment;
 use crate::web;
 
 /// What is logged where RUST_LOG says nothing. What a watch of kube trips over the agent says itself.
@@ -85,13 +88,15 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
     let web = web::Settings { listen: args.listen, probes: args.probes, token };
+    let cluster = shared.cluster.clone();
+    let annotate: web::Annotate = Arc::new(move |(namespace, name), annotations| {
+        let cluster = cluster.clone();
+        async move { cluster.annotate::<Environment>(&namespace, &name, annotations).await.map(drop) }.boxed()
+    });
     // Neither is of use without the other: the first to end ends both.
     let (agent, web) = tokio::join!(
         ending(agent::run(shared.clone(), stop.clone()), &stop),
-        ending(
-            web::serve(shared.board.clone(), shared.metrics.clone(), shared.cluster.clone(), web, stop.clone()),
-            &stop
-        ),
+        ending(web::serve(shared.board.clone(), shared.metrics.clone(), annotate, web, stop.clone()), &stop),
     );
     agent.and(web)?;
     tracing::info!("the agent has stopped");

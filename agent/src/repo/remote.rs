@@ -44,7 +44,11 @@ impl Remote {
         if text.starts_with('/') {
             return local(text).ok_or_else(|| refuse("the path leaves its folder"));
         }
-        if text.starts_with("https://") || text.starts_with("http://") {
+        if let Some(rest) = text.strip_prefix("https://").or(text.strip_prefix("http://")) {
+            // The URL parser would take the first word of the path for the host.
+            if rest.starts_with('/') || rest.contains('\\') {
+                return Err(refuse("there is no host"));
+            }
             let url = Url::parse(text).map_err(|error| refuse(&error.to_string()))?;
             return http(url).map_err(refuse);
         }

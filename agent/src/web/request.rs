@@ -167,7 +167,7 @@ async fn ask(state: &State, id: &Id) -> Result<Pending, Refusal> {
     }
     let pending = Pending { id: fresh_id(Timestamp::now()), before: shown.requested.map(str::to_owned) };
     let annotations = json!({ annotation::REQUESTED_AT: pending.id, annotation::REQUESTED_BY: REQUESTED_BY });
-    state.cluster.annotate::<Environment>(&id.0, &id.1, annotations).await?;
+    (state.annotate)(id.clone(), annotations).await?;
     tracing::info!(environment = id.1, request = pending.id, by = REQUESTED_BY, "sync requested");
     *written = Some(Written { pending: pending.clone(), at: Instant::now() });
     Ok(pending)
