@@ -3,6 +3,8 @@
 mod architecture;
 mod manifests;
 mod repo;
+mod examples;
+mod journey;
 mod spine;
 mod lanes;
 mod guards;

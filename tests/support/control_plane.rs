@@ -37,7 +37,7 @@ impl ControlPlane {
     /// # Errors
     /// When a server cannot be built, or does not become ready within a minute.
     pub fn start() -> Result<ControlPlane> {
-        let binaries = build()?;
+        let binaries = build(&[])?;
         let folder = tempfile::Builder::new().prefix("towpath-").tempdir()?;
         let at = |name: &str| folder.path().join(name);
         let show = |name: &str| at(name).display().to_string();
@@ -195,25 +195,12 @@ impl ControlPlane {
     }
 
     fn run_kubectl(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
-        use std::io::Write;
-        use std::process::Stdio;
-        let mut child = Command::new(self.binary("kubectl").context("kubectl was not built")?)
+        let mut command = Command::new(self.binary("kubectl").context("kubectl was not built")?);
+        command
             .arg(format!("--kubeconfig={}", self.admin_kubeconfig().display()))
             .args(arguments)
-            .env("HOME", self.folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        child.stdin.take().context("stdin is piped")?.write_all(input.unwrap_or_default().as_bytes())?;
-        let output = child.wait_with_output()?;
-        ensure!(
-            output.status.success(),
-            "kubectl {arguments:?}: {}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(String::from_utf8(output.stdout)?)
+            .env("HOME", self.folder.path());
+        crate::process::output(command, input)
     }
 }
 
@@ -221,10 +208,14 @@ fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("control-plane")
 }
 
-/// Builds the servers, or finds them in the cache.
-fn build() -> Result<HashMap<String, PathBuf>> {
+/// Builds servers and tools, or finds them in the cache; all of them where none is named.
+///
+/// # Errors
+/// When one cannot be built; what the build said is in the error.
+pub fn build(names: &[&str]) -> Result<HashMap<String, PathBuf>> {
     let script = scripts().join("build");
-    let output = Command::new("bash").arg(&script).output().with_context(|| script.display().to_string())?;
+    let output =
+        Command::new("bash").arg(&script).args(names).output().with_context(|| script.display().to_string())?;
     ensure!(output.status.success(), "{} failed:\n{}", script.display(), String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout)?;
     let pairs = text.lines().filter_map(|line| line.split_once('='));

@@ -4,6 +4,7 @@
 //! thread that lives as long as the process: a panic, a Ctrl-C and a SIGKILL of the test binary end them alike.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -51,6 +52,24 @@ fn end_with_parent(command: &mut Command) {
             Ok(())
         });
     }
+}
+
+/// Runs a program to its end and gives what it printed.
+///
+/// # Errors
+/// When it fails; what it said is in the error.
+pub fn output(mut command: Command, input: Option<&str>) -> Result<String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
+    child.stdin.take().context("stdin is piped")?.write_all(input.unwrap_or_default().as_bytes())?;
+    let output = child.wait_with_output()?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// A process that is killed when it is dropped.

@@ -194,10 +194,27 @@ impl World {
         .await
     }
 
+    /// Makes another namespace in which this world's account may do everything.
+    pub async fn namespace_for_deployer(&self, namespace: &str) {
+        self.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await;
+        self.apply(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": "towpath-deployer", "namespace": namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": "towpath-deployer", "namespace": self.namespace}],
+        }))
+        .await;
+    }
+
+    /// Reads an object of another namespace as the administrator.
+    pub async fn get_in(&self, namespace: &str, api_version: &str, kind: &str, name: &str) -> Option<Value> {
+        let api = self.api_in(namespace, api_version, kind).await;
+        api.get_opt(name).await.ok().flatten().map(|object| serde_json::to_value(object).expect("it was read as JSON"))
+    }
+
     /// Reads an object as the administrator.
     pub async fn get(&self, api_version: &str, kind: &str, name: &str) -> Option<Value> {
-        let api = self.api(api_version, kind).await;
-        api.get_opt(name).await.ok().flatten().map(|object| serde_json::to_value(object).expect("it was read as JSON"))
+        self.get_in(&self.namespace, api_version, kind, name).await
     }
 
     /// Waits until an object is as it should be; a null stands for one that is not there.
@@ -227,10 +244,14 @@ impl World {
 
     /// An API for a kind of this namespace, as the administrator.
     pub async fn api(&self, api_version: &str, kind: &str) -> Api<DynamicObject> {
+        self.api_in(&self.namespace, api_version, kind).await
+    }
+
+    async fn api_in(&self, namespace: &str, api_version: &str, kind: &str) -> Api<DynamicObject> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let gvk = kube::core::GroupVersionKind::gvk(group, version, kind);
         let (resource, _) = kube::discovery::pinned_kind(&self.admin, &gvk).await.expect("the kind is served");
-        Api::namespaced_with(self.admin.clone(), &self.namespace, &resource)
+        Api::namespaced_with(self.admin.clone(), namespace, &resource)
     }
 
     /// Merge-patches an object as a manager named `hand`.

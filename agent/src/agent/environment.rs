@@ -11,6 +11,7 @@ use towpath_core::candidate;
 use towpath_core::decide::Decision;
 use towpath_core::environment;
 use towpath_core::fault::Problem;
+use towpath_core::lane::LaneRule;
 use towpath_core::names::{EnvironmentName, annotation};
 use towpath_core::status::{self, EnvironmentStatus, Outcome, Report, State};
 
@@ -41,6 +42,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         id: id.clone(),
         memory: Memory::default(),
         last_request: None,
+        looked_for: None,
     };
     let mut slot: Option<Arc<Slot>> = None;
     loop {
@@ -110,6 +112,8 @@ struct Task {
     status: EnvironmentStatus,
     memory: Memory,
     last_request: Option<String>,
+    /// The lane that a look was asked for because it was not there.
+    looked_for: Option<LaneRule>,
 }
 
 impl Task {
@@ -148,6 +152,13 @@ impl Task {
         }
         // After a start the repository is looked at in a moment; until then there is nothing to say.
         let _ = tokio::time::timeout(FIRST_LOOK, view.wait_for(|sight| !matches!(sight, Sight::Nothing))).await;
+        let wanted = |view: &View| candidate::find(&environment.lane, &view.heads, &view.branches).ok();
+        let is_lacking = matches!(&*view.borrow(), Sight::View(view) if wanted(view).is_none());
+        if is_lacking && self.looked_for.as_ref() != Some(&environment.lane) {
+            // Only branches that somebody follows are here, and the last look may have been before we did.
+            slot.look(self.shared.settings.scaled(FRESH_LOOK)).await;
+            self.looked_for = Some(environment.lane.clone());
+        }
         let sight = view.borrow_and_update().clone();
         let seen = match sight {
             Sight::View(seen) => seen,
@@ -158,7 +169,6 @@ impl Task {
                 return blocked(resource, vec![problem]);
             }
         };
-        let wanted = |view: &View| candidate::find(&environment.lane, &view.heads, &view.branches).ok();
         let at_start = wanted(&seen);
         let watched = view.clone();
         let overtaken = || {

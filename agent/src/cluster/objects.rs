@@ -139,10 +139,7 @@ impl AccountClient {
         };
         let objects = match (name, answer) {
             (Some(_), object) => vec![object],
-            (None, mut list) => match list.get_mut("items").map(Value::take) {
-                Some(Value::Array(items)) => items,
-                _ => return Err(Problem::passing("the API server answered a list without items")),
-            },
+            (None, list) => items_of(list)?,
         };
         let by_name: BTreeMap<&str, &ObjectKey> = keys.iter().map(|key| (key.name.as_str(), key)).collect();
         let mut found = BTreeMap::new();
@@ -190,11 +187,7 @@ impl AccountClient {
             .body(Vec::new())
             .expect("the parts of the path are names that were checked");
         let answer = call::repeatable(&self.client, &self.permits, LIST_DEADLINE, &request).await;
-        match answer.map_err(|failure| call::problem(&failure, &self.account.to_string(), false))?.body["items"].take()
-        {
-            Value::Array(items) => Ok(items),
-            _ => Err(Problem::passing("the API server answered a list without items")),
-        }
+        items_of(answer.map_err(|failure| call::problem(&failure, &self.account.to_string(), false))?.body)
     }
 
     fn problem(&self, failure: &Failure, key: &ObjectKey) -> Problem {
@@ -202,6 +195,16 @@ impl AccountClient {
         let mut problem = call::problem(failure, &self.account.to_string(), is_secret);
         problem.message = format!("{key}: {}", problem.message);
         problem
+    }
+}
+
+/// The items of a list. An empty list of metadata has `items: null`; an answer that is no list is not an empty one.
+fn items_of(mut list: Value) -> Result<Vec<Value>, Problem> {
+    let is_list = list["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
+    match list.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) if is_list => Ok(items),
+        Some(Value::Null) if is_list => Ok(Vec::new()),
+        _ => Err(Problem::passing("the API server answered something else than a list")),
     }
 }
 
@@ -241,5 +244,19 @@ impl Applied {
     /// The fingerprint that the server answered, where it could be read.
     pub fn held(&self) -> Option<Fingerprint> {
         self.known.map(|known| known.held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_list_is_not_an_empty_one() {
+        assert_eq!(items_of(json!({"kind": "PodList", "items": [1]})), Ok(vec![json!(1)]));
+        assert_eq!(items_of(json!({"kind": "PartialObjectMetadataList", "items": null})), Ok(vec![]));
+        for bad in [json!({}), json!({"kind": "Status"}), json!({"kind": "PodList"}), json!({"items": []}), json!([])] {
+            assert!(items_of(bad.clone()).is_err(), "{bad}");
+        }
     }
 }
