@@ -226,7 +226,10 @@ pub fn scan(text: &str) -> Result<Scan<'_>, Flaw> {
                     return Err(Flaw::new(line, column, format!("an invisible character in the key {text:?}"))
                         .hint("write the key again by hand"));
                 }
-                is_blank = span.is_empty() && tag.is_none();
+                let is_absent = span.is_empty() && style == Style::Plain;
+                is_blank = is_absent && tag.is_none();
+                // The parser writes ~ for a scalar that is not there.
+                let text = if is_absent { Cow::Borrowed("") } else { text };
                 push(Step::Scalar { text, style, is_key, is_tagged: tag.is_some() });
             }
             Event::MappingStart(_, anchor, tag) => {

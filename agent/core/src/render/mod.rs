@@ -36,7 +36,7 @@ use crate::manifest::Manifest;
 use crate::revision::CommitId;
 use crate::tree::Tree;
 use crate::values::{self, Values};
-use crate::yaml::{self, Flaw};
+use crate::yaml::{self, Flaw, Scan};
 
 /// What a render needs to know beside the tree and the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -320,7 +320,7 @@ impl Render<'_> {
         let text = self.text(source)?;
         let place = |line: u32| Place::line(source.path, line);
         let mut found = Vec::new();
-        let piece = read_piece(text, &place, &mut found);
+        let piece = read_piece(yaml::scan(text), &place, &mut found);
         if found.is_empty() && piece.as_ref().is_some_and(|piece| piece.manifests.is_empty()) {
             found.push(
                 Problem::content("no objects in this file")
@@ -351,12 +351,13 @@ impl Render<'_> {
             }
         };
         let mut found = reserved(&text);
-        found.extend(scalars::check(&text));
+        let scan = yaml::scan(&text.text);
+        found.extend(scalars::check(&text, scan.as_ref()));
         let mut piece = None;
         if found.is_empty() {
             let lines = LineStarts::of(&text.text);
             let place = |line: u32| lines.origin(&text, line, source.path);
-            piece = read_piece(&text.text, &place, &mut found);
+            piece = read_piece(scan, &place, &mut found);
         }
         for problem in &mut found {
             excerpt(problem, &text, &template, &reached);
@@ -519,7 +520,13 @@ fn mention(template: &Template, reached: &[&Arc<Template>], name: &str) -> Optio
     std::iter::once(template)
         .chain(reached.iter().map(|partial| &***partial))
         .find(|template| template.mentions.as_ref().is_some_and(|mentions| mentions.contains(name)))
-        .map(|template| Place::file(&*template.file))
+        .map(|template| {
+            let line = template.source.lines().position(|line| line.contains(name));
+            match line.and_then(|line| u32::try_from(line + 1).ok()) {
+                Some(line) => Place::line(&*template.file, line),
+                None => Place::file(&*template.file),
+            }
+        })
 }
 
 /// The partials that a template reaches.
@@ -581,7 +588,11 @@ fn cycles(partials: &Partials) -> Vec<Problem> {
 }
 
 /// Reads the manifests of a text and what is doubtful in it.
-fn read_piece(text: &str, place: &dyn Fn(u32) -> Place, problems: &mut Vec<Problem>) -> Option<Piece> {
+fn read_piece(
+    scan: Result<Scan<'_>, Flaw>,
+    place: &dyn Fn(u32) -> Place,
+    problems: &mut Vec<Problem>,
+) -> Option<Piece> {
     let flawed = |flaw: Flaw| {
         let mut at = place(flaw.line);
         if at.column.is_none() && at.line == Some(flaw.line) {
@@ -593,7 +604,7 @@ fn read_piece(text: &str, place: &dyn Fn(u32) -> Place, problems: &mut Vec<Probl
             None => problem,
         }
     };
-    let scan = match yaml::scan(text) {
+    let scan = match scan {
         Ok(scan) => scan,
         Err(flaw) => {
             problems.push(flawed(flaw));
@@ -695,23 +706,25 @@ pub(crate) fn nearest<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) 
         .map(|(_, other)| other)
 }
 
-/// How many characters must be put in, taken out or changed. Case does not count.
+/// How many characters must be put in, taken out, changed, or swapped with their neighbour. Case does not count.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
-    if a.len().abs_diff(b.len()) > 3 {
+    if a.len().abs_diff(b.len()) > 3 || a.len() > 128 {
         return usize::MAX;
     }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
     for (i, from) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
+        let mut row = vec![i + 1];
         for (j, to) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+            let mut best = (rows[i][j] + usize::from(from != to)).min(rows[i][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *from == b[j - 1] && a[i - 1] == *to {
+                best = best.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(best);
         }
+        rows.push(row);
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

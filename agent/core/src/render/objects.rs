@@ -88,25 +88,21 @@ fn manifest(
     problems: &mut Vec<Problem>,
 ) -> Option<Manifest> {
     let found_before = problems.len();
-    let mut text = |path: &[&str]| -> Option<String> {
+    let mut missing = Vec::new();
+    let mut text = |path: &[&str], is_needed: bool| -> Option<String> {
         let field = path.join(".");
-        match path[1..].iter().try_fold(body.get(path[0])?, |value, key| value.get(*key)) {
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(_) => {
-                problems.push(Problem::content(format!("{field} is no text")).at(place(path)).hint("quote it"));
-                Some(String::new())
-            }
-            None => None,
+        match body.get(path[0]).and_then(|value| path[1..].iter().try_fold(value, |value, key| value.get(*key))) {
+            Some(Value::String(text)) => return Some(text.clone()),
+            Some(_) => problems.push(Problem::content(format!("{field} is no text")).at(place(path)).hint("quote it")),
+            None if is_needed => missing.push(field),
+            None => {}
         }
+        None
     };
-    let api_version = text(&["apiVersion"]);
-    let kind = text(&["kind"]);
-    let name = text(&["metadata", "name"]);
-    let namespace = text(&["metadata", "namespace"]);
-    let missing: Vec<&str> = [("apiVersion", &api_version), ("kind", &kind), ("metadata.name", &name)]
-        .into_iter()
-        .filter_map(|(field, value)| value.is_none().then_some(field))
-        .collect();
+    let api_version = text(&["apiVersion"], true);
+    let kind = text(&["kind"], true);
+    let name = text(&["metadata", "name"], true);
+    let namespace = text(&["metadata", "namespace"], false);
     let mut problem = |path: &[&str], message: String, hint: &str| {
         problems.push(Problem::content(message).at(place(path)).hint(hint));
     };
@@ -119,30 +115,31 @@ fn manifest(
     } else if !missing.is_empty() {
         problem(&[], format!("no {}", missing.join(", no ")), "every object has apiVersion, kind and metadata.name");
     }
-    let (api_version, kind, name) = (api_version?, kind?, name?);
     let is_word =
         |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'/'));
-    if !api_version.is_empty() && (!is_word(&api_version) || api_version.matches('/').count() > 1) {
-        problem(&["apiVersion"], format!("{api_version:?} is no apiVersion"), "write v1, or group/v1");
-    }
-    if !kind.is_empty() && !kind.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        problem(&["kind"], format!("{kind:?} is no kind"), "write it as kubectl explain shows it");
-    }
-    let is_name = name.len() <= 253
-        && !matches!(&*name, "." | "..")
-        && name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | '%'));
-    if !is_name || name.is_empty() {
-        problem(
-            &["metadata", "name"],
-            format!("{name:?} is no name of an object"),
-            "use letters, digits, - and ., at most 253 of them",
-        );
-    }
-    if let Some(namespace) = &namespace
-        && !names::is_dns_label(namespace)
+    if let Some(text) = &api_version
+        && (text.is_empty() || !is_word(text) || text.matches('/').count() > 1)
     {
-        problem(&["metadata", "namespace"], format!("{namespace:?} is no namespace"), "use up to 63 of a-z, 0-9 and -");
+        problem(&["apiVersion"], format!("{text:?} is no apiVersion"), "write v1, or group/v1");
     }
+    if let Some(text) = &kind
+        && (text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    {
+        problem(&["kind"], format!("{text:?} is no kind"), "write it as kubectl explain shows it");
+    }
+    let is_name = |name: &str| {
+        (1..=253).contains(&name.len())
+            && !matches!(name, "." | "..")
+            && name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | '%'))
+    };
+    if let Some(text) = name.as_deref().filter(|name| !is_name(name)) {
+        let hint = "use letters, digits, - and ., at most 253 of them";
+        problem(&["metadata", "name"], format!("{text:?} is no name of an object"), hint);
+    }
+    if let Some(text) = namespace.as_deref().filter(|namespace| !names::is_dns_label(namespace)) {
+        problem(&["metadata", "namespace"], format!("{text:?} is no namespace"), "use up to 63 of a-z, 0-9 and -");
+    }
+    let (api_version, kind, name) = (api_version?, kind?, name?);
     if api_version == "v1" && kind == "Secret" {
         encode_string_data(&mut body, &mut |key, message| {
             problem(&["stringData", key], message, "quote it");

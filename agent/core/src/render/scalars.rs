@@ -5,61 +5,114 @@
 
 use super::output::{Insert, Text};
 use crate::fault::{Place, Problem};
-use crate::yaml::{self, Placed, Step, Style};
+use crate::yaml::{self, Flaw, Placed, Scan, Step, Style};
 
 /// Bytes that may be read in search of the value at fault.
 const MAX_SEARCH_BYTES: usize = 64 << 20;
 
-/// The values that do not stay inside one scalar.
-pub(super) fn check(text: &Text) -> Vec<Problem> {
-    at_fault(text)
+/// The values that do not stay inside one scalar, and those that vanish in it.
+///
+/// `real` is the text as it was read.
+pub(super) fn check(text: &Text, real: Result<&Scan<'_>, &Flaw>) -> Vec<Problem> {
+    if text.inserts.is_empty() || real.is_ok_and(|real| is_quoted_throughout(text, real)) {
+        return Vec::new();
+    }
+    let problem = |index: usize, message: &str, hint: &str| {
+        let Insert { origin, shown, .. } = &text.inserts[index];
+        Problem::content(message.replace("{}", shown))
+            .at(Place::point(&*origin.file, origin.line, origin.column))
+            .hint(hint)
+    };
+    let escaped = at_fault(text, real);
+    if escaped.is_empty() {
+        let vanish =
+            |index| problem(index, "the value of {} is read as nothing where it stands", "write quote before it");
+        return vanished(text).into_iter().map(vanish).collect();
+    }
+    escaped
         .into_iter()
         .map(|index| {
-            let Insert { origin, shown, range, .. } = &text.inserts[index];
-            let has_lines = text.text[range.clone()].trim().contains('\n');
+            let has_lines = text.text[text.inserts[index].range.clone()].trim().contains('\n');
             let hint = if has_lines {
                 "write quote or toYaml before it, or indent where a block begins with |"
             } else {
                 "write quote or toYaml before it"
             };
-            Problem::content(format!("the value of {shown} does not stay inside one scalar"))
-                .at(Place::point(&*origin.file, origin.line, origin.column))
-                .hint(hint)
+            problem(index, "the value of {} does not stay inside one scalar", hint)
         })
         .collect()
 }
 
-fn at_fault(text: &Text) -> Vec<usize> {
-    if text.inserts.is_empty() {
+/// Values that are a whole plain scalar which is read as null: the field would be dropped in silence.
+fn vanished(text: &Text) -> Vec<usize> {
+    let is_nothing =
+        |insert: &Insert| matches!(&*text.text[insert.range.clone()].trim().to_lowercase(), "" | "~" | "null");
+    if !text.inserts.iter().any(is_nothing) {
         return Vec::new();
     }
     let everything = replaced(text, |_| true);
-    let real = yaml::scan(&text.text);
+    let Ok(scan) = yaml::scan(&everything) else { return Vec::new() };
+    let whole = |placed: &Placed<'_>| match &placed.step {
+        Step::Scalar { text, style: Style::Plain, .. } => {
+            text.strip_prefix('\u{e002}')?.strip_suffix('\u{e003}')?.parse::<usize>().ok()
+        }
+        _ => None,
+    };
+    scan.steps().iter().filter_map(whole).filter(|index| text.inserts.get(*index).is_some_and(is_nothing)).collect()
+}
+
+/// Whether each value begins a scalar in quotes that reads as the value. What is in quotes of our own ends where they
+/// do, so that a second reading would tell nothing new.
+fn is_quoted_throughout(text: &Text, real: &Scan<'_>) -> bool {
+    let mut line = 1;
+    let mut counted = 0;
+    text.inserts.iter().all(|insert| {
+        let Some(original) = &insert.original else { return false };
+        let start = insert.range.start;
+        line += text.text[counted..start].matches('\n').count();
+        counted = start;
+        let column = text.text[..start].chars().rev().take_while(|c| *c != '\n').count() + 1;
+        let at = real.steps().partition_point(|step| (step.line as usize, step.column as usize) < (line, column));
+        real.steps().get(at).is_some_and(|placed| {
+            (placed.line as usize, placed.column as usize) == (line, column)
+                && matches!(&placed.step, Step::Scalar { text, style: Style::Quoted, .. } if text == original)
+        })
+    })
+}
+
+fn at_fault(text: &Text, real: Result<&Scan<'_>, &Flaw>) -> Vec<usize> {
+    let everything = replaced(text, |_| true);
     let harmless = yaml::scan(&everything);
     let all: Vec<usize> = (0..text.inserts.len()).collect();
     let affordable = MAX_SEARCH_BYTES / text.text.len().max(1);
-    match (&real, &harmless) {
+    match (real, &harmless) {
         // The template itself is no YAML, whatever the values are: that is said elsewhere.
         (Err(_), Err(_)) => Vec::new(),
         (Ok(real), Ok(harmless)) if is_same(real.steps(), harmless.steps(), &text.text, &text.inserts) => Vec::new(),
-        (Ok(real), _) => {
+        (_, Ok(harmless)) => {
+            // Each value alone, among harmless words.
             let stays = |index: &usize| {
-                let one = replaced(text, |other| other == *index);
-                let one = yaml::scan(&one);
-                one.is_ok_and(|one| is_same(real.steps(), one.steps(), &text.text, &text.inserts))
+                let one = replaced(text, |other| other != *index);
+                yaml::scan(&one).is_ok_and(|one| is_same(one.steps(), harmless.steps(), &text.text, &text.inserts))
             };
             let guilty: Vec<usize> = all.iter().copied().take(affordable).filter(|index| !stays(index)).collect();
-            if guilty.is_empty() { vec![0] } else { guilty }
-        }
-        (Err(_), Ok(_)) => {
-            // Without this one value the text is YAML, or, where several are at fault, without the values up to it.
-            let mends = |index: &usize| yaml::scan(&replaced(text, |other| other == *index)).is_ok();
-            let guilty: Vec<usize> = all.iter().copied().take(affordable).filter(mends).collect();
             if !guilty.is_empty() {
                 return guilty;
             }
-            let last = all.partition_point(|index| yaml::scan(&replaced(text, |other| other <= *index)).is_err());
-            vec![last.min(all.len() - 1)]
+            // None alone, so some together: the first with which the text is no longer what it was.
+            let stay = |count: &usize| {
+                let some = replaced(text, |other| other >= *count);
+                yaml::scan(&some).is_ok_and(|some| is_same(some.steps(), harmless.steps(), &text.text, &text.inserts))
+            };
+            vec![all.partition_point(stay).saturating_sub(1)]
+        }
+        (Ok(real), Err(_)) => {
+            let stays = |index: &usize| {
+                let one = replaced(text, |other| other == *index);
+                yaml::scan(&one).is_ok_and(|one| is_same(real.steps(), one.steps(), &text.text, &text.inserts))
+            };
+            let guilty: Vec<usize> = all.iter().copied().take(affordable).filter(|index| !stays(index)).collect();
+            if guilty.is_empty() { vec![0] } else { guilty }
         }
     }
 }

@@ -460,8 +460,11 @@ impl Compiler<'_> {
         };
         let given = tag.params.len();
         if given < helper.arguments.0 || given > helper.arguments.1 {
-            self.problem(at, format!("{name} is called with {given} arguments")).hint =
-                Some(format!("write {}", helper.usage));
+            let mut hint = format!("write {}", helper.usage);
+            if given == 0 {
+                hint.push_str(&format!("; a value of that name is this.{name}"));
+            }
+            self.problem(at, format!("{name} is called with {given} arguments")).hint = Some(hint);
             return None;
         }
         let arguments = tag.params.iter().map(|parameter| self.expression(parameter, at)).collect::<Vec<_>>();
@@ -572,7 +575,7 @@ impl Compiler<'_> {
         let body = tag.template.as_ref().map(|template| self.nodes(template, at)).unwrap_or_default();
         let inverse = tag.inverse.as_ref().map(|template| self.nodes(template, at));
         if name == "raw" {
-            nodes.extend(body);
+            self.raw_block(tag, body, nodes);
             return;
         }
         let kind = match name {
@@ -614,6 +617,28 @@ impl Compiler<'_> {
         if let Some(subject) = subject {
             nodes.push(Node::Block(Box::new(Block { kind, subject, include_zero, names, body, inverse, at })));
         }
+    }
+}
+
+impl Compiler<'_> {
+    /// Handlebars' parser loses the blanks with which the text of a raw block begins.
+    fn raw_block(&self, tag: &hbs::HelperTemplate, body: Vec<Node>, nodes: &mut Vec<Node>) {
+        let mapping = tag.template.as_ref().and_then(|template| template.mapping.first());
+        if let Some(mapping) = mapping {
+            let (line, column) = (mapping.0, mapping.1);
+            let start = self.line_starts.get(line.saturating_sub(1)).copied().unwrap_or(self.source.len());
+            let text = &self.source[start..];
+            let start = start + text.char_indices().nth(column.saturating_sub(1)).map_or(0, |(at, _)| at);
+            let before = &self.source[..start];
+            let blanks = &before[before.trim_end().len()..];
+            // Where the tag ends its line, that line end belongs to the tag.
+            let blanks = blanks.split_once('\n').map_or(blanks, |(_, after)| after);
+            if !blanks.is_empty() {
+                let line = u32::try_from(line).unwrap_or(u32::MAX);
+                nodes.push(Node::Text { text: blanks.to_owned(), line });
+            }
+        }
+        nodes.extend(body);
     }
 }
 

@@ -148,7 +148,7 @@ impl<'t> Walk<'t> {
                 None if block.kind == BlockKind::With => Ok(()),
                 None => {
                     let message =
-                        format!("{} is neither a list nor a map: {}", show(&block.subject), helpers::kind(&value));
+                        format!("{} is {}, neither a list nor a map", show(&block.subject), helpers::kind(&value));
                     self.problem(template, block.at, message);
                     Ok(())
                 }
@@ -284,14 +284,11 @@ impl<'t> Walk<'t> {
                     Ok(Item::Missing(_)) => Ok(Item::Missing(show(expression))),
                     Ok(item) => Ok(item),
                     Err(message) => {
-                        let message = match call.helper.name {
-                            "fail" | "required" => message,
-                            name => format!("{name}: {message}"),
-                        };
-                        let problem = self.problem(template, at, message);
-                        if call.helper.name != "fail" && call.helper.name != "required" {
-                            problem.hint = Some(format!("write {}", call.helper.usage));
-                        }
+                        let is_own_message = matches!(call.helper.name, "fail" | "required");
+                        // A wrong type is most often a wrong order of arguments.
+                        let hint = message.contains(" is no ").then(|| format!("write {}", call.helper.usage));
+                        let message = if is_own_message { message } else { format!("{}: {message}", call.helper.name) };
+                        self.problem(template, at, message).hint = hint;
                         Ok(Item::Poison)
                     }
                 }
@@ -497,7 +494,13 @@ fn advice(path: &str, root: &Value, scope: &Scope<'_>) -> Option<String> {
         match step_into(value, name) {
             Some(inner) => value = inner,
             None => {
-                let Value::Object(map) = value else { return None };
+                let map = match value {
+                    Value::Object(map) => map,
+                    Value::Array(items) => {
+                        return Some(format!("{} is a list of {}", names[..depth].join("."), items.len()));
+                    }
+                    other => return Some(format!("{} is {}", names[..depth].join("."), helpers::kind(other))),
+                };
                 if depth == 0 && !is_inner {
                     let values = root.get("values").and_then(Value::as_object);
                     if values.is_some_and(|values| values.contains_key(*name)) {
@@ -559,6 +562,8 @@ fn is_harmless(text: &str) -> bool {
     text.bytes().all(inner)
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+        // As a whole scalar it would vanish.
+        && !text.eq_ignore_ascii_case("null")
 }
 
 /// How much work it is to copy an item: its nodes, and its bytes by the line.
