@@ -286,10 +286,10 @@ mod chance {
 
         #[test]
         fn no_template_makes_it_panic(source in "(\\{\\{|\\}\\}|[#/>!~^&*@(){}\\[\\]\"'=|. \n]|if|else|each|with|raw|name|list|p|quote|toYaml|a: |- ){0,40}") {
-            if let Ok(template) = template::compile("t", &source) {
-                if let Ok(text) = walk::render(&template, &Partials::new(), &sample()) {
-                    scalars::check(&text, yaml::scan(&text.text).as_ref());
-                }
+            if let Ok(template) = template::compile("t", &source)
+                && let Ok(text) = walk::render(&template, &Partials::new(), &sample())
+            {
+                scalars::check(&text, yaml::scan(&text.text).as_ref());
             }
         }
 
