@@ -294,7 +294,8 @@ async fn hostile_names_and_malformed_trees_are_refused() {
     let scene = Scene::new().await;
     let blob = scene.repo.git().blob(b"x").unwrap();
     let file = |name: &'static [u8]| (0o100_644, name, blob);
-    let cases: Vec<(Vec<(u32, &[u8], Oid)>, &str)> = vec![
+    type Entry<'a> = (u32, &'a [u8], Oid);
+    let cases: Vec<(Vec<Entry<'_>>, &str)> = vec![
         (vec![file(b"..")], "empty, . or .."),
         (vec![file(b".GIT")], "git's own folder"),
         (vec![file(b"git~1")], "git's own folder"),
