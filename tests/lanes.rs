@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::world::{World, repository};
-use towpath_core::status::State;
+use towpath_core::status::{Outcome, State};
 
 use crate::manifests::config_map;
 
@@ -101,6 +101,8 @@ async fn a_new_release_branch_that_cannot_be_applied_stays_a_candidate() {
     assert_eq!(status.running, first.running);
     assert!(status.candidate.unwrap().revision.starts_with("r1.2@sha1:"));
     assert!(status.problems[0].contains("test/c.yaml"), "{:?}", status.problems);
+    assert_eq!(status.history[0].outcome, Outcome::Failed, "what could not be applied is in the history");
+    assert!(status.history[0].revision.starts_with("r1.2@sha1:"));
     // What runs is mended all the same.
     world.patch("v1", "ConfigMap", "settings", json!({"data": {"key": "by hand"}})).await;
     world.object_where("v1", "ConfigMap", "settings", "mended", |object| object["data"]["key"] == "1.1").await;

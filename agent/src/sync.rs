@@ -18,6 +18,7 @@
 mod apply;
 mod desire;
 mod observe;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -25,18 +26,17 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use towpath_core::candidate::{self, Candidate};
-use towpath_core::decide::{self, Decision};
 use towpath_core::environment::{Environment, SyncMode};
-use towpath_core::fault::{Fault, Problem};
-use towpath_core::health::{self, Health};
+use towpath_core::fault::Problem;
+use towpath_core::health::Health;
 use towpath_core::inventory::Inventory;
 use towpath_core::manifest::ObjectKey;
 use towpath_core::names::EnvironmentName;
 use towpath_core::plan::{self, Action, Fate, Known, Plan, Why};
 use towpath_core::policy::Cleared;
 use towpath_core::render::RenderCache;
-use towpath_core::revision::{CommitId, Revision};
-use towpath_core::status::{EnvironmentStatus, KeptStatus, Outcome, Report, SyncRecord, Trigger};
+use towpath_core::revision::CommitId;
+use towpath_core::status::{EnvironmentStatus, KeptStatus, Report};
 
 use crate::cluster::{Account, Cluster, Kind, Kinds, WatchHandle};
 use crate::repo::View;
@@ -160,7 +160,7 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
     let environment = pass.environment;
     if environment.suspend {
         memory.watches.clear();
-        return suspended(pass);
+        return report::suspended(pass);
     }
 
     let mut problems: Vec<Problem> = pass.view.problem.iter().cloned().collect();
@@ -180,23 +180,24 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
         candidate.clone().filter(|candidate| may_move && running.as_ref().map(|r| r.commit) != Some(candidate.commit));
 
     let mut done = None;
-    let mut attempted = None;
+    let mut refused = None;
     for (wanted, is_move) in [(moves.clone(), true), (running, false)] {
         let Some(wanted) = wanted else { continue };
         match attempt(pass, memory, &wanted, is_move).await {
             Attempt::Done(progress) => {
-                attempted = Some((wanted, is_move));
-                done = Some(progress);
+                done = Some((wanted, is_move, progress));
                 break;
             }
             Attempt::Untouched(found) => {
-                attempted.get_or_insert((wanted, is_move));
+                if is_move {
+                    refused = Some(wanted);
+                }
                 problems.extend(found);
             }
         }
     }
 
-    report(pass, memory, started, candidate, moves, attempted, done, problems).await
+    report::report(pass, memory, report::Ended { started, candidate, refused, done, problems }).await
 }
 
 /// Works on one revision.
@@ -282,122 +283,6 @@ fn summarize(plan: &Plan, progress: &mut Progress) {
     }
     for step in plan.steps.iter().filter(|step| step.action == Action::Report) {
         progress.drift.push((step.key.to_string(), "differs from git; drift is only reported here".to_owned()));
-    }
-}
-
-#[allow(clippy::too_many_arguments, reason = "everything that a pass came to, folded once")]
-async fn report(
-    pass: &Pass<'_>,
-    memory: &mut Memory,
-    started: Timestamp,
-    candidate: Option<Candidate>,
-    moves: Option<Candidate>,
-    attempted: Option<(Candidate, bool)>,
-    done: Option<Box<Progress>>,
-    mut problems: Vec<Problem>,
-) -> Report {
-    let now = Timestamp::now();
-    let candidate = desire::revision(pass.view, candidate.as_ref()).await;
-    let revision = desire::revision(pass.view, attempted.as_ref().map(|(attempted, _)| attempted)).await;
-    let is_move = attempted.is_some_and(|(_, is_move)| is_move);
-    let has_progress = done.is_some();
-    let progress = *done.unwrap_or_default();
-
-    let earlier = problems.len();
-    problems.extend(progress.problems.iter().cloned());
-    let is_complete = has_progress && !progress.overtaken && problems.len() == earlier;
-    let settled_on: Option<Revision> = revision.clone().filter(|_| is_complete);
-
-    let worst = has_progress.then(|| health::worst(progress.health.values().map(|(health, _)| *health)));
-    let rolling_since = if is_complete && progress.moved && is_move { Some(now) } else { pass.status.rolling_since };
-    let fault = problems.iter().map(|problem| problem.fault).min();
-    memory.failures = if matches!(fault, Some(Fault::Passing | Fault::Setup)) { memory.failures + 1 } else { 0 };
-    let decision = decide::decide(&decide::Facts {
-        fault,
-        failures: memory.failures,
-        health: worst.unwrap_or(Health::Unknown),
-        rolling_since,
-        timeout: pass.environment.timeout,
-        now,
-    });
-
-    let did_something = progress.created + progress.configured + progress.pruned + progress.failed > 0;
-    let is_attempt_at_move = moves.is_some() && !has_progress && attempt_is_worth_a_record(&problems);
-    let is_worth_a_record = is_move && (has_progress || is_attempt_at_move) || (did_something && progress.moved);
-    let sync = revision.as_ref().filter(|_| is_worth_a_record).map(|revision| SyncRecord {
-        revision: revision.to_string(),
-        subject: revision.subject.clone(),
-        trigger: match pass.request {
-            Some(_) => Trigger::Request,
-            None if pass.status.last_attempted_revision.as_deref() == Some(revision.to_string().as_str())
-                && is_move =>
-            {
-                Trigger::Retry
-            }
-            None if is_move => Trigger::Commit,
-            None => Trigger::Settings,
-        },
-        requested_by: pass.request.and_then(|request| request.by.clone()),
-        started_at: started,
-        took_ms: (now - started).total(jiff::Unit::Millisecond).unwrap_or(0.0) as i64,
-        outcome: match () {
-            () if is_complete => Outcome::Applied,
-            () if progress.overtaken => Outcome::Overtaken,
-            () => Outcome::Failed,
-        },
-        created: progress.created,
-        configured: progress.configured,
-        unchanged: progress.unchanged,
-        pruned: progress.pruned,
-        failed: progress.failed,
-        message: problems.first().map(ToString::to_string),
-    });
-
-    // A request is answered once it was acted on: not while the server of the repository is away or an apply is retried.
-    let is_answered = fault != Some(Fault::Passing) && !progress.overtaken;
-    Report {
-        generation: pass.environment.generation,
-        suspended: false,
-        candidate,
-        settled_on,
-        attempted: revision,
-        handled_request: pass.request.filter(|_| is_answered).map(|request| request.id.clone()),
-        sync,
-        problems,
-        warnings: progress.warnings,
-        health: progress.health,
-        worst,
-        kept: progress.kept,
-        confirmation: progress.confirmation,
-        drift: progress.drift,
-        rolling_since: rolling_since.filter(|_| decision != Decision::Settled),
-        decision,
-    }
-}
-
-/// Git being away is no attempt; a commit that cannot be applied is one.
-fn attempt_is_worth_a_record(problems: &[Problem]) -> bool {
-    problems.iter().any(|problem| problem.fault == Fault::Content)
-}
-
-fn suspended(pass: &Pass<'_>) -> Report {
-    Report {
-        generation: pass.environment.generation,
-        suspended: true,
-        candidate: None,
-        settled_on: None,
-        attempted: None,
-        handled_request: pass.request.map(|request| request.id.clone()),
-        sync: None,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        health: BTreeMap::new(),
-        worst: None,
-        kept: Vec::new(),
-        confirmation: None,
-        drift: Vec::new(),
-        rolling_since: pass.status.rolling_since,
-        decision: Decision::Settled,
     }
 }
 

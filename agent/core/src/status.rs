@@ -308,16 +308,15 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
         status.last_handled_request = Some(request.clone());
     }
     if let Some(sync) = &report.sync {
-        // The same failure, tried again: the last try says it all.
-        let says_the_same = |earlier: &&SyncRecord| {
+        // The same failure, tried again, is said already.
+        let says_the_same = |earlier: &SyncRecord| {
             earlier.outcome == Outcome::Failed
                 && sync.outcome == Outcome::Failed
                 && (&earlier.revision, &earlier.message) == (&sync.revision, &sync.message)
         };
-        if status.history.first().filter(says_the_same).is_some() {
-            status.history.remove(0);
+        if !status.history.first().is_some_and(says_the_same) {
+            status.history.insert(0, sync.clone());
         }
-        status.history.insert(0, sync.clone());
         status.history.truncate(MAX_HISTORY);
     }
     for (object, message) in &report.drift {
