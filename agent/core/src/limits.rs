@@ -22,6 +22,8 @@ pub const MAX_TEMPLATE_OUTPUT_BYTES: usize = 4 << 20;
 pub const MAX_RENDERED_BYTES: usize = 64 << 20;
 /// Steps (nodes rendered, loop rounds) that one template may take.
 pub const MAX_TEMPLATE_STEPS: u64 = 2_000_000;
+/// Values of one template that are not plainly harmless, and are held to their scalars.
+pub const MAX_TEMPLATE_INSERTS: usize = 100_000;
 /// Partials within partials.
 pub const MAX_PARTIAL_DEPTH: usize = 32;
 /// Blocks within blocks in one template source.

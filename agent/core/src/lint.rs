@@ -35,6 +35,43 @@ pub fn doubts<'s>(steps: impl IntoIterator<Item = &'s Placed<'s>>) -> Vec<Doubt>
         .collect()
 }
 
+/// Places of texts with characters that a reviewer cannot see, or that turn the direction of what is around them.
+pub fn hidden<'s>(steps: impl IntoIterator<Item = &'s Placed<'s>>) -> Vec<(u32, u32)> {
+    let has_hidden = |placed: &&Placed<'_>| match &placed.step {
+        Step::Scalar { text, .. } => !text.is_ascii() && text.chars().any(yaml::is_invisible),
+        _ => false,
+    };
+    steps.into_iter().filter(has_hidden).map(|placed| (placed.line, placed.column)).collect()
+}
+
+/// Numbers of a values file that do not come out as they are written: `1.10` is inserted as `1.1`, and a commit such as
+/// `12e4567` is a number at all.
+pub fn changed_numbers<'s>(steps: impl IntoIterator<Item = &'s Placed<'s>>) -> Vec<Doubt> {
+    steps
+        .into_iter()
+        .filter_map(|placed| {
+            let Step::Scalar { text, style: Style::Plain, is_tagged: false, is_key: false } = &placed.step else {
+                return None;
+            };
+            let could_change = text.len() <= 64
+                && text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+'))
+                && text.contains(['.', 'e', 'E']);
+            if !could_change {
+                return None;
+            }
+            let serde_yaml::Value::Number(number) = serde_yaml::from_str(text).ok()? else { return None };
+            let comes_out = number.to_string();
+            (comes_out != **text).then(|| Doubt {
+                line: placed.line,
+                column: placed.column,
+                text: text.clone().into_owned(),
+                applied: format!("the number {comes_out}"),
+                other: format!("the text {text}"),
+            })
+        })
+        .collect()
+}
+
 /// What is applied for a plain scalar, and what others read; `None` where all agree.
 pub fn doubt(text: &str) -> Option<(String, String)> {
     if !is_suspicious(text) {
@@ -213,6 +250,15 @@ mod tests {
             said.push_str(&line);
         }
         expect_test::expect_file!["lint/scalars.txt"].assert_eq(&said);
+    }
+
+    #[test]
+    fn numbers_that_change_and_characters_that_hide_are_found() {
+        let scan = yaml::scan("a: 1.10\nb: 1.1\nc: 12e45\nd: 1.0\ne: \"1.10\"\nf: 1.2.3\ng: 0.50\nh: 3\n").unwrap();
+        let found: Vec<_> = changed_numbers(scan.steps()).into_iter().map(|doubt| doubt.text).collect();
+        assert_eq!(found, ["1.10", "12e45", "0.50"]);
+        let scan = yaml::scan("a: fine\nb: größe\nc: ad\u{202e}min\n").unwrap();
+        assert_eq!(hidden(scan.steps()), [(3, 4)]);
     }
 
     #[test]

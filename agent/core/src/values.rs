@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::fault::{Place, Problem};
+use crate::lint;
 use crate::yaml::{self, Scan, Step};
 
 /// Layers of values, and what they come to.
@@ -155,6 +156,21 @@ pub fn read(file: &str, text: &str) -> Result<Map<String, Value>, Vec<Problem>> 
             Err(whole_file(message).into_iter().map(|problem| problem.hint("quote it if it is text")).collect())
         }
     }
+}
+
+/// What is doubtful in a values file that can be read.
+pub fn warnings(file: &str, text: &str) -> Vec<Problem> {
+    let Ok(scan) = yaml::scan(text) else { return Vec::new() };
+    let at = |line, column| Place::point(file, line, column);
+    let mut warnings = Vec::new();
+    for doubt in lint::changed_numbers(scan.steps()) {
+        let message = format!("{} is inserted as {}", doubt.text, doubt.applied);
+        warnings.push(Problem::content(message).at(at(doubt.line, doubt.column)).hint("quote it if it is text"));
+    }
+    for (line, column) in lint::hidden(scan.steps()) {
+        warnings.push(Problem::content("a text with invisible characters").at(at(line, column)));
+    }
+    warnings
 }
 
 /// Every key that a map of the text says more than once.

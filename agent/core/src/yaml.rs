@@ -365,6 +365,24 @@ impl<'t> Scan<'t> {
     }
 }
 
+impl Scan<'_> {
+    /// Line and column of every item of the list that is a field at the top of a document.
+    pub fn places_of_items(&self, document: usize, field: &str) -> Vec<(u32, u32)> {
+        let mut places = Vec::new();
+        let steps = self.steps_of(document);
+        if let Some((_, list)) = child(steps, 0, field)
+            && matches!(steps.get(list), Some(Placed { step: Step::List, .. }))
+        {
+            let mut next = list + 1;
+            while let Some(item) = steps.get(next).filter(|item| item.step != Step::ListEnd) {
+                places.push((item.line, item.column));
+                next = after(steps, next);
+            }
+        }
+        places
+    }
+}
+
 /// The place of a field of the map or list that begins at a step, and the step where its value begins.
 fn child(steps: &[Placed<'_>], at: usize, part: &str) -> Option<((u32, u32), usize)> {
     match steps.get(at)?.step {
@@ -421,7 +439,7 @@ fn check_tag(tag: Option<&granit_parser::Tag>, line: u32, column: u32) -> Result
 }
 
 /// Characters that a reviewer cannot see.
-fn is_invisible(c: char) -> bool {
+pub fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 

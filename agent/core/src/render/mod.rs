@@ -109,17 +109,26 @@ pub fn layered_values(tree: &Tree, environment: &Environment) -> Result<Values, 
         problems = found;
         Layout::default()
     });
-    let values = layer(tree, environment, &layout.values, &mut problems);
+    let values = layer(tree, environment, &layout.values, &mut problems, &mut Vec::new());
     Problems::check(problems)?;
     Ok(values)
 }
 
-fn layer(tree: &Tree, environment: &Environment, files: &[&str], problems: &mut Vec<Problem>) -> Values {
+fn layer(
+    tree: &Tree,
+    environment: &Environment,
+    files: &[&str],
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) -> Values {
     let mut values = Values::default();
     for file in files {
         match tree.text(file) {
             Ok(Some(text)) => match values::read(file, text) {
-                Ok(map) => values.push(*file, map),
+                Ok(map) => {
+                    values.push(*file, map);
+                    warnings.extend(values::warnings(file, text));
+                }
                 Err(found) => problems.extend(found),
             },
             Ok(None) => {}
@@ -154,7 +163,8 @@ impl Render<'_> {
         self.warnings.extend(layout.warnings.iter().cloned());
         let declarations = self.declarations(&layout);
         let components = self.components(&declarations);
-        let values = layer(self.tree, self.environment, &layout.values, &mut self.problems).merged();
+        let (problems, warnings) = (&mut self.problems, &mut self.warnings);
+        let values = layer(self.tree, self.environment, &layout.values, problems, warnings).merged();
         self.check_required(&declarations, &values, &layout);
         let context = Context::new(self.environment, self.facts, values, &components);
 
@@ -629,6 +639,10 @@ fn read_piece(
                 format!("{} is applied as {}; other readers see {}", doubt.text, doubt.applied, doubt.other)
             };
             warnings.push(Problem::content(message).at(place(doubt.line)).hint("quote it if it is text"));
+        }
+        for (line, _) in lint::hidden(scan.steps_of(index)) {
+            let hint = "write it again by hand, or as an escape within double quotes";
+            warnings.push(Problem::content("a text with invisible characters").at(place(line)).hint(hint));
         }
     }
     let manifests = objects::manifests(documents, &scan, place, problems);

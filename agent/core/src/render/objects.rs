@@ -43,13 +43,14 @@ pub(super) fn manifests(
                 problems.push(Problem::content("a List without items").at(source).hint("delete the document"));
             }
             Some(items) => {
+                let lines = scan.places_of_items(index, "items");
                 for (number, item) in items.into_iter().enumerate() {
-                    let number = number.to_string();
-                    let item_place = |path: &[&str]| field_place(&[&["items", &*number], path].concat());
-                    let source = item_place(&[]);
+                    // The items of an alias stand elsewhere.
+                    let source = place(lines.get(number).map_or(line, |(line, _)| *line));
+                    let item_place = |_: &[&str]| source.clone();
                     match item {
                         Value::Object(item) if !is_list(&item) => {
-                            if let Some(manifest) = manifest(item, source, &item_place, problems) {
+                            if let Some(manifest) = manifest(item, source.clone(), &item_place, problems) {
                                 manifests.push(manifest);
                             }
                         }
@@ -167,15 +168,23 @@ fn manifest(
 /// Moves the `stringData` of a Secret into `data`, as the API server would: it is what comes back, so it is what is
 /// compared.
 fn encode_string_data(body: &mut Map<String, Value>, problem: &mut dyn FnMut(&str, String)) {
-    let Some(Value::Object(texts)) = body.remove("stringData") else { return };
+    let Some(texts) = body.remove("stringData") else { return };
+    let Value::Object(texts) = texts else {
+        problem("", "stringData is no map".to_owned());
+        return;
+    };
     let mut encoded = Map::new();
+    let mut wrong = Vec::new();
     for (key, value) in texts {
         match value {
             Value::String(text) => {
                 encoded.insert(key, Value::String(STANDARD.encode(text)));
             }
-            _ => problem(&key, format!("stringData.{key} is no text")),
+            _ => wrong.push(key),
         }
+    }
+    for key in wrong.iter().take(10) {
+        problem(key, format!("stringData.{key} is no text"));
     }
     match body.get_mut("data") {
         Some(Value::Object(data)) => data.extend(encoded),

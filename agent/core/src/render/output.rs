@@ -56,6 +56,8 @@ impl Text {
 #[derive(Debug, Default)]
 pub(super) struct Output {
     done: Text,
+    /// Where the line that is being written begins.
+    line_start: usize,
     /// Put before every line that is not blank.
     pub(super) indent: String,
 }
@@ -69,10 +71,21 @@ impl Output {
         self.done
     }
 
+    pub(super) fn inserts(&self) -> usize {
+        self.done.inserts.len()
+    }
+
     /// What stands on the line that is being written, without the indent of partials.
     pub(super) fn line_so_far(&self) -> &str {
-        let line = self.done.text.rfind('\n').map_or(&*self.done.text, |newline| &self.done.text[newline + 1..]);
+        let line = &self.done.text[self.line_start..];
         line.strip_prefix(&*self.indent).unwrap_or(line)
+    }
+
+    fn push(&mut self, text: &str) {
+        if let Some(newline) = text.rfind('\n') {
+            self.line_start = self.len() + newline + 1;
+        }
+        self.done.text.push_str(text);
     }
 
     /// Says where the text that follows comes from.
@@ -96,16 +109,15 @@ impl Output {
     /// Writes text that comes from one place.
     pub(super) fn write(&mut self, text: &str) {
         if self.indent.is_empty() {
-            self.done.text.push_str(text);
+            self.push(text);
             return;
         }
         for line in text.split_inclusive('\n') {
-            let is_at_start = self.done.text.is_empty() || self.done.text.ends_with('\n');
             let is_blank = matches!(line, "\n" | "\r\n");
-            if is_at_start && !is_blank {
+            if self.len() == self.line_start && !is_blank {
                 self.done.text.push_str(&self.indent);
             }
-            self.done.text.push_str(line);
+            self.push(line);
         }
     }
 

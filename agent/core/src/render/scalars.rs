@@ -64,14 +64,13 @@ fn vanished(text: &Text) -> Vec<usize> {
 /// Whether each value begins a scalar in quotes that reads as the value. What is in quotes of our own ends where they
 /// do, so that a second reading would tell nothing new.
 fn is_quoted_throughout(text: &Text, real: &Scan<'_>) -> bool {
-    let mut line = 1;
-    let mut counted = 0;
+    let (mut line, mut column, mut counted) = (1, 1, 0);
     text.inserts.iter().all(|insert| {
         let Some(original) = &insert.original else { return false };
-        let start = insert.range.start;
-        line += text.text[counted..start].matches('\n').count();
-        counted = start;
-        let column = text.text[..start].chars().rev().take_while(|c| *c != '\n').count() + 1;
+        for c in text.text[counted..insert.range.start].chars() {
+            (line, column) = if c == '\n' { (line + 1, 1) } else { (line, column + 1) };
+        }
+        counted = insert.range.start;
         let at = real.steps().partition_point(|step| (step.line as usize, step.column as usize) < (line, column));
         real.steps().get(at).is_some_and(|placed| {
             (placed.line as usize, placed.column as usize) == (line, column)
@@ -84,7 +83,7 @@ fn at_fault(text: &Text, real: Result<&Scan<'_>, &Flaw>) -> Vec<usize> {
     let everything = replaced(text, |_| true);
     let harmless = yaml::scan(&everything);
     let all: Vec<usize> = (0..text.inserts.len()).collect();
-    let affordable = MAX_SEARCH_BYTES / text.text.len().max(1);
+    let affordable = MAX_SEARCH_BYTES / everything.len().max(1);
     match (real, &harmless) {
         // The template itself is no YAML, whatever the values are: that is said elsewhere.
         (Err(_), Err(_)) => Vec::new(),

@@ -308,7 +308,13 @@ fn unreadable(file: &str, source: &str, error: &handlebars::TemplateError) -> Pr
             let opened = source.matches("{{#").count();
             let closed = source.matches("{{/").count();
             let problem = Problem::content("not a template that handlebars can read");
-            if opened > closed {
+            let line = error.pos().and_then(|(line, _)| source.lines().nth(line.saturating_sub(1))).unwrap_or_default();
+            let tag = line.split_once("{{").map_or("", |(_, tag)| tag);
+            if tag.contains(" | ") {
+                problem.hint("there are no pipes: write {{quote value}} for {{ value | quote }}")
+            } else if tag.trim_start_matches(['-', ' ']).starts_with('.') || tag.contains(" .Values") {
+                problem.hint("this is a Go template: write {{values.name}} for {{ .Values.name }}")
+            } else if opened > closed {
                 problem.hint("a block is opened and not closed")
             } else if closed > opened {
                 problem.hint("a block is closed that was not opened")
@@ -459,6 +465,15 @@ impl Compiler<'_> {
             return None;
         };
         let given = tag.params.len();
+        if name == "lookup" && given > 2 {
+            self.refuse(
+                at,
+                "a look-up in the cluster",
+                "rendering reaches nothing outside the deploy repository; \
+                lookup takes a map and a key",
+            );
+            return None;
+        }
         if given < helper.arguments.0 || given > helper.arguments.1 {
             let mut hint = format!("write {}", helper.usage);
             if given == 0 {

@@ -369,7 +369,11 @@ fn partials_that_double_are_counted_too() {
 
 #[test]
 fn helpers_that_copy_are_counted_by_what_they_copy() {
-    let context = json!({ "big": vec!["x"; 10_000], "l": vec![0; 1000] });
+    let context = json!({ "big": vec!["x"; 10_000], "l": vec![0; 1000], "long": "x".repeat(1 << 20) });
+    for call in ["(eq @root.big @root.big)", "(lookup @root.big @root.long)", "(len @root.long)"] {
+        let source = format!("{{{{#each l}}}}{{{{#if {call}}}}}{{{{/if}}}}{{{{/each}}}}");
+        assert!(said(&source, &[], &context).contains("steps"), "{call}");
+    }
     let source = "{{#each l}}{{#if (len (list @root.big @root.big))}}{{/if}}{{/each}}";
     assert!(said(source, &[], &context).contains("steps"));
     assert_eq!(said("{{#each l}}{{#if (len @root.big)}}{{/if}}{{/each}}", &[], &context), "fine");
@@ -387,6 +391,14 @@ fn output_has_a_limit() {
     assert!(said(&source, &[], &json!({ "l": vec![0; rounds + 1] })).contains("bytes"));
     let kept = "{{#if (eq 1 (len (include \"p\")))}}{{/if}}";
     assert!(said(kept, &[("p", &source)], &json!({ "l": vec![0; rounds + 1] })).contains("bytes"));
+}
+
+#[test]
+fn inserted_values_have_a_limit() {
+    let source = "{{#each l}}{{@root.e}}{{/each}}";
+    let context = |rounds: usize| json!({ "l": vec![0; rounds], "e": "" });
+    assert_eq!(said(source, &[], &context(limits::MAX_TEMPLATE_INSERTS)), "fine");
+    assert!(said(source, &[], &context(limits::MAX_TEMPLATE_INSERTS + 1)).contains("inserts more than"));
 }
 
 #[test]

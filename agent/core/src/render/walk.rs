@@ -105,6 +105,11 @@ impl<'t> Walk<'t> {
                 let limit = limits::MAX_TEMPLATE_OUTPUT_BYTES;
                 return Err(self.stop(template, point(node), format!("renders to more than {limit} bytes")));
             }
+            if self.output.inserts() > limits::MAX_TEMPLATE_INSERTS {
+                let limit = limits::MAX_TEMPLATE_INSERTS;
+                let message = format!("inserts more than {limit} values that are no plain words");
+                return Err(self.stop(template, point(node), message));
+            }
         }
         Ok(())
     }
@@ -269,8 +274,7 @@ impl<'t> Walk<'t> {
                             is_poisoned = true;
                         }
                         Item::Poison => is_poisoned = true,
-                        item if call.helper.copies => self.step(weight(item), template, at)?,
-                        _ => {}
+                        item => self.step(weight(item, call.helper.copies), template, at)?,
                     }
                     match name {
                         Some(name) => options.push((name, item)),
@@ -566,19 +570,21 @@ fn is_harmless(text: &str) -> bool {
         && !text.eq_ignore_ascii_case("null")
 }
 
-/// How much work it is to copy an item: its nodes, and its bytes by the line.
-fn weight(item: &Item<'_>) -> u64 {
-    fn of(value: &Value) -> u64 {
+/// How much work an item is for a helper: its bytes by the line, and, where the helper copies or compares, its nodes.
+fn weight(item: &Item<'_>, is_deep: bool) -> u64 {
+    fn of(value: &Value, is_deep: bool) -> u64 {
         match value {
             Value::String(text) => 1 + text.len() as u64 / 64,
-            Value::Array(items) => 1 + items.iter().map(of).sum::<u64>(),
-            Value::Object(map) => 1 + map.iter().map(|(key, value)| key.len() as u64 / 64 + of(value)).sum::<u64>(),
+            Value::Array(items) if is_deep => 1 + items.iter().map(|item| of(item, true)).sum::<u64>(),
+            Value::Object(map) if is_deep => {
+                1 + map.iter().map(|(key, value)| key.len() as u64 / 64 + of(value, true)).sum::<u64>()
+            }
             _ => 1,
         }
     }
     match item {
         Item::Missing(_) | Item::Poison => 0,
-        Item::Value(value) | Item::Yaml { value, .. } => of(value),
+        Item::Value(value) | Item::Yaml { value, .. } => of(value, is_deep),
         Item::Quoted { text, .. } => 1 + text.len() as u64 / 64,
         Item::Text(text) => 1 + text.text.len() as u64 / 64,
     }
