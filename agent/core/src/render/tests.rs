@@ -535,6 +535,57 @@ fn a_thousand_objects_render_and_the_cache_knows_them() {
     assert_eq!(render(&tree, &environment, &later, None).unwrap(), first);
 }
 
+#[test]
+fn a_shared_cache_never_changes_what_is_rendered() {
+    let object = |data: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata:\n  a: {data}\n");
+    let files = |template: &str, partial: &str| {
+        let mut files =
+            vec![("towpath.yaml".to_owned(), String::new()), ("e/values.yaml".to_owned(), "v: 1\n".to_owned())];
+        files.push(("templates/a.yaml.hbs".to_owned(), object(template)));
+        files.push(("templates/partials/p.hbs".to_owned(), format!("x{{{{> q}}}}{partial}")));
+        files.push(("templates/partials/q.hbs".to_owned(), partial.to_owned()));
+        files
+    };
+    let mut cache = RenderCache::default();
+    let mut kept = Vec::new();
+    for template in [
+        "x{{values.v}}",
+        "{{revision}}",
+        "{{@root.revision}}",
+        "{{lookup this \"revision\"}}",
+        "{{include \"p\"}}",
+        "{{#with @root as |r|}}{{r.lane}}{{/with}}",
+        "x{{#each @root}}{{@index}}{{/each}}{{toJson this}}",
+    ] {
+        for partial in ["y", "{{values.v}}", "{{revision}}"] {
+            for (values, commit, branch, path) in [
+                (json!({}), 1, "r1.2", "e"),
+                (json!({"v": 2}), 1, "r1.2", "e"),
+                (json!({}), 2, "r1.2", "e"),
+                (json!({}), 1, "r1.3", "e"),
+            ] {
+                let files = files(template, partial);
+                let files: Vec<(&str, &str)> =
+                    files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+                let facts =
+                    Facts { cluster: "lab".into(), branch: branch.into(), commit: CommitId::from_bytes([commit; 20]) };
+                let (tree, environment) = (tree(&files), environment(path, values));
+                let alone = render(&tree, &environment, &facts, None);
+                assert_eq!(render(&tree, &environment, &facts, Some(&mut cache)), alone, "{template} {partial}");
+                kept.push(alone);
+            }
+        }
+    }
+    assert!(kept.iter().filter(|one| one.is_ok()).count() > 60, "{kept:?}");
+}
+
+#[test]
+fn a_cache_may_go_to_another_thread() {
+    fn check<T: Send>() {}
+    check::<RenderCache>();
+    check::<Rendered>();
+}
+
 /// Prints what rendering costs: `cargo test --release -p towpath-core -- --ignored what_a_thousand`.
 #[test]
 #[ignore = "a measurement"]
