@@ -1,5 +1,6 @@
 //! The door to the disk of whoever types a command: a checkout of a deploy repository, or one revision of it, as a
-//! [`Tree`]. The agent itself never comes this way; it reads commits out of its mirror.
+//! [`Tree`]. The agent never reads manifests this way; it reads commits out of its mirror. What comes this way to it are
+//! the files of its own configuration, which are watched.
 
 use std::fs;
 use std::io::Read;
@@ -11,6 +12,29 @@ use towpath_core::lane::Heads;
 use towpath_core::limits;
 use towpath_core::revision::{BlobId, CommitId};
 use towpath_core::tree::{File, Tree, TreeBuilder};
+
+/// Calls `on_change` after a file changed, however it was changed: written, replaced, or behind the links that
+/// Kubernetes swaps when a mounted Secret or ConfigMap changes (`..data`). It ends with what is returned.
+///
+/// # Errors
+/// `Passing` where the system cannot watch: the file is then read only once.
+pub fn watch_file(file: &Path, on_change: impl Fn() + Send + 'static) -> Result<notify::RecommendedWatcher, Problem> {
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let cannot = |error: notify::Error| Problem::passing(format!("cannot watch {}: {error}", folder.display()));
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let is_reading = matches!(&event, Ok(event) if matches!(event.kind, notify::EventKind::Access(_)));
+        if !is_reading {
+            on_change();
+        }
+    })
+    .map_err(cannot)?;
+    // The folder and not the file: a replaced file is another one, and its watch would go with the old one.
+    notify::Watcher::watch(&mut watcher, folder, notify::RecursiveMode::NonRecursive).map_err(cannot)?;
+    Ok(watcher)
+}
 
 /// What was read, and what git says about it where there is git.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -260,6 +284,32 @@ fn raw(id: Oid) -> [u8; 20] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mounted_file_that_is_swapped_by_its_links_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |version: &str, text: &str| {
+            let real = folder.path().join(version);
+            fs::create_dir(&real).unwrap();
+            fs::write(real.join("token"), text).unwrap();
+            std::os::unix::fs::symlink(version, folder.path().join("..data_tmp")).unwrap();
+            fs::rename(folder.path().join("..data_tmp"), folder.path().join("..data")).unwrap();
+        };
+        write("..one", "first");
+        let file = folder.path().join("token");
+        std::os::unix::fs::symlink("..data/token", &file).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let seen = file.clone();
+        let watch = watch_file(&file, move || {
+            let _ = sender.send(fs::read_to_string(&seen).unwrap_or_default());
+        });
+        let _watch = watch.unwrap();
+        write("..two", "second");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while receiver.recv_timeout(std::time::Duration::from_secs(10)).unwrap() != "second" {
+            assert!(std::time::Instant::now() < deadline);
+        }
+    }
 
     fn write(root: &Path, path: &str, text: &str) {
         let file = root.join(path);

@@ -200,9 +200,24 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
     report::report(pass, memory, report::Ended { started, candidate, refused, done, problems }).await
 }
 
+/// Says in the log how long each stage of a pass took.
+struct Stages<'a> {
+    environment: &'a EnvironmentName,
+    since: Instant,
+}
+
+impl Stages<'_> {
+    fn done(&mut self, stage: &str) {
+        let took_us = self.since.elapsed().as_micros() as u64;
+        tracing::debug!(environment = %self.environment, stage, took_us);
+        self.since = Instant::now();
+    }
+}
+
 /// Works on one revision.
 async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_move: bool) -> Attempt {
     let untouched = |problem: Problem| Attempt::Untouched(vec![problem]);
+    let mut stages = Stages { environment: &pass.environment.name, since: Instant::now() };
     let account = match Account::new(&pass.environment.home, &pass.environment.account) {
         Ok(account) => pass.cluster.act_as(&account),
         Err(problem) => return untouched(problem),
@@ -215,6 +230,7 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         Ok(desired) => desired,
         Err(problems) => return Attempt::Untouched(problems),
     };
+    stages.done("desire");
     if let Err(problem) = load_inventory(pass, memory).await {
         return untouched(problem);
     }
@@ -237,6 +253,7 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         generated: &desire::is_hash_named,
         confirmed: pass.confirmed,
     });
+    stages.done("plan");
     let refused: Vec<Problem> = plan.refusals().cloned().collect();
     if is_move && !refused.is_empty() {
         return Attempt::Untouched(refused);
@@ -246,6 +263,7 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         return Attempt::Untouched(denied);
     }
 
+    stages.done("preflight");
     let mut progress = Progress { problems: refused, warnings: desired.warnings().to_vec(), ..Progress::default() };
     progress.failed = progress.problems.len() as u32;
     progress.moved = is_move || plan.writes().any(|step| matches!(step.action, Action::Configure(Why::Changed)));
@@ -253,11 +271,14 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         return untouched(problem);
     }
     apply::apply(pass, memory, &account, &desired, &plan, &mut kinds, &mut progress).await;
+    stages.done("apply");
     apply::prune(pass, memory, &account, &plan, &kinds, &mut progress).await;
     if let Err(problem) = apply::record(pass, memory).await {
         progress.problems.push(problem);
     }
+    stages.done("prune");
     observe::health(pass, memory, &account, &desired, &kinds, &mut progress).await;
+    stages.done("health");
     summarize(&plan, &mut progress);
     Attempt::Done(Box::new(progress))
 }

@@ -17,7 +17,7 @@ mod request;
 mod words;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -58,7 +58,40 @@ pub struct Settings {
     /// Where probes and metrics listen.
     pub probes: SocketAddr,
     /// What callers must know.
-    pub token: Option<SecretString>,
+    pub token: Option<Token>,
+}
+
+/// The token that callers must know. It may be replaced while the agent runs.
+#[derive(Clone, Debug)]
+pub struct Token(Arc<RwLock<SecretString>>);
+
+impl Token {
+    /// A token.
+    pub fn new(token: SecretString) -> Token {
+        Token(Arc::new(RwLock::new(token)))
+    }
+
+    /// Another one from now on.
+    ///
+    /// # Errors
+    /// `Setup` when it is easily guessed; the old one then stays.
+    pub fn replace(&self, token: SecretString) -> Result<(), Problem> {
+        check_length(&token)?;
+        *self.0.write().expect("nothing panics while it holds this lock") = token;
+        Ok(())
+    }
+
+    fn read(&self) -> SecretString {
+        self.0.read().expect("nothing panics while it holds this lock").clone()
+    }
+}
+
+fn check_length(token: &SecretString) -> Result<(), Problem> {
+    if token.expose_secret().chars().count() < MIN_TOKEN_CHARS {
+        return Err(Problem::setup(format!("the token is shorter than {MIN_TOKEN_CHARS} characters"))
+            .hint("make one with: openssl rand -hex 32"));
+    }
+    Ok(())
 }
 
 impl Settings {
@@ -71,11 +104,8 @@ impl Settings {
                 self.listen
             ))
             .hint("give it one with --token-file, or listen on 127.0.0.1")),
-            Some(token) if token.expose_secret().chars().count() < MIN_TOKEN_CHARS => {
-                Err(Problem::setup(format!("the token is shorter than {MIN_TOKEN_CHARS} characters"))
-                    .hint("make one with: openssl rand -hex 32"))
-            }
-            _ => Ok(()),
+            Some(token) => check_length(&token.read()),
+            None => Ok(()),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -23,6 +23,8 @@ use crate::resources::{BranchStatus, Repository, RepositoryStatus, ResolvedRepos
 
 /// Alarms that are remembered.
 const MAX_ALARMS: usize = 20;
+/// How long credentials are used before their Secret is read again, if nobody refuses them.
+const READ_SECRET_AFTER: Duration = Duration::from_secs(600);
 /// The longest pause between looks at a server that does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -88,6 +90,10 @@ impl Seen {
 /// A mirror that is open, and what it was opened with.
 struct Open {
     url: String,
+    secret: Option<String>,
+    credentials: Credentials,
+    /// When the Secret was last read.
+    read_at: Instant,
     mirror: Arc<Mirror>,
     _watch: Option<Box<dyn std::any::Any + Send + Sync>>,
 }
@@ -113,7 +119,16 @@ impl Task {
             Err(problems) => Err(problems.into_vec().remove(0)),
             Ok(resolved) => {
                 interval = settings.scaled(resolved.interval);
-                let result = self.fetch(&resolved).await;
+                let mut result = self.fetch(&resolved).await;
+                // The Secret is read again when it matters: credentials are rotated more rarely than branches move.
+                let was_refused = matches!(&result, Err(problem) if problem.fault == Fault::Setup);
+                let is_old = self.open.as_ref().is_some_and(|open| open.read_at.elapsed() > READ_SECRET_AFTER);
+                if was_refused || is_old {
+                    let has_others = self.renew(&resolved).await.unwrap_or(false);
+                    if was_refused && has_others {
+                        result = self.fetch(&resolved).await;
+                    }
+                }
                 self.publish(&resolved, result.as_ref().err());
                 result
             }
@@ -167,16 +182,14 @@ impl Task {
         Ok(())
     }
 
-    /// The mirror, opened again where the address changed; its credentials are always those of the Secret now.
+    /// The mirror, opened again where the address or the name of the Secret changed.
     async fn mirror(&mut self, resolved: &ResolvedRepository) -> Result<Arc<Mirror>, Problem> {
-        let credentials = match &resolved.secret {
-            None => Credentials::default(),
-            Some(name) => repo::credentials(&self.shared.cluster.secret(&resolved.home, name).await?)?,
-        };
-        if let Some(open) = self.open.as_ref().filter(|open| open.url == resolved.url) {
-            open.mirror.set_credentials(credentials)?;
+        if let Some(open) = &self.open
+            && (&open.url, &open.secret) == (&resolved.url, &resolved.secret)
+        {
             return Ok(open.mirror.clone());
         }
+        let credentials = self.credentials(resolved).await?;
         let remote: Remote = Remote::parse(&resolved.url)?;
         let folder = self.folder(&resolved.url);
         let ssh = self.shared.settings.ssh.clone();
@@ -186,9 +199,42 @@ impl Task {
             let watch = watch.inspect_err(|problem| tracing::info!(%problem, "the local repository is only polled"));
             watch.ok().map(|watch| Box::new(watch) as Box<dyn std::any::Any + Send + Sync>)
         });
+        let known = credentials.clone();
         let mirror = Arc::new(blocking(move || Mirror::open(&folder, remote, credentials, &ssh)).await?);
-        self.open = Some(Open { url: resolved.url.clone(), mirror: mirror.clone(), _watch: watch });
+        self.open = Some(Open {
+            url: resolved.url.clone(),
+            secret: resolved.secret.clone(),
+            credentials: known,
+            read_at: Instant::now(),
+            mirror: mirror.clone(),
+            _watch: watch,
+        });
         Ok(mirror)
+    }
+
+    /// What the Secret holds now.
+    async fn credentials(&self, resolved: &ResolvedRepository) -> Result<Credentials, Problem> {
+        match &resolved.secret {
+            None => Ok(Credentials::default()),
+            Some(name) => repo::credentials(&self.shared.cluster.secret(&resolved.home, name).await?),
+        }
+    }
+
+    /// Reads the Secret again, after credentials were refused or a while has passed. Gives whether it holds others now.
+    async fn renew(&mut self, resolved: &ResolvedRepository) -> Result<bool, Problem> {
+        if resolved.secret.is_none() {
+            return Ok(false);
+        }
+        let credentials = self.credentials(resolved).await?;
+        let Some(open) = &mut self.open else { return Ok(false) };
+        open.read_at = Instant::now();
+        if open.credentials == credentials {
+            return Ok(false);
+        }
+        open.mirror.set_credentials(credentials.clone())?;
+        open.credentials = credentials;
+        tracing::info!(repository = self.id.1, "the credentials changed");
+        Ok(true)
     }
 
     /// Repositories with the same address share no folder: their credentials may differ.

@@ -16,6 +16,7 @@ use super::access::Kube;
 use super::exit::{Code, Failure};
 use crate::agent::{self, Settings};
 use crate::cluster::Cluster;
+use crate::disk;
 use crate::resources::Environment;
 use crate::web;
 
@@ -67,7 +68,8 @@ enum LogFormat {
 
 pub(super) async fn run(args: Args) -> Result<Code, Failure> {
     start_log(args.log_format);
-    let token = args.token_file.as_deref().map(read_token).transpose()?;
+    let token = args.token_file.as_deref().map(read_token).transpose()?.map(web::Token::new);
+    let _watch = args.token_file.clone().zip(token.clone()).map(|(file, token)| follow_token(file, token));
     let cluster = Cluster::connect(args.kube.config().await?)?;
     let settings = Settings {
         cluster_name: args.cluster,
@@ -155,6 +157,16 @@ fn read_token(file: &std::path::Path) -> Result<SecretString, Problem> {
             .hint("put the token into it, or leave --token-file out"));
     }
     Ok(SecretString::from(token))
+}
+
+/// Takes up a token that changes while the agent runs. A file that is empty or gone for a moment changes nothing.
+fn follow_token(file: PathBuf, token: web::Token) -> Option<notify::RecommendedWatcher> {
+    let watched = file.clone();
+    let watch = disk::watch_file(&file, move || match read_token(&watched).and_then(|read| token.replace(read)) {
+        Ok(()) => tracing::debug!(file = %watched.display(), "the token was read again"),
+        Err(problem) => tracing::warn!(%problem, "the token stays as it was"),
+    });
+    watch.inspect_err(|problem| tracing::warn!(%problem, "the token is read only once")).ok()
 }
 
 fn default_cache() -> PathBuf {

@@ -100,7 +100,8 @@ pub(super) async fn apply(
     kinds: &mut Arc<Kinds>,
     progress: &mut Progress,
 ) {
-    memory.known.retain(|key, _| plan.steps.iter().any(|step| step.key == *key));
+    let desired_keys: BTreeSet<&ObjectKey> = plan.steps.iter().map(|step| &step.key).collect();
+    memory.known.retain(|key, _| desired_keys.contains(key));
     for stage in [Stage::Namespaces, Stage::Definitions, Stage::Foundations, Stage::Workloads, Stage::Gates] {
         let steps: Vec<&Step> = plan.writes().filter(|step| step.stage == stage).collect();
         if steps.is_empty() {

@@ -43,7 +43,7 @@ pub(super) fn check(settings: &Settings, method: &Method, uri: &Uri, headers: &H
         }
         return is_named_locally(uri, headers);
     };
-    if knows(token, headers, only_reads) {
+    if knows(&token.read(), headers, only_reads) {
         return Ok(());
     }
     if only_reads && settings.is_local() && !headers.contains_key(header::AUTHORIZATION) {

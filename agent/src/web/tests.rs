@@ -57,7 +57,7 @@ fn settings(listen: &str, token: Option<&str>) -> Settings {
     Settings {
         listen: listen.parse().unwrap(),
         probes: "127.0.0.1:0".parse().unwrap(),
-        token: token.map(SecretString::from),
+        token: token.map(|token| Token::new(SecretString::from(token))),
     }
 }
 
@@ -413,4 +413,20 @@ async fn serve_the_sample() {
     board.repositories.listed(&[("shop".into(), "shop".into())]);
     let settings = Settings { probes: "127.0.0.1:8098".parse().unwrap(), ..settings("127.0.0.1:8099", None) };
     serve(board, Arc::default(), no_cluster(), settings, CancellationToken::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_is_replaced_while_the_door_is_open() {
+    let settings = settings("0.0.0.0:8080", Some(TOKEN));
+    let token = settings.token.clone().unwrap();
+    let routes = router(sample(Timestamp::now()), no_cluster(), settings, CancellationToken::new());
+    let ask = async |token: &str| {
+        send(&routes, "GET", "/api/v1/environments", &[("authorization", &*bearer(token))], "").await.0
+    };
+    assert_eq!(ask(TOKEN).await, StatusCode::OK);
+    assert!(token.replace("short".into()).is_err());
+    assert_eq!(ask(TOKEN).await, StatusCode::OK);
+    token.replace("another-token-of-this-agent".into()).unwrap();
+    assert_eq!(ask(TOKEN).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("another-token-of-this-agent").await, StatusCode::OK);
 }

@@ -230,6 +230,13 @@ impl Render<'_> {
     }
 
     fn components(&mut self, declarations: &Declarations) -> BTreeMap<String, Component> {
+        // Nothing here is fetched by what it says, but a file that could lead somebody astray is refused all the same.
+        match self.tree.text(components::GITMODULES) {
+            Ok(text) => {
+                self.problems.extend(components::read_gitmodules(text.unwrap_or_default()).err().unwrap_or_default())
+            }
+            Err(problem) => self.problems.push(problem),
+        }
         components::components(self.tree, declarations, &self.facts.branch).unwrap_or_else(|found| {
             self.problems.extend(found);
             BTreeMap::new()

@@ -607,3 +607,20 @@ fn what_a_thousand_objects_cost() {
         eprintln!("cold {:?}, again {:?}, other values {:?}", took[0], took[1], took[2]);
     }
 }
+
+#[test]
+fn a_hostile_gitmodules_is_refused_although_nothing_is_fetched_by_it() {
+    let render = |modules: &str| {
+        let files = [
+            ("towpath.yaml", ""),
+            (".gitmodules", modules),
+            ("environments/test/a.yaml", "apiVersion: v1\nkind: A\nmetadata: {name: a}\n"),
+        ];
+        render(&tree(&files), &environment("environments/test", json!({})), &facts(), None)
+    };
+    let with = |url: &str| format!("[submodule \"web\"]\n\tpath = components/web\n\turl = {url}\n");
+    assert!(render(&with("../web.git")).is_ok());
+    for url in ["-oProxyCommand=touch", "ext::sh -c id", "file:///etc", "https://user:pass@host/x.git"] {
+        assert!(render(&with(url)).is_err(), "{url}");
+    }
+}
