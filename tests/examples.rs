@@ -5,6 +5,7 @@ use std::process::Command;
 
 use expect_test::expect_file;
 use support::deploy_repo::DeployRepo;
+use towpath_core::revision::CommitId;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -12,11 +13,11 @@ fn root() -> PathBuf {
 
 /// The shop as a real repository with two submodules.
 fn shop(folder: &Path) -> DeployRepo {
-    let repo = DeployRepo::new(&folder.join("shop.git"));
+    let repo = DeployRepo::new(folder.join("shop.git"));
     repo.commit_folder("master", "The shop", &root().join("examples/shop/repo"));
-    let commit = |digit: u8| git2::Oid::from_bytes(&[digit * 0x11; 20]).unwrap();
-    repo.submodule("master", "components/web", commit(1));
-    repo.submodule("master", "components/api", commit(2));
+    let commit = |digit: u8| CommitId::from_bytes([digit * 0x11; 20]);
+    repo.submodule("master", "components/web", "../web.git", commit(1));
+    repo.submodule("master", "components/api", "../api.git", commit(2));
     repo
 }
 

@@ -21,14 +21,14 @@ async fn api(world: &mut World, method: reqwest::Method, path: &str) -> (u16, Va
 #[tokio::test(flavor = "multi_thread")]
 async fn develop_release_master_and_prod_over_http_with_a_kill_in_the_middle() {
     let mut world = World::new("journey").await;
-    let server = GitServer::start(&world.folder()).await.unwrap();
-    server.login("ada", "secret");
-    let web = DeployRepo::new(&world.folder().join("web.git"));
+    let server = GitServer::start(world.folder());
+    server.require_login("", "ada", "secret");
+    let web = DeployRepo::new(world.folder().join("web.git"));
     let first = web.commit("develop", "A first page", &[("index.html", "1")]);
     let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop/repo");
     world.repo.commit_folder("develop", "The shop", &examples);
-    world.repo.submodule("develop", "components/web", first);
-    world.repo.submodule("develop", "components/api", first);
+    world.repo.submodule("develop", "components/web", "../web.git", first);
+    world.repo.submodule("develop", "components/api", "../api.git", first);
     world.repo.branch("r1.1", "develop");
     world.repo.branch("master", "r1.1");
 
@@ -68,10 +68,10 @@ async fn develop_release_master_and_prod_over_http_with_a_kill_in_the_middle() {
 
     // A component moves on develop.
     let second = web.commit("develop", "A better page", &[("index.html", "2")]);
-    world.repo.submodule("develop", "components/web", second);
+    world.repo.submodule("develop", "components/web", "../web.git", second);
     world.runs("journey-dev", "develop").await;
     let deployment = world.get_in("journey-dev", "apps/v1", "Deployment", "web").await.unwrap();
-    assert_eq!(image(&deployment), format!("registry.example.com/shop/web:develop-{:.7}", second.to_string()));
+    assert_eq!(image(&deployment), format!("registry.example.com/shop/web:develop-{}", second.short()));
 
     // A new release branch, then the release on master; the agent is killed in between.
     world.repo.branch("r1.2", "develop");
@@ -91,7 +91,7 @@ async fn develop_release_master_and_prod_over_http_with_a_kill_in_the_middle() {
     assert_eq!((status, answer["status"]["state"].as_str()), (200, Some("Synced")), "{answer}");
 
     // The server is gone for a while: what runs is mended, the status says why, and it heals by itself.
-    server.fault(Some(Fault::Status(503)));
+    server.misbehave(Some(Fault::Status(503)));
     world
         .status_where("journey-staging", "told that git is away", |status| {
             status.problems.iter().any(|problem| problem.contains("503")) && status.state == State::OutOfSync
@@ -103,15 +103,15 @@ async fn develop_release_master_and_prod_over_http_with_a_kill_in_the_middle() {
         assert!(std::time::Instant::now() < deadline, "not mended\n{}", world.agent_log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    server.fault(None);
+    server.misbehave(None);
     world.runs("journey-staging", "master").await;
 
     // Credentials that are refused are told from that; the Secret is read again when it changes.
-    server.login("ada", "rotated");
+    server.require_login("", "ada", "rotated");
     world
         .status_where("journey-dev", "told of the credentials", |status| {
             status.state == State::Blocked
-                && status.problems.iter().any(|problem| problem.contains("refuses the credentials"))
+                && status.problems.iter().any(|problem| problem.contains("credentials refused"))
         })
         .await;
     world

@@ -9,7 +9,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use git2::Oid;
 use serde_json::{Value, json};
 use support::agent::{self, Start};
 use support::control_plane::{self, ControlPlane};
@@ -76,9 +75,9 @@ impl Demo {
         };
 
         let git = folder.path().join("git");
-        let deploy = DeployRepo::new(&git.join("deploy.git"));
-        let web = DeployRepo::new(&git.join("web.git"));
-        let api = DeployRepo::new(&git.join("api.git"));
+        let deploy = DeployRepo::new(git.join("deploy.git"));
+        let web = DeployRepo::new(git.join("web.git"));
+        let api = DeployRepo::new(git.join("api.git"));
 
         let port = control_plane::free_port()?;
         let token = format!("demo-{:016x}", port as u64 * 0x9e37_79b9_7f4a);
@@ -127,8 +126,8 @@ impl Demo {
         let web = self.web.commit("develop", "A first page", &[("index.html", "<h1>shop</h1>\n")]);
         let api = self.api.commit("develop", "A first answer", &[("main.rs", "fn main() {}\n")]);
         self.deploy.commit_folder("develop", "The shop", &root.join("examples/shop/repo"));
-        self.deploy.submodule("develop", "components/web", web);
-        self.deploy.submodule("develop", "components/api", api);
+        self.deploy.submodule("develop", "components/web", "../web.git", web);
+        self.deploy.submodule("develop", "components/api", "../api.git", api);
         self.deploy.branch("r1.0", "develop");
         self.deploy.branch("master", "r1.0");
         for component in [&self.web, &self.api] {
@@ -172,9 +171,9 @@ impl Demo {
 
         say("\n1. a commit in a component, and its submodule moved on develop: dev follows");
         let web = self.web.commit("develop", "A better page", &[("index.html", "<h1>Shop!</h1>\n")]);
-        self.deploy.submodule("develop", "components/web", web);
+        self.deploy.submodule("develop", "components/web", "../web.git", web);
         self.runs("dev", "develop").await?;
-        let wanted = format!("registry.example.com/shop/web:develop-{:.7}", web.to_string());
+        let wanted = format!("registry.example.com/shop/web:develop-{}", web.short());
         self.runs_image("shop-dev", "web", &wanted)?;
         self.show().await?;
 
@@ -203,7 +202,7 @@ impl Demo {
         .await?;
 
         say("\n6. a bad commit on develop: dev says what is wrong and keeps what runs");
-        let good = self.deploy.head("develop").context("develop is there")?;
+        let good = self.deploy.head("develop");
         let values = "host: dev.shop.example.com\nweb: {replicas: 1}\napi: {replicas: 1, env: null}\n";
         self.deploy.commit("develop", "Break it", &[("environments/dev/values.yaml", values)]);
         let mut blocked = Value::Null;
@@ -291,7 +290,7 @@ Ctrl-C ends everything.",
 
     /// Waits until an environment runs the head of a branch and is healthy.
     async fn runs(&self, name: &str, branch: &str) -> Result<()> {
-        let head: Oid = self.deploy.head(branch).context("the branch is there")?;
+        let head = self.deploy.head(branch);
         let deadline = Instant::now() + PATIENCE;
         let mut last = Value::Null;
         while Instant::now() < deadline {

@@ -18,7 +18,8 @@ use towpath_core::status::Condition;
 
 use super::{Id, Shared, Sight, Slot};
 use crate::cluster::Severity;
-use crate::repo::{self, Credentials, Mirror, Remote, View};
+use crate::repo::watch::{Watch, watch_local};
+use crate::repo::{self, Credentials, Mirror, Remote, Terms, View};
 use crate::resources::{BranchStatus, Repository, RepositoryStatus, ResolvedRepository};
 
 /// Alarms that are remembered.
@@ -95,7 +96,7 @@ struct Open {
     /// When the Secret was last read.
     read_at: Instant,
     mirror: Arc<Mirror>,
-    _watch: Option<Box<dyn std::any::Any + Send + Sync>>,
+    _watch: Option<Watch>,
 }
 
 struct Task {
@@ -190,17 +191,19 @@ impl Task {
             return Ok(open.mirror.clone());
         }
         let credentials = self.credentials(resolved).await?;
-        let remote: Remote = Remote::parse(&resolved.url)?;
+        let remote: Remote = resolved.url.parse()?;
         let folder = self.folder(&resolved.url);
-        let ssh = self.shared.settings.ssh.clone();
-        let watch = remote.local_path().and_then(|path| {
+        let terms = Terms { ssh: self.shared.settings.ssh.clone(), ..Terms::default() };
+        // Only one mirror may own a folder.
+        self.open = None;
+        let watch = remote.folder().and_then(|path| {
             let changed = self.local_change.clone();
-            let watch = repo::watch_local(&path, move || changed.notify_one());
-            let watch = watch.inspect_err(|problem| tracing::info!(%problem, "the local repository is only polled"));
-            watch.ok().map(|watch| Box::new(watch) as Box<dyn std::any::Any + Send + Sync>)
+            watch_local(path, move || changed.notify_one())
+                .inspect_err(|problem| tracing::info!(%problem, "the local repository is only polled"))
+                .ok()
         });
         let known = credentials.clone();
-        let mirror = Arc::new(blocking(move || Mirror::open(&folder, remote, credentials, &ssh)).await?);
+        let mirror = Arc::new(blocking(move || Mirror::open_on(&folder, remote, credentials, terms)).await?);
         self.open = Some(Open {
             url: resolved.url.clone(),
             secret: resolved.secret.clone(),
@@ -228,11 +231,12 @@ impl Task {
         let credentials = self.credentials(resolved).await?;
         let Some(open) = &mut self.open else { return Ok(false) };
         open.read_at = Instant::now();
-        if open.credentials == credentials {
+        if open.credentials.is_same(&credentials) {
             return Ok(false);
         }
-        open.mirror.set_credentials(credentials.clone())?;
+        let (mirror, others) = (open.mirror.clone(), credentials.clone());
         open.credentials = credentials;
+        blocking(move || mirror.set_credentials(others)).await?;
         tracing::info!(repository = self.id.1, "the credentials changed");
         Ok(true)
     }

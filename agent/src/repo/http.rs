@@ -1,319 +1,330 @@
-//! git's smart HTTP protocol (v0) over our own client: deadlines, byte caps, no redirects, credentials to one host only.
-//!
-//! <https://git-scm.com/docs/http-protocol>
+//! Git over http: one client for one address, with deadlines, byte caps and no redirects.
 
-use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::io::{self, BufReader, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use git2::transport::Service;
-use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{Certificate, StatusCode};
 use secrecy::ExposeSecret;
-use tokio::runtime::Handle;
-use towpath_core::fault::Problem;
-use url::Url;
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::lane::Heads;
+use towpath_core::revision::{CommitId, clean_line};
+use url::{Host, Url};
 
-use super::secret::{Credentials, Proof};
+use super::fetch::{self, MAX_PACK_BYTES};
+use super::ls_refs::{self, Greeting, MAX_LISTING_BYTES};
+use super::packet::PacketReader;
+use super::remote::{Credentials, Login};
+use super::terms::{Deadline, Refusals, Terms, too_long};
 
-/// Time until a connection stands.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// Time without a byte.
-const IDLE: Duration = Duration::from_secs(30);
-/// Time for one request with its answer.
-const DEADLINE: Duration = Duration::from_secs(120);
-/// Bytes of a list of references.
-pub(super) const MAX_ADVERTISEMENT: u64 = 64 << 20;
-/// Bytes of a pack.
-const MAX_PACK: u64 = 1 << 30;
+/// Servers refuse or answer with a web page where the name does not begin like git's own.
+const USER_AGENT: &str = concat!("git/2.0 (towpath ", env!("CARGO_PKG_VERSION"), ")");
+/// How long an unused connection is kept: longer than the default interval between two looks.
+const KEEP_CONNECTION: Duration = Duration::from_secs(150);
 
-/// A repository behind http or https.
-pub(super) struct HttpRemote {
-    url: Url,
-    runtime: Handle,
-    access: Mutex<Access>,
-    /// What went wrong in a stream: libgit2 passes on the words, not who must act.
-    trouble: Mutex<Option<Problem>>,
-}
-
-struct Access {
+/// A repository behind http, with one login. Other credentials need another `Http`, so logins cannot mix.
+pub(super) struct Http {
+    base: Url,
     client: Client,
-    credentials: Credentials,
+    authorization: Option<HeaderValue>,
+    terms: Terms,
+    /// How the server greets, once it has shown that it speaks version 2.
+    greeting: Mutex<Option<Arc<Greeting>>>,
+    refusals: Refusals,
 }
 
-impl HttpRemote {
-    /// A remote. No connection is made.
-    ///
+impl Http {
     /// # Errors
-    /// `Setup` when the certificates of the credentials cannot be read.
-    pub(super) fn new(url: Url, credentials: Credentials) -> Result<HttpRemote, Problem> {
-        let runtime = Handle::try_current().map_err(|_| Problem::setup("there is no runtime for git over http"))?;
-        let access = Access { client: client(&url, &credentials)?, credentials };
-        Ok(HttpRemote { url, runtime, access: Mutex::new(access), trouble: Mutex::new(None) })
+    /// `Setup` when the credentials are not for http or cannot be read.
+    pub(super) fn new(base: &Url, credentials: &Credentials, terms: Terms) -> Result<Http, Problem> {
+        let authorization = match &credentials.login {
+            Login::None => None,
+            Login::Basic { username, password } => {
+                let login = STANDARD.encode(format!("{username}:{}", password.expose_secret()));
+                Some(format!("Basic {login}"))
+            }
+            Login::Bearer(token) => Some(format!("Bearer {}", token.expose_secret())),
+            Login::SshKey { .. } => {
+                return Err(Problem::setup(format!("an ssh key is no login for {base}"))
+                    .hint("give a user and a password or token, or use an ssh address"));
+            }
+        };
+        let authorization = authorization
+            .map(|text| {
+                let mut value = HeaderValue::from_str(&text).map_err(|_not_a_header| {
+                    Problem::setup(format!("the token for {base} has a line end or another control character"))
+                        .hint("write it into the Secret without a line end")
+                })?;
+                value.set_sensitive(true);
+                Ok(value)
+            })
+            .transpose()?;
+        let mut builder = Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(terms.connect)
+            // Of a blocking client this is the time without progress; the whole is bounded by `Deadline`.
+            .timeout(terms.idle)
+            .pool_idle_timeout(KEEP_CONNECTION)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Duration::from_secs(30));
+        let is_loopback = match base.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(Host::Ipv6(ip)) => ip.is_loopback(),
+            None => false,
+        };
+        if is_loopback {
+            builder = builder.no_proxy();
+        }
+        if let Some(pem) = &credentials.certificate_authorities {
+            let unreadable = || {
+                Problem::setup(format!("the certificate authorities for {base} cannot be read"))
+                    .hint("give one or more certificates in PEM")
+            };
+            let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|_error| unreadable())?;
+            if certificates.is_empty() {
+                return Err(unreadable());
+            }
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let client = builder
+            .build()
+            .map_err(|error| Problem::setup(format!("no http client for {base}: {}", innermost(&error))))?;
+        Ok(Http {
+            base: base.clone(),
+            client,
+            authorization,
+            terms,
+            greeting: Mutex::new(None),
+            refusals: Refusals::default(),
+        })
     }
 
-    /// Uses other credentials from the next request on. Connections are kept unless the certificates changed.
-    ///
-    /// # Errors
-    /// As for [`HttpRemote::new`]; the old credentials then stay.
-    pub(super) fn set_credentials(&self, credentials: Credentials) -> Result<(), Problem> {
-        let mut access = self.access.lock().expect("nothing panics while it holds this lock");
-        if access.credentials.ca != credentials.ca {
-            access.client = client(&self.url, &credentials)?;
+    /// The branches. One request, once it is known that the server speaks version 2.
+    pub(super) fn heads(&self) -> Result<Heads, Problem> {
+        let deadline = Deadline::after(self.terms.whole);
+        let greeting = self.greeting(deadline)?;
+        match &*greeting {
+            Greeting::V0 { heads, .. } => Ok(heads.clone()),
+            Greeting::V2(capabilities) => {
+                let request = ls_refs::request(capabilities);
+                let mut packets = self.command(request, true, MAX_LISTING_BYTES, deadline)?;
+                let heads = self.forget_greeting_on_error(ls_refs::read_answer(&mut packets))?;
+                packets.drain();
+                Ok(heads)
+            }
         }
-        access.credentials = credentials;
+    }
+
+    /// Writes a pack with some commits, and what they need and `haves` do not have, to `pack`.
+    pub(super) fn fetch(
+        &self,
+        wanted: &[(String, CommitId)],
+        haves: &[CommitId],
+        pack: &mut dyn io::Write,
+    ) -> Result<(), Problem> {
+        let deadline = Deadline::after(if haves.is_empty() { self.terms.first } else { self.terms.whole });
+        let greeting = self.greeting(deadline)?;
+        let request = fetch::request(&greeting, wanted, haves)?;
+        let is_version_2 = matches!(*greeting, Greeting::V2(_));
+        let mut packets = self.command(request, is_version_2, MAX_PACK_BYTES, deadline)?;
+        self.forget_greeting_on_error(fetch::read_answer(&greeting, &mut packets, pack))?;
+        packets.drain();
         Ok(())
     }
 
-    /// The last trouble of a stream, taken away.
-    pub(super) fn take_trouble(&self) -> Option<Problem> {
-        self.trouble.lock().expect("nothing panics while it holds this lock").take()
-    }
-
-    /// A stream for libgit2.
-    pub(super) fn stream(self: &Arc<Self>, service: Service) -> HttpStream {
-        HttpStream { remote: self.clone(), service, request: Vec::new(), body: None }
-    }
-
-    /// Asks, and reads the whole answer, at most `limit` bytes of it.
-    ///
-    /// # Errors
-    /// As the status, the network or the limit has it.
-    pub(super) fn exchange(&self, ask: &Ask<'_>, limit: u64) -> Result<Vec<u8>, Problem> {
-        let mut body = self.open(ask, limit)?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = body.next(&self.runtime)? {
-            bytes.extend_from_slice(&chunk);
+    /// How the server greets. Asked again until it speaks version 2, for a greeting of version 0 holds the branches.
+    fn greeting(&self, deadline: Deadline) -> Result<Arc<Greeting>, Problem> {
+        if let Some(greeting) = &*lock(&self.greeting) {
+            return Ok(greeting.clone());
         }
-        Ok(bytes)
+        let url = format!("{}/info/refs?service=git-upload-pack", self.base);
+        let request = self.client.get(url).header("Git-Protocol", "version=2");
+        let response = self.send(request, "application/x-git-upload-pack-advertisement")?;
+        let mut packets = packets(response, MAX_LISTING_BYTES, deadline);
+        let greeting = Arc::new(ls_refs::read_greeting(&mut packets)?);
+        packets.drain();
+        if let Greeting::V2(_) = *greeting {
+            *lock(&self.greeting) = Some(greeting.clone());
+        }
+        Ok(greeting)
     }
 
-    fn open(&self, ask: &Ask<'_>, limit: u64) -> Result<Body, Problem> {
-        let (client, credentials) = {
-            let access = self.access.lock().expect("nothing panics while it holds this lock");
-            (access.client.clone(), access.credentials.clone())
-        };
-        let url = format!("{}{}", self.url, ask.path);
-        let mut request = client.request(ask.method.clone(), url).header("User-Agent", "git/2 (towpath)");
-        if ask.version_2 {
+    fn command(
+        &self,
+        body: Vec<u8>,
+        is_version_2: bool,
+        limit: u64,
+        deadline: Deadline,
+    ) -> Result<PacketReader<BufReader<Body>>, Problem> {
+        deadline.check()?;
+        let mut request = self
+            .client
+            .post(format!("{}/git-upload-pack", self.base))
+            .header(CONTENT_TYPE, "application/x-git-upload-pack-request")
+            .body(body);
+        if is_version_2 {
             request = request.header("Git-Protocol", "version=2");
         }
-        if let Some((kind, bytes)) = &ask.body {
-            request = request.header("Content-Type", *kind).body(bytes.to_vec());
-        }
-        if let Some(kind) = ask.accept {
-            request = request.header("Accept", kind);
-        }
-        request = prove(request, &credentials);
-        let deadline = Instant::now() + DEADLINE;
-        let response = self
-            .runtime
-            .block_on(async { tokio::time::timeout(IDLE + CONNECT_WITHIN, request.send()).await })
-            .map_err(|_| {
-                Problem::passing(format!("{} did not answer within {} s", self.url, (IDLE + CONNECT_WITHIN).as_secs()))
-            })?
-            .map_err(|error| self.unreachable(&error))?;
-        self.judge(&response, ask)?;
-        if response.content_length().is_some_and(|length| length > limit) {
-            return Err(self.too_large(limit));
-        }
-        Ok(Body { response, deadline, left: limit, limit, rest: Vec::new(), url: self.url.clone() })
+        let response = self.forget_greeting_on_error(self.send(request, "application/x-git-upload-pack-result"))?;
+        Ok(packets(response, limit, deadline))
     }
 
-    fn judge(&self, response: &Response, ask: &Ask<'_>) -> Result<(), Problem> {
+    /// A server that was replaced may greet otherwise.
+    fn forget_greeting_on_error<T>(&self, result: Result<T, Problem>) -> Result<T, Problem> {
+        if result.is_err() {
+            *lock(&self.greeting) = None;
+        }
+        result
+    }
+
+    /// Sends a request with the login, and takes an answer only if it is git's.
+    fn send(&self, request: RequestBuilder, content_type: &str) -> Result<Response, Problem> {
+        self.refusals.check()?;
+        let request = match &self.authorization {
+            Some(login) => request.header(AUTHORIZATION, login.clone()),
+            None => request,
+        };
+        let again = request.try_clone();
+        let sent = request.send().or_else(|error| match again {
+            // The server has closed a kept connection in the moment of its use. Reading may be repeated.
+            Some(again) if !error.is_timeout() && !error.is_connect() => again.send(),
+            _ => Err(error),
+        });
+        let response = sent.map_err(|error| self.unreachable(&error))?;
+        match self.judge(&response, content_type) {
+            Ok(()) => {
+                self.refusals.clear();
+                Ok(response)
+            }
+            Err(problem) => {
+                let is_refused = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+                if is_refused && problem.fault == Fault::Setup {
+                    self.refusals.note(&problem);
+                }
+                Err(problem)
+            }
+        }
+    }
+
+    fn judge(&self, response: &Response, content_type: &str) -> Result<(), Problem> {
+        let base = &self.base;
         let status = response.status();
-        let url = &self.url;
         if status.is_redirection() {
-            let target = response
-                .headers()
-                .get("location")
-                .and_then(|location| url.join(location.to_str().ok()?).ok())
-                .and_then(|location| Some(location.host_str()?.to_owned()))
-                .unwrap_or_else(|| "elsewhere".to_owned());
-            return Err(Problem::setup(format!("{url} redirects to {target}, and redirects are not followed"))
-                .hint("set spec.url to where the repository is now"));
+            return Err(self.redirected(response.headers()));
         }
-        match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                return Err(Problem::setup(format!("{url} refuses the credentials ({status})"))
-                    .hint("check the Secret that spec.secretRef names, and the token's rights and expiry"));
+        match status.as_u16() {
+            200 => {}
+            // A forge that limits how often it is asked says 403 and when to come back.
+            403 if response.headers().contains_key(RETRY_AFTER) => {
+                return Err(Problem::passing(format!("the git server of {base} limits how often it is asked")));
             }
-            StatusCode::NOT_FOUND | StatusCode::GONE => {
-                return Err(Problem::setup(format!("{url} is not there, or not for these credentials ({status})"))
-                    .hint("check spec.url and the token's rights"));
+            401 | 403 if self.authorization.is_none() => {
+                return Err(Problem::setup(format!("{base} asks for credentials (status {status})"))
+                    .hint("name a Secret with credentials in the Repository"));
             }
-            status if !status.is_success() => return Err(Problem::passing(format!("{url} answered {status}"))),
-            _ => {}
+            401 | 403 => {
+                return Err(Problem::setup(format!("credentials refused for {base} (status {status})"))
+                    .hint("renew the token in the Secret; it must be allowed to read the repository"));
+            }
+            404 | 410 => {
+                return Err(Problem::setup(format!("there is no git repository at {base} (status {status})"))
+                    .hint("check the url, and that the credentials may read the repository"));
+            }
+            408 | 425 | 429 | 500.. => {
+                return Err(Problem::passing(format!("the git server of {base} answers with status {status}")));
+            }
+            _ => {
+                return Err(Problem::setup(format!("the git server of {base} answers with status {status}"))
+                    .hint("check the url"));
+            }
         }
-        let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if ask.accept.is_some_and(|wanted| kind != wanted) {
-            return Err(Problem::setup(format!("{url} answers {kind:?}, which is not git"))
-                .hint("check spec.url: a web page or a login page may stand there"));
+        let found = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let found = found.split(';').next().unwrap_or("").trim();
+        if found.eq_ignore_ascii_case(content_type) {
+            Ok(())
+        } else if found.eq_ignore_ascii_case("text/html") {
+            Err(Problem::setup(format!("{base} answers with a web page, not as a git repository"))
+                .hint("set the url to the one that `git clone` uses"))
+        } else {
+            let found = clean_line(found, 80);
+            Err(Problem::setup(format!("{base} does not answer as a git repository (content type {found:?})"))
+                .hint("set the url to the one that `git clone` uses; servers of the dumb protocol are not supported"))
         }
-        Ok(())
+    }
+
+    fn redirected(&self, headers: &HeaderMap) -> Problem {
+        let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+        let target = location.and_then(|location| self.base.join(location).ok());
+        let problem =
+            |to: &str| Problem::setup(format!("{} redirects to {to}, and redirects are not followed", self.base));
+        match target {
+            Some(mut target) if target.host_str().is_some() => {
+                target.set_query(None);
+                target.set_fragment(None);
+                // An error means that the scheme has no login, which is as good.
+                let _ = target.set_username("").and_then(|()| target.set_password(None));
+                let host = target.host_str().unwrap_or_default().to_owned();
+                let url = target.as_str().trim_end_matches("/info/refs").trim_end_matches("/git-upload-pack");
+                problem(&host).hint(format!("set the url to {}, if you trust that host", clean_line(url, 200)))
+            }
+            _ => problem("nowhere").hint("check the url"),
+        }
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Problem {
-        // The innermost reason says most: "connection refused", "invalid peer certificate".
-        let mut reason: &dyn std::error::Error = error;
-        while let Some(source) = reason.source() {
-            reason = source;
+        let base = &self.base;
+        let why = innermost(error);
+        if error.is_timeout() {
+            return Problem::passing(format!("the git server of {base} does not answer in time"));
         }
-        let reason = reason.to_string();
-        let problem = Problem::passing(format!("cannot reach {}: {reason}", self.url));
-        if reason.contains("certificate") || reason.contains("UnknownIssuer") {
-            return Problem { fault: towpath_core::fault::Fault::Setup, ..problem }
-                .hint("put the certificate of the issuer as ca.crt into the Secret that spec.secretRef names");
+        let lower = why.to_ascii_lowercase();
+        if lower.contains("certificate") || lower.contains("unknownissuer") {
+            return Problem::setup(format!("the certificate of {base} is not trusted: {why}"))
+                .hint("give the certificate authority in the Secret, or renew the certificate");
         }
-        problem
-    }
-
-    fn too_large(&self, limit: u64) -> Problem {
-        Problem::setup(format!("the answer of {} is larger than {limit} bytes", self.url))
+        Problem::passing(format!("the git server of {base} cannot be reached: {why}"))
     }
 }
 
-/// One request.
-pub(super) struct Ask<'a> {
-    pub(super) method: Method,
-    /// What follows the repository's address.
-    pub(super) path: &'a str,
-    /// Content type and bytes.
-    pub(super) body: Option<(&'a str, &'a [u8])>,
-    /// The content type that the answer must have.
-    pub(super) accept: Option<&'a str>,
-    pub(super) version_2: bool,
+fn packets(response: Response, limit: u64, deadline: Deadline) -> PacketReader<BufReader<Body>> {
+    PacketReader::new(BufReader::with_capacity(64 << 10, Body { response, left: limit, limit, deadline }))
 }
 
-/// An answer that is read piece by piece, within its limits.
+/// The body of an answer, which ends at a deadline or after too many bytes.
 struct Body {
     response: Response,
-    deadline: Instant,
     left: u64,
     limit: u64,
-    rest: Vec<u8>,
-    url: Url,
+    deadline: Deadline,
 }
 
-impl Body {
-    fn next(&mut self, runtime: &Handle) -> Result<Option<Vec<u8>>, Problem> {
-        let url = &self.url;
-        let wait = IDLE.min(self.deadline.saturating_duration_since(Instant::now()));
-        let chunk = runtime
-            .block_on(async { tokio::time::timeout(wait, self.response.chunk()).await })
-            .map_err(|_| Problem::passing(format!("{url} stopped answering")))?
-            .map_err(|error| Problem::passing(format!("the answer of {url} broke off: {error}")))?;
-        let Some(chunk) = chunk else { return Ok(None) };
-        self.left = self
-            .left
-            .checked_sub(chunk.len() as u64)
-            .ok_or_else(|| Problem::setup(format!("the answer of {url} is larger than {} bytes", self.limit)))?;
-        Ok(Some(chunk.to_vec()))
-    }
-}
-
-/// What libgit2 reads from and writes to: one request and its answer.
-pub(super) struct HttpStream {
-    remote: Arc<HttpRemote>,
-    service: Service,
-    request: Vec<u8>,
-    body: Option<Body>,
-}
-
-impl HttpStream {
-    fn ask(&mut self) -> Result<Body, Problem> {
-        let (path, method, kind, accept, limit) = match self.service {
-            Service::UploadPackLs => (
-                "/info/refs?service=git-upload-pack",
-                Method::GET,
-                None,
-                "application/x-git-upload-pack-advertisement",
-                MAX_ADVERTISEMENT,
-            ),
-            Service::UploadPack => (
-                "/git-upload-pack",
-                Method::POST,
-                Some("application/x-git-upload-pack-request"),
-                "application/x-git-upload-pack-result",
-                MAX_PACK,
-            ),
-            Service::ReceivePackLs => (
-                "/info/refs?service=git-receive-pack",
-                Method::GET,
-                None,
-                "application/x-git-receive-pack-advertisement",
-                MAX_ADVERTISEMENT,
-            ),
-            Service::ReceivePack => (
-                "/git-receive-pack",
-                Method::POST,
-                Some("application/x-git-receive-pack-request"),
-                "application/x-git-receive-pack-result",
-                MAX_PACK,
-            ),
-        };
-        let request = std::mem::take(&mut self.request);
-        let body = kind.map(|kind| (kind, request.as_slice()));
-        self.remote.open(&Ask { method, path, body, accept: Some(accept), version_2: false }, limit)
-    }
-
-    fn fail(&self, problem: Problem) -> io::Error {
-        let text = problem.message.clone();
-        *self.remote.trouble.lock().expect("nothing panics while it holds this lock") = Some(problem);
-        io::Error::other(text)
-    }
-}
-
-impl Read for HttpStream {
+impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut body = match self.body.take() {
-            Some(body) => body,
-            None => self.ask().map_err(|problem| self.fail(problem))?,
-        };
-        if body.rest.is_empty()
-            && let Some(chunk) = body.next(&self.remote.runtime).map_err(|problem| self.fail(problem))?
-        {
-            body.rest = chunk;
-        }
-        let count = body.rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&body.rest[..count]);
-        body.rest.drain(..count);
-        self.body = Some(body);
-        Ok(count)
-    }
-}
-
-impl Write for HttpStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.request.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn client(url: &Url, credentials: &Credentials) -> Result<Client, Problem> {
-    let mut builder = Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_WITHIN)
-        .tcp_nodelay(true)
-        .pool_idle_timeout(Duration::from_secs(90));
-    if url.scheme() == "http" {
-        builder = builder.no_proxy();
-    }
-    if let Some(pem) = &credentials.ca {
-        let certificates = Certificate::from_pem_bundle(pem).map_err(|error| {
-            Problem::setup(format!("ca.crt cannot be read: {error}")).hint("it must hold certificates in PEM format")
+        self.deadline.check().map_err(io::Error::other)?;
+        let read = self.response.read(buffer).map_err(|error| {
+            let why = clean_line(&error.to_string(), 200);
+            io::Error::other(Problem::passing(format!("the connection to the git server broke: {why}")))
         })?;
-        builder = builder.tls_certs_merge(certificates);
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other(too_long(self.limit)))?;
+        Ok(read)
     }
-    builder.build().map_err(|error| Problem::setup(format!("cannot make an http client: {error}")))
 }
 
-fn prove(request: RequestBuilder, credentials: &Credentials) -> RequestBuilder {
-    match &credentials.proof {
-        Proof::Basic { user, password } => request.basic_auth(user, Some(password.expose_secret())),
-        Proof::None | Proof::Key { .. } => request,
+/// The words of the innermost cause, for the outer ones say only that there was one.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
     }
+    clean_line(&cause.to_string(), 200)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

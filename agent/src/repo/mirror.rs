@@ -1,442 +1,656 @@
-//! A bare mirror of a repository: what was fetched, read straight from the object database.
-//!
-//! There is no working copy, so symbolic links, hooks, filters and odd file names of a commit meet no file system. Only
-//! the branches that somebody follows are fetched, with their whole history.
+//! A bare copy of the branches that somebody needs, in a cache folder. It holds no truth: it may be deleted at any
+//! time, and a damaged one is fetched anew.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use git2::{Direction, ErrorClass, FetchOptions, ObjectType, Oid, RemoteCallbacks, Repository};
+use git2::{ErrorClass, ErrorCode, Oid, Repository, RepositoryInitOptions};
 use jiff::Timestamp;
 use towpath_core::fault::{Problem, Problems};
 use towpath_core::lane::{Heads, is_branch_name};
-use towpath_core::limits;
-use towpath_core::revision::{BlobId, CommitId, Revision, clean_line};
-use towpath_core::tree::{File, Tree, TreeBuilder};
+use towpath_core::revision::{CommitId, Revision, clean_line};
+use towpath_core::tree::Tree;
 
-use super::http::HttpRemote;
-use super::ls_refs::LsRefs;
-use super::remote::{Place, Remote};
-use super::secret::Credentials;
-use super::ssh::SshRemote;
-use super::wire::{self, Wire};
+use super::compact;
+use super::remote::{Credentials, Remote};
+use super::source::Source;
+use super::terms::Terms;
+use super::tree::{self, TreeCache, Unreadable, commit_id, oid};
 
-/// Trees that are kept in memory.
-const KEPT_TREES: usize = 4;
-/// Problems of one tree that are named.
-const MAX_NAMED: usize = 20;
-/// Entries of one tree, folders included, that are looked at.
-const MAX_ENTRIES: usize = 4 * limits::MAX_FILES;
-/// Bytes that one fetch may bring.
-const MAX_FETCHED: usize = 1 << 30;
-/// Time for one fetch.
-const FETCH_WITHIN: Duration = Duration::from_secs(600);
+/// Bytes of one commit object: header, signature and message.
+pub const MAX_COMMIT_BYTES: usize = 4 << 20;
+/// Characters of a subject or an author that are shown.
+const SHOWN_CHARACTERS: usize = 200;
+/// Commits that are named to a server as present.
+const MAX_HAVES: usize = 256;
+/// Commits between two that are named, at most.
+const MAX_STEP: usize = 4096;
+/// A damaged mirror is fetched anew at most this often.
+const REBUILD_EVERY: Duration = Duration::from_secs(600);
 
-/// A branch that stands on another commit than before.
+const HEADS: &str = "refs/heads/";
+const KEPT: &str = "refs/towpath/kept/";
+
+/// A bare copy of some branches of a repository.
+///
+/// # Guarantees
+/// * `Send` and `Sync`; reading never waits for the network.
+/// * One folder belongs to one `Mirror`: a second one is refused, also from another process.
+/// * What is fetched lies in a folder beside the mirror until every new commit has been found complete. Only then is it
+///   moved in and branches move.
+/// * Commits that branches left by a rewrite stay, so that an environment that runs one can still be mended.
+pub struct Mirror {
+    folder: PathBuf,
+    remote: Remote,
+    source: Source,
+    store: Mutex<Store>,
+    /// One fetch at a time; holds when the mirror was last fetched anew.
+    fetching: Mutex<Option<Instant>>,
+    /// An object was missing or damaged when it was read.
+    suspect: AtomicBool,
+    /// Locked while this mirror lives.
+    _owner: File,
+}
+
+struct Store {
+    repository: Repository,
+    trees: TreeCache,
+}
+
+impl std::fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mirror").field("folder", &self.folder).field("remote", &self.remote).finish_non_exhaustive()
+    }
+}
+
+/// A branch that now stands elsewhere in the mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// Its name.
+    /// The branch.
     pub branch: String,
-    /// The commit before; `None` for a branch that was not followed.
+    /// Where it stood in the mirror. `None` when it was not there.
     pub from: Option<CommitId>,
-    /// The commit now.
+    /// Where it stands.
     pub to: CommitId,
-    /// Whether the commit before is no ancestor of the one now: history was rewritten.
+    /// Whether `from` is no ancestor of `to`: history was rewritten. `from` is still there.
     pub rewritten: bool,
 }
 
-/// The mirror of one repository. All calls block.
-pub struct Mirror {
-    folder: PathBuf,
-    place: Place,
-    wire: Option<Wire>,
-    ls_refs: LsRefs,
-    inner: Mutex<Inner>,
-    is_damaged: AtomicBool,
-}
-
-struct Inner {
-    repository: Repository,
-    trees: VecDeque<(CommitId, Arc<Tree>)>,
-}
-
 impl Mirror {
-    /// Opens the mirror in a folder, or makes it. What is left there of a process that was killed is cleared away, and
-    /// a mirror that cannot be opened is made anew.
+    /// Opens the mirror in a folder, and creates it when it is not there. Contacts nobody.
+    ///
+    /// A folder that is no repository, or the mirror of another address, is moved aside (to the same name with
+    /// `.damaged`). Locks and half-written packs of a process that was killed are removed.
     ///
     /// # Errors
-    /// `Setup` when the folder cannot be written.
-    pub fn open(folder: &Path, remote: Remote, credentials: Credentials, ssh: &Path) -> Result<Mirror, Problem> {
-        wire::prepare();
-        let wire = match &remote.place {
-            Place::Http(url) => Some(Wire::Http(Arc::new(HttpRemote::new(url.clone(), credentials)?))),
-            Place::Ssh { user, host, port, path } => {
-                let address = (user.as_str(), host.as_str(), *port, path.as_str());
-                Some(Wire::Ssh(Arc::new(SshRemote::new(ssh, address, folder, credentials))))
-            }
-            Place::Local(_) => None,
-        };
-        let inner = Inner { repository: open_or_make(folder)?, trees: VecDeque::new() };
+    /// A `Setup` problem when the folder cannot be written, when another `Mirror` has it, or when the credentials do
+    /// not fit the address.
+    pub fn open(folder: &Path, remote: Remote, credentials: Credentials) -> Result<Mirror, Problem> {
+        Mirror::open_on(folder, remote, credentials, Terms::default())
+    }
+
+    /// [`Mirror::open`] with other times or another ssh program.
+    ///
+    /// # Errors
+    /// As [`Mirror::open`].
+    pub fn open_on(folder: &Path, remote: Remote, credentials: Credentials, terms: Terms) -> Result<Mirror, Problem> {
+        super::init();
+        let folder = &std::path::absolute(folder).map_err(|error| unwritable(folder, &error))?;
+        let source = Source::new(&remote, credentials, beside(folder, "ssh"), terms)?;
+        let owner = take_ownership(folder)?;
+        remove_leftovers(folder);
+        let repository = open_or_create(folder, &remote)?;
         Ok(Mirror {
             folder: folder.to_owned(),
-            place: remote.place,
-            wire,
-            ls_refs: LsRefs::default(),
-            inner: Mutex::new(inner),
-            is_damaged: AtomicBool::new(false),
+            remote,
+            source,
+            store: Mutex::new(Store { repository, trees: TreeCache::default() }),
+            fetching: Mutex::new(None),
+            suspect: AtomicBool::new(false),
+            _owner: owner,
         })
     }
 
-    /// Uses other credentials from the next call on.
+    /// Uses other credentials from now on.
     ///
     /// # Errors
-    /// `Setup` when their certificates cannot be read; the old ones then stay.
+    /// A `Setup` problem when they do not fit the address; the old ones stay.
     pub fn set_credentials(&self, credentials: Credentials) -> Result<(), Problem> {
-        match &self.wire {
-            Some(Wire::Http(remote)) => remote.set_credentials(credentials),
-            Some(Wire::Ssh(remote)) => {
-                remote.set_credentials(credentials);
-                Ok(())
-            }
-            None => Ok(()),
-        }
+        self.source.set_credentials(credentials)
     }
 
-    /// The branches of the server as they are now.
+    /// The branches on the server now, without those whose names git would not take. Changes nothing here.
     ///
     /// # Errors
-    /// `Setup` when somebody must act (credentials, address), else `Passing`. Never an empty list instead.
+    /// `Setup` when somebody must act (credentials, address), `Passing` when it is worth another try. An empty
+    /// repository is no error and has no branches.
     pub fn heads(&self) -> Result<Heads, Problem> {
-        if let Some(Wire::Http(remote)) = &self.wire {
-            return self.ls_refs.heads(remote);
-        }
-        let inner = self.lock();
-        let mut remote = inner.repository.remote_anonymous(&self.address()).map_err(|error| self.problem(&error))?;
-        remote.connect(Direction::Fetch).map_err(|error| self.problem(&error))?;
-        let listed = remote.list().map_err(|error| self.problem(&error))?;
-        let branch = |head: &git2::RemoteHead<'_>| {
-            let name = head.name().strip_prefix("refs/heads/").filter(|name| is_branch_name(name))?;
-            Some((name.to_owned(), commit_id(head.oid())))
-        };
-        Ok(listed.iter().filter_map(branch).collect())
+        self.source.heads()
     }
 
-    /// Fetches branches, each of which the server said to stand on a commit. What a branch pointed to before stays in
-    /// the mirror, so that an environment that runs it can still be mended.
+    /// Fetches exactly these branches, and moves the mirror's branches to exactly these commits. What is there already
+    /// is not fetched: when nothing is missing, nobody is contacted.
     ///
     /// # Errors
-    /// As for [`Mirror::heads`]. The branches of the mirror are then as they were.
+    /// `Passing` when the server did not send all that is needed, `Setup` when somebody must act, `Content` when the
+    /// history is malformed or beyond the limits. Nothing incomplete has come in then, and no branch has moved.
     pub fn fetch(&self, wanted: &[(String, CommitId)]) -> Result<Vec<Moved>, Problem> {
-        if self.is_damaged.swap(false, Ordering::Relaxed) || self.lacks_what_it_names() {
-            self.make_anew()?;
+        if let Some((branch, _)) = wanted.iter().find(|(branch, _)| !is_branch_name(branch)) {
+            return Err(Problem::setup(format!("{branch:?} is not the name of a branch")));
         }
-        let inner = self.lock();
-        let repository = &inner.repository;
-        let before: Vec<Option<Oid>> =
-            wanted.iter().map(|(branch, _)| repository.refname_to_id(&reference(branch)).ok()).collect();
-        for commit in before.iter().flatten() {
-            let kept = format!("refs/towpath/kept/{commit}");
-            repository.reference(&kept, *commit, true, "kept").map_err(|error| self.problem(&error))?;
+        if wanted.is_empty() {
+            return Ok(Vec::new());
         }
-
-        let deadline = Instant::now() + FETCH_WITHIN;
-        let mut callbacks = RemoteCallbacks::new();
-        callbacks.transfer_progress(|progress| progress.received_bytes() < MAX_FETCHED && Instant::now() < deadline);
-        let mut options = FetchOptions::new();
-        options.remote_callbacks(callbacks).download_tags(git2::AutotagOption::None).update_fetchhead(false);
-        let refspecs: Vec<String> = wanted.iter().map(|(branch, _)| format!("+{0}:{0}", reference(branch))).collect();
-        let mut remote = repository.remote_anonymous(&self.address()).map_err(|error| self.problem(&error))?;
-        let fetched = remote.fetch(&refspecs, Some(&mut options), None);
-        drop(remote);
-        drop(options);
-        if let Err(error) = fetched {
-            clear_temporary(&self.folder);
-            return Err(self.problem(&error));
-        }
-
-        let mut moved = Vec::new();
-        for ((branch, to), from) in wanted.iter().zip(before) {
-            // The branch may have moved on since it was listed; what was listed must be there all the same.
-            let oid = oid(*to);
-            if repository.find_commit(oid).is_err() {
-                return Err(Problem::passing(format!("the server did not send commit {to} of branch {branch}")));
+        let mut rebuilt_at = lock(&self.fetching);
+        let fetched = match self.suspect.load(Ordering::Acquire) {
+            true => Err(Failure::Damaged("an object could not be read".to_owned())),
+            false => self.fetch_into(&self.folder, wanted),
+        };
+        let why = match fetched {
+            Ok(moved) => {
+                self.compact();
+                return Ok(moved);
             }
-            let rewritten = match from {
-                Some(from) if from != oid => {
-                    !repository.graph_descendant_of(oid, from).map_err(|error| self.problem(&error))?
-                }
-                _ => false,
-            };
-            moved.push(Moved { branch: branch.clone(), from: from.map(commit_id), to: *to, rewritten });
+            Err(Failure::Problem(problem)) => return Err(problem),
+            Err(Failure::Damaged(why)) => why,
+        };
+        if rebuilt_at.is_some_and(|at| at.elapsed() < REBUILD_EVERY) {
+            return Err(Problem::setup(format!("the mirror in {} is damaged again: {why}", self.folder.display()))
+                .hint("look for errors of the disk below it"));
         }
+        tracing::warn!(folder = %self.folder.display(), why, "the mirror is damaged and fetched anew");
+        let moved = self.rebuild(wanted)?;
+        *rebuilt_at = Some(Instant::now());
         Ok(moved)
     }
 
-    /// Whether the mirror has a commit.
-    pub fn contains(&self, commit: CommitId) -> bool {
-        !self.is_damaged.load(Ordering::Relaxed) && self.lock().repository.find_commit(oid(commit)).is_ok()
-    }
-
-    /// A commit, as found on a branch.
+    /// What is known of a commit, as found on a branch.
     ///
     /// # Errors
-    /// `Passing` when the mirror does not have it.
+    /// `Content` when the commit is malformed, `Passing` when it is not in the mirror.
     pub fn revision(&self, commit: CommitId, branch: &str) -> Result<Revision, Problem> {
-        let inner = self.lock();
-        let found = inner.repository.find_commit(oid(commit)).map_err(|error| self.problem(&error))?;
-        let subject = String::from_utf8_lossy(found.summary_bytes().unwrap_or_default()).into_owned();
-        let author = String::from_utf8_lossy(found.author().name_bytes()).into_owned();
+        let store = lock(&self.store);
+        let malformed = |why: &str| {
+            Problem::content(format!("the commit {commit} is malformed: {}", clean_line(why, SHOWN_CHARACTERS)))
+        };
+        let odb = store.repository.odb().map_err(|error| self.damaged(&error))?;
+        let (size, kind) = odb.read_header(oid(commit)).map_err(|error| self.absent(commit, &error))?;
+        if kind != git2::ObjectType::Commit {
+            return Err(malformed("it is no commit"));
+        }
+        if size > MAX_COMMIT_BYTES {
+            return Err(malformed("it is too long"));
+        }
+        let found = match store.repository.find_commit(oid(commit)) {
+            Ok(found) => found,
+            Err(error) if error.class() == ErrorClass::Odb => return Err(self.damaged(&error)),
+            Err(error) => return Err(malformed(error.message())),
+        };
+        let line = |bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes);
+            clean_line(text.trim_start().lines().next().unwrap_or_default(), SHOWN_CHARACTERS)
+        };
+        let seconds = found.time().seconds();
+        let nearest = if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
         Ok(Revision {
             commit,
             branch: branch.to_owned(),
-            subject: clean_line(&subject, 200),
-            author: clean_line(&author, 200),
-            committed_at: Timestamp::from_second(found.time().seconds()).unwrap_or(Timestamp::UNIX_EPOCH),
+            subject: line(found.message_bytes()),
+            author: line(found.author().name_bytes()),
+            committed_at: Timestamp::from_second(seconds).unwrap_or(nearest),
         })
     }
 
-    /// Every file of a commit.
+    /// Every file of a commit. The last trees are kept, and files that did not change share their bytes.
     ///
     /// # Errors
-    /// `Content` with everything that is wrong with its names, sizes and links; `Passing` when it cannot be read.
+    /// All that is wrong with the tree, up to a limit: symbolic links, names, sizes. Or one `Passing` problem when the
+    /// commit is not in the mirror or the mirror is damaged.
     pub fn tree(&self, commit: CommitId) -> Result<Arc<Tree>, Problems> {
-        let mut inner = self.lock();
-        if let Some((_, tree)) = inner.trees.iter().find(|(known, _)| *known == commit) {
-            return Ok(tree.clone());
+        let mut store = lock(&self.store);
+        let Store { repository, trees } = &mut *store;
+        trees.read(repository, commit).map_err(|unreadable| match unreadable {
+            Unreadable::Refused(problems) => problems,
+            Unreadable::Absent(error) => self.absent(commit, &error).into(),
+            Unreadable::Damaged(error) => self.damaged(&error).into(),
+        })
+    }
+
+    /// Whether `ancestor` is `commit` or comes before it.
+    ///
+    /// # Errors
+    /// `Passing` when one of them is not in the mirror.
+    pub fn is_ancestor(&self, ancestor: CommitId, commit: CommitId) -> Result<bool, Problem> {
+        let store = lock(&self.store);
+        for id in [ancestor, commit] {
+            store.repository.find_commit(oid(id)).map_err(|error| self.absent(id, &error))?;
         }
-        // Files that did not change share their bytes with the tree before.
-        let mut known: HashMap<BlobId, Arc<[u8]>> = HashMap::new();
-        if let Some((_, tree)) = inner.trees.back() {
-            known.extend(tree.below("").map(|(_, file)| (file.id, file.bytes.clone())));
+        is_ancestor(&store.repository, ancestor, commit).map_err(|error| self.damaged(&error))
+    }
+
+    /// How many commits can be reached from `to` and not from `from`.
+    ///
+    /// # Errors
+    /// `Passing` when one of them is not in the mirror.
+    pub fn count_between(&self, from: CommitId, to: CommitId) -> Result<usize, Problem> {
+        let store = lock(&self.store);
+        for id in [from, to] {
+            store.repository.find_commit(oid(id)).map_err(|error| self.absent(id, &error))?;
         }
-        let tree = {
-            let repository = &inner.repository;
-            let root = repository.find_commit(oid(commit)).and_then(|commit| commit.tree());
-            let root = root.map_err(|error| self.problem(&error))?;
-            let odb = repository.odb().map_err(|error| self.problem(&error))?;
-            let mut walk = Walk {
-                mirror: self,
-                repository,
-                odb,
-                builder: TreeBuilder::default(),
-                known,
-                entries: 0,
-                found: Vec::new(),
-            };
-            walk.folder(&root, "")?;
-            Problems::check(walk.found)?;
-            Arc::new(walk.builder.build())
-        };
-        inner.trees.push_back((commit, tree.clone()));
-        if inner.trees.len() > KEPT_TREES {
-            inner.trees.pop_front();
-        }
-        Ok(tree)
+        let counted = store.repository.graph_ahead_behind(oid(to), oid(from));
+        counted.map(|(ahead, _)| ahead).map_err(|error| self.damaged(&error))
     }
 
-    fn address(&self) -> String {
-        match (&self.wire, &self.place) {
-            (Some(wire), _) => wire.address(),
-            (None, Place::Local(path)) => path.display().to_string(),
-            (None, Place::Http(_) | Place::Ssh { .. }) => unreachable!("a place on the network has a wire"),
-        }
+    /// Whether a commit is in the mirror. Always `false` while the mirror is known to be damaged, so that the next
+    /// fetch mends it.
+    pub fn contains(&self, commit: CommitId) -> bool {
+        !self.suspect.load(Ordering::Acquire) && lock(&self.store).repository.find_commit(oid(commit)).is_ok()
     }
 
-    /// What a failure of libgit2 means. Our own transports have said it better.
-    fn problem(&self, error: &git2::Error) -> Problem {
-        let trouble = match &self.wire {
-            Some(Wire::Http(remote)) => remote.take_trouble(),
-            Some(Wire::Ssh(remote)) => remote.take_trouble(),
-            None => None,
-        };
-        if let Some(problem) = trouble {
-            return problem;
-        }
-        let said = clean_line(error.message(), 300);
-        match (&self.place, error.code()) {
-            (Place::Local(path), git2::ErrorCode::NotFound) if error.class() != ErrorClass::Odb => {
-                Problem::setup(format!("{} is no repository: {said}", path.display())).hint("correct spec.url")
-            }
-            _ => Problem::passing(format!("git: {said}")),
-        }
+    /// The address that the mirror fetches from.
+    pub fn remote(&self) -> &Remote {
+        &self.remote
     }
 
-    /// Something of a commit that the mirror has cannot be read: it is made anew at the next fetch.
-    fn damage(&self, error: &git2::Error) -> Problem {
-        self.is_damaged.store(true, Ordering::Relaxed);
-        self.problem(error)
-    }
-
-    /// Whether a reference of the mirror names a commit that is not there.
-    fn lacks_what_it_names(&self) -> bool {
-        let inner = self.lock();
-        let Ok(references) = inner.repository.references() else { return true };
-        references
-            .flatten()
-            .filter_map(|reference| reference.target())
-            .any(|commit| inner.repository.find_commit(commit).is_err())
-    }
-
-    fn make_anew(&self) -> Result<(), Problem> {
-        let mut inner = self.lock();
-        tracing::warn!(folder = %self.folder.display(), "the mirror is damaged and is made anew");
-        move_aside(&self.folder)?;
-        *inner = Inner { repository: open_or_make(&self.folder)?, trees: VecDeque::new() };
-        Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("nothing panics while it holds this lock")
-    }
-}
-
-/// Reads one commit's tree within the budget.
-struct Walk<'a> {
-    mirror: &'a Mirror,
-    repository: &'a Repository,
-    odb: git2::Odb<'a>,
-    builder: TreeBuilder,
-    known: HashMap<BlobId, Arc<[u8]>>,
-    entries: usize,
-    found: Vec<Problem>,
-}
-
-impl Walk<'_> {
-    /// Problems of names and links are gathered; those of the budget end the walk.
-    fn folder(&mut self, tree: &git2::Tree<'_>, folder: &str) -> Result<(), Problem> {
-        let mut seen: HashSet<Vec<u8>> = HashSet::new();
-        let mut before: Option<Vec<u8>> = None;
-        for entry in tree {
-            self.entries += 1;
-            if self.entries > MAX_ENTRIES {
-                return Err(Problem::content(format!("more than {MAX_ENTRIES} files and folders in one revision")));
-            }
-            if self.found.len() >= MAX_NAMED {
-                return Ok(());
-            }
-            let name = entry.name_bytes();
-            let path = match self.builder.enter(folder, name) {
-                Ok(path) => path,
-                Err(problem) => {
-                    self.found.push(problem);
-                    continue;
+    /// One fetch into a mirror: what is missing comes into a folder beside it, is checked there, and is moved in before
+    /// branches move.
+    fn fetch_into(&self, folder: &Path, wanted: &[(String, CommitId)]) -> Result<Vec<Moved>, Failure> {
+        let repository = Repository::open_bare(folder).map_err(Failure::damaged)?;
+        let stands_on = |branch: &str| branch_head(&repository, branch);
+        let moving: Vec<&(String, CommitId)> =
+            wanted.iter().filter(|(branch, commit)| stands_on(branch) != Some(*commit)).collect();
+        let known = tips(&repository);
+        let missing: Vec<(String, CommitId)> = moving
+            .iter()
+            .filter(|(_, commit)| check_new(&repository, *commit, &known).is_err())
+            .cloned()
+            .cloned()
+            .collect();
+        if !missing.is_empty() {
+            let likely = missing.iter().filter_map(|(branch, _)| stands_on(branch));
+            let haves = haves(&repository, likely.map(oid).chain(known.iter().copied()));
+            let incoming = Incoming::prepare(folder)?;
+            let odb = incoming.repository.odb().map_err(Failure::damaged)?;
+            self.source.fetch(&missing, &haves, &odb)?;
+            for (_, commit) in &missing {
+                if let Err(error) = check_new(&incoming.repository, *commit, &known) {
+                    return Err(blame(&repository, &known, &error));
                 }
-            };
-            // git sorts folders as if their names ended with a slash.
-            let is_folder = entry.filemode() == 0o040_000;
-            let mut sorted = name.to_vec();
-            sorted.extend(is_folder.then_some(b'/'));
-            if !seen.insert(name.to_vec()) || before.as_ref().is_some_and(|before| *before >= sorted) {
-                self.found.push(
-                    Problem::content("malformed tree: a name is there twice, or the names are out of order")
-                        .at(towpath_core::fault::Place::file(&path)),
-                );
-                continue;
             }
-            before = Some(sorted);
-            match entry.filemode() {
-                0o040_000 => {
-                    let tree = self.repository.find_tree(entry.id()).map_err(|error| self.mirror.damage(&error))?;
-                    self.folder(&tree, &path)?;
-                }
-                0o160_000 => {
-                    let added = self.builder.submodule(path, commit_id(entry.id()));
-                    self.found.extend(added.err());
-                }
-                0o120_000 => self.found.push(TreeBuilder::symlink(&path)),
-                _ => self.file(path, entry.id())?,
-            }
+            incoming.accept().map_err(|error| unwritable(folder, &error))?;
         }
-        Ok(())
+        let mut all = Vec::new();
+        for (branch, commit) in moving {
+            all.extend(move_branch(&repository, branch, *commit).map_err(Failure::damaged)?);
+        }
+        Ok(all)
     }
 
-    fn file(&mut self, path: String, id: Oid) -> Result<(), Problem> {
-        // The size is asked before the content is loaded.
-        let (size, kind) = self.odb.read_header(id).map_err(|error| self.mirror.damage(&error))?;
-        self.builder.admit(&path, size as u64)?;
-        if kind != ObjectType::Blob {
-            self.found
-                .push(Problem::content("malformed tree: this is no file").at(towpath_core::fault::Place::file(&path)));
-            return Ok(());
-        }
-        let blob = BlobId::from_bytes(id.as_bytes().try_into().expect("an object id has 20 bytes"));
-        let bytes = match self.known.get(&blob) {
-            Some(bytes) => bytes.clone(),
-            None => {
-                let object = self.odb.read(id).map_err(|error| self.mirror.damage(&error))?;
-                let bytes: Arc<[u8]> = object.data().into();
-                self.known.insert(blob, bytes.clone());
-                bytes
+    /// Puts small packs together when there are many. A mirror that cannot be compacted works as before.
+    fn compact(&self) {
+        let Some(small) = compact::too_many(&self.folder) else { return };
+        let count = small.len();
+        let merged = Repository::open_bare(&self.folder).and_then(|repository| compact::merge(&repository, small));
+        let mut store = lock(&self.store);
+        let reopened = merged.and_then(|merged| {
+            compact::remove(&merged);
+            // The handle for reading may know the old packs only.
+            Repository::open_bare(&self.folder)
+        });
+        match reopened {
+            Ok(repository) => {
+                store.repository = repository;
+                tracing::debug!(folder = %self.folder.display(), count, "packs put together");
             }
-        };
-        let added = self.builder.file(path, File { id: blob, bytes });
-        self.found.extend(added.err());
-        Ok(())
-    }
-}
-
-fn reference(branch: &str) -> String {
-    format!("refs/heads/{branch}")
-}
-
-fn commit_id(oid: Oid) -> CommitId {
-    CommitId::from_bytes(oid.as_bytes().try_into().expect("an object id has 20 bytes"))
-}
-
-fn oid(commit: CommitId) -> Oid {
-    Oid::from_bytes(commit.as_bytes()).expect("an object id has 20 bytes")
-}
-
-fn open_or_make(folder: &Path) -> Result<Repository, Problem> {
-    let cannot = |why: &dyn std::fmt::Display| {
-        Problem::setup(format!("cannot use the cache folder {}: {why}", folder.display()))
-            .hint("--cache names a folder that the agent can write")
-    };
-    if folder.exists() {
-        clear_temporary(folder);
-        match Repository::open_bare(folder) {
-            Ok(repository) => return Ok(repository),
             Err(error) => {
-                tracing::warn!(folder = %folder.display(), %error, "the mirror cannot be opened and is made anew");
-                move_aside(folder)?;
+                tracing::warn!(folder = %self.folder.display(), error = error.message(), "packs not put together");
             }
         }
     }
-    std::fs::create_dir_all(folder).map_err(|error| cannot(&error))?;
-    let mut options = git2::RepositoryInitOptions::new();
-    options.bare(true).external_template(false).no_reinit(false);
-    Repository::init_opts(folder, &options).map_err(|error| cannot(&error.message()))
+
+    /// Fetches everything into a new folder beside the mirror and puts it in its place. Until that has worked the
+    /// damaged one stays, for some of it may still be readable.
+    fn rebuild(&self, wanted: &[(String, CommitId)]) -> Result<Vec<Moved>, Problem> {
+        let unwritable = |error: std::io::Error| unwritable(&self.folder, &error);
+        let fresh = beside(&self.folder, "fresh");
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh).map_err(unwritable)?;
+        }
+        let before = {
+            let store = lock(&self.store);
+            wanted.iter().map(|(branch, _)| branch_head(&store.repository, branch)).collect::<Vec<_>>()
+        };
+        let repository = open_or_create(&fresh, &self.remote)?;
+        let mut all = match self.fetch_into(&fresh, wanted) {
+            Ok(moved) => moved,
+            Err(failure) => {
+                // Nothing of use is lost with it; the next one begins by removing it too.
+                let _ = fs::remove_dir_all(&fresh);
+                return Err(failure.into_problem());
+            }
+        };
+        for moved in &mut all {
+            let old = wanted.iter().zip(&before).find(|((branch, _), _)| *branch == moved.branch);
+            moved.from = old.and_then(|(_, before)| *before);
+            // A commit that is not there any more cannot be shown to be an ancestor.
+            moved.rewritten = moved.from.is_some_and(|from| !is_ancestor(&repository, from, moved.to).unwrap_or(false));
+        }
+        drop(repository);
+        let mut store = lock(&self.store);
+        if self.folder.exists() {
+            move_aside(&self.folder).map_err(unwritable)?;
+        }
+        fs::rename(&fresh, &self.folder).map_err(unwritable)?;
+        *store = Store { repository: open_or_create(&self.folder, &self.remote)?, trees: TreeCache::default() };
+        self.suspect.store(false, Ordering::Release);
+        Ok(all)
+    }
+
+    /// The problem of an object that could not be read, which also makes the next fetch mend the mirror.
+    fn damaged(&self, error: &git2::Error) -> Problem {
+        let why = clean_line(error.message(), SHOWN_CHARACTERS);
+        if is_shortage(error) {
+            return Problem::passing(format!("the mirror in {} cannot be read now: {why}", self.folder.display()));
+        }
+        self.suspect.store(true, Ordering::Release);
+        Problem::passing(format!("the mirror in {} is damaged and will be fetched anew: {why}", self.folder.display()))
+    }
+
+    /// A commit that cannot be had: one that is not there was not fetched yet, anything else is damage.
+    fn absent(&self, commit: CommitId, error: &git2::Error) -> Problem {
+        if error.code() == ErrorCode::NotFound {
+            Problem::passing(format!("the commit {commit} is not in the mirror yet"))
+        } else {
+            self.damaged(error)
+        }
+    }
 }
 
-fn move_aside(folder: &Path) -> Result<(), Problem> {
-    let aside = folder.with_extension("damaged");
-    let _ = std::fs::remove_dir_all(&aside);
-    std::fs::rename(folder, &aside)
-        .map_err(|error| Problem::setup(format!("cannot move {} aside: {error}", folder.display())))?;
-    let _ = std::fs::remove_dir_all(&aside);
+/// Why a fetch failed.
+enum Failure {
+    Problem(Problem),
+    /// The mirror itself is at fault.
+    Damaged(String),
+}
+
+impl Failure {
+    fn damaged(error: git2::Error) -> Self {
+        let why = clean_line(error.message(), SHOWN_CHARACTERS);
+        if is_shortage(&error) {
+            return Failure::Problem(Problem::passing(format!("the mirror cannot be used now: {why}")));
+        }
+        Failure::Damaged(why)
+    }
+
+    fn into_problem(self) -> Problem {
+        match self {
+            Failure::Problem(problem) => problem,
+            Failure::Damaged(why) => Problem::passing(format!("the mirror is damaged: {why}")),
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Failure::Problem(problem)
+    }
+}
+
+/// Whether an error is the machine's (no memory, too many open files, a full disk) and says nothing about the mirror.
+fn is_shortage(error: &git2::Error) -> bool {
+    let is_of_the_system = matches!(error.class(), ErrorClass::Os | ErrorClass::NoMemory);
+    is_of_the_system && error.code() != ErrorCode::NotFound
+}
+
+/// Where what is fetched lies until it has been checked: a repository of its own beside the mirror, which sees the
+/// mirror's objects too. What is not accepted is removed.
+struct Incoming {
+    repository: Repository,
+    mirror: PathBuf,
+}
+
+impl Incoming {
+    fn prepare(mirror: &Path) -> Result<Incoming, Problem> {
+        let folder = beside(mirror, "incoming");
+        let prepare = || {
+            if folder.exists() {
+                fs::remove_dir_all(&folder)?;
+            }
+            for part in ["objects/info", "objects/pack", "refs"] {
+                fs::create_dir_all(folder.join(part))?;
+            }
+            fs::write(folder.join("HEAD"), "ref: refs/heads/none\n")?;
+            fs::write(folder.join("objects/info/alternates"), [path_bytes(&mirror.join("objects")), b"\n"].concat())
+        };
+        prepare().map_err(|error| unwritable(mirror, &error))?;
+        let repository = Repository::open_bare(&folder).map_err(|error| {
+            Problem::passing(format!("what is fetched has no place beside the mirror: {}", error.message()))
+        })?;
+        Ok(Incoming { repository, mirror: mirror.to_owned() })
+    }
+
+    /// Moves what was fetched into the mirror. Indexes go last: a pack without one is not looked at.
+    fn accept(&self) -> std::io::Result<()> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(self.repository.path().join("objects/pack"))? {
+            files.push(entry?.path());
+        }
+        files.sort_by_key(|path| path.extension().is_some_and(|extension| extension == "idx"));
+        for path in files {
+            let name = path.file_name().expect("entries of a folder have names");
+            fs::rename(&path, self.mirror.join("objects/pack").join(name))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // What stays is removed by the next one.
+        let _ = fs::remove_dir_all(self.repository.path());
+    }
+}
+
+fn path_bytes(path: &Path) -> &[u8] {
+    std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
+}
+
+/// Looks whether a commit is there, with its history back to what is known and all that the trees in it need.
+fn check_new(repository: &Repository, commit: CommitId, known: &[Oid]) -> Result<(), git2::Error> {
+    let odb = repository.odb()?;
+    let mut walk = repository.revwalk()?;
+    walk.push(repository.find_commit(oid(commit))?.id())?;
+    for tip in known {
+        walk.hide(*tip)?;
+    }
+    let mut seen = HashSet::new();
+    for id in walk {
+        let commit = repository.find_commit(id?)?;
+        let before = if commit.parent_count() > 0 { Some(commit.parent(0)?.tree_id()) } else { None };
+        tree::check_complete(&odb, commit.tree_id(), before, &mut seen)?;
+    }
     Ok(())
 }
 
-/// Removes locks and half packs of a process that was killed. Nobody else uses the folder.
-fn clear_temporary(folder: &Path) {
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let is_loose_objects = name.len() == 2 && path.is_dir();
-            if path.is_dir() && !is_loose_objects {
-                folders.push(path);
-            } else if name.ends_with(".lock")
-                || name.starts_with("pack_git2_")
-                || name.starts_with("tmp_")
-                || name.starts_with(".key-")
-            {
-                let _ = std::fs::remove_file(path);
+/// Who is at fault when something is missing after a fetch: the mirror, if what it had before has holes too.
+fn blame(repository: &Repository, known: &[Oid], error: &git2::Error) -> Failure {
+    let intact = known.iter().try_for_each(|tip| check_new(repository, commit_id(*tip), &[]));
+    let why = clean_line(error.message(), SHOWN_CHARACTERS);
+    match intact {
+        Ok(()) if tree::is_malformed(error) => Failure::Problem(tree::malformed(error)),
+        Ok(()) => Failure::Problem(Problem::passing(format!("the git server sent an incomplete history: {why}"))),
+        Err(damage) => Failure::damaged(damage),
+    }
+}
+
+/// Where a branch of the mirror stands.
+fn branch_head(repository: &Repository, branch: &str) -> Option<CommitId> {
+    repository.refname_to_id(&format!("{HEADS}{branch}")).ok().map(commit_id)
+}
+
+/// Every commit that a ref of the mirror stands on.
+fn tips(repository: &Repository) -> Vec<Oid> {
+    let references = repository.references().into_iter().flatten().flatten();
+    let mut tips: Vec<Oid> = references.filter_map(|reference| reference.target()).collect();
+    tips.sort();
+    tips.dedup();
+    tips
+}
+
+/// What to name to a server as present: the tips, the likeliest first, and commits behind them in growing steps, for a
+/// tip may be one that the server has forgotten.
+fn haves(repository: &Repository, tips: impl Iterator<Item = Oid>) -> Vec<CommitId> {
+    let mut haves = Vec::new();
+    let mut seen = HashSet::new();
+    let tips: Vec<Oid> = tips.filter(|tip| seen.insert(*tip)).take(MAX_HAVES).collect();
+    haves.extend(&tips);
+    for tip in tips {
+        let (mut commit, mut step) = (repository.find_commit(tip).ok(), 1);
+        while let Some(found) = commit.take_if(|_| haves.len() < MAX_HAVES && step <= MAX_STEP) {
+            commit = (0..step).try_fold(found, |commit, _| commit.parent(0)).ok();
+            haves.extend(commit.as_ref().map(git2::Commit::id).filter(|id| seen.insert(*id)));
+            step *= 2;
+        }
+    }
+    haves.into_iter().map(commit_id).collect()
+}
+
+fn is_ancestor(repository: &Repository, ancestor: CommitId, commit: CommitId) -> Result<bool, git2::Error> {
+    Ok(ancestor == commit || repository.graph_descendant_of(oid(commit), oid(ancestor))?)
+}
+
+/// Moves a branch of the mirror, and keeps the commit that a rewrite leaves behind.
+fn move_branch(repository: &Repository, branch: &str, to: CommitId) -> Result<Option<Moved>, git2::Error> {
+    let from = branch_head(repository, branch);
+    if from == Some(to) {
+        return Ok(None);
+    }
+    let rewritten = match from {
+        Some(from) => !is_ancestor(repository, from, to)?,
+        None => false,
+    };
+    if let (Some(from), true) = (from, rewritten) {
+        keep(repository, from)?;
+    }
+    make_room(repository, branch)?;
+    repository.reference(&format!("{HEADS}{branch}"), oid(to), true, "fetched")?;
+    Ok(Some(Moved { branch: branch.to_owned(), from, to, rewritten }))
+}
+
+fn keep(repository: &Repository, commit: CommitId) -> Result<(), git2::Error> {
+    repository.reference(&format!("{KEPT}{commit}"), oid(commit), true, "kept").map(drop)
+}
+
+/// Git keeps no branch `a` beside a branch `a/b`. The one in the way is no longer on the server; its commit stays.
+fn make_room(repository: &Repository, branch: &str) -> Result<(), git2::Error> {
+    for reference in repository.references_glob(&format!("{HEADS}*"))? {
+        let mut reference = reference?;
+        let Some(other) = reference.name().ok().and_then(|name| name.strip_prefix(HEADS)) else { continue };
+        let below = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
+        if below(other, branch) || below(branch, other) {
+            if let Some(commit) = reference.target() {
+                keep(repository, commit_id(commit))?;
+            }
+            reference.delete()?;
+        }
+    }
+    Ok(())
+}
+
+/// Locks the file beside a mirror that stands for its owner. The lock ends with the process.
+fn take_ownership(folder: &Path) -> Result<File, Problem> {
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent).map_err(|error| unwritable(folder, &error))?;
+    }
+    let owner = File::create(beside(folder, "owner")).map_err(|error| unwritable(folder, &error))?;
+    match owner.try_lock() {
+        Ok(()) => Ok(owner),
+        Err(TryLockError::WouldBlock) => {
+            Err(Problem::setup(format!("the mirror in {} is used by another agent", folder.display()))
+                .hint("give each agent its own cache folder"))
+        }
+        Err(TryLockError::Error(error)) => Err(unwritable(folder, &error)),
+    }
+}
+
+/// `<folder>.<suffix>`.
+fn beside(folder: &Path, suffix: &str) -> PathBuf {
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn move_aside(folder: &Path) -> std::io::Result<()> {
+    let damaged = beside(folder, "damaged");
+    if damaged.exists() {
+        fs::remove_dir_all(&damaged)?;
+    }
+    fs::rename(folder, damaged)
+}
+
+/// The mirror of an address, which stands in its configuration: commits of another repository must not be found in it.
+fn open_or_create(folder: &Path, remote: &Remote) -> Result<Repository, Problem> {
+    const ADDRESS: &str = "towpath.address";
+    if folder.exists() {
+        let opened = Repository::open_bare(folder).and_then(|repository| {
+            let address = repository.config()?.snapshot()?.get_string(ADDRESS)?;
+            Ok((repository, address))
+        });
+        match opened {
+            Ok((repository, address)) if address == remote.to_string() => return Ok(repository),
+            Ok((_, address)) => {
+                tracing::warn!(folder = %folder.display(), address, "the mirror of another address, moved aside");
+            }
+            Err(error) => {
+                tracing::warn!(folder = %folder.display(), error = error.message(), "no mirror, moved aside");
+            }
+        }
+        move_aside(folder).map_err(|error| unwritable(folder, &error))?;
+    }
+    let mut options = RepositoryInitOptions::new();
+    options.bare(true).no_reinit(true).external_template(false);
+    let created = Repository::init_opts(folder, &options).and_then(|repository| {
+        repository.config()?.set_str(ADDRESS, &remote.to_string())?;
+        Ok(repository)
+    });
+    created.map_err(|error| unwritable(folder, &error.message()))
+}
+
+fn unwritable(folder: &Path, why: &dyn std::fmt::Display) -> Problem {
+    Problem::setup(format!("the mirror in {} cannot be written: {why}", folder.display()))
+        .hint("the agent must be able to write there, and the disk must have room")
+}
+
+/// Removes what a killed process leaves: locks, and packs that were never finished. The folder has one owner, so
+/// nobody else can be holding them.
+fn remove_leftovers(folder: &Path) {
+    for suffix in ["ssh", "incoming", "fresh", "fresh.incoming"] {
+        // An error means that there is none.
+        let _ = fs::remove_dir_all(beside(folder, suffix));
+    }
+    let mut todo = vec![folder.to_owned()];
+    let objects = folder.join("objects");
+    while let Some(folder) = todo.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let is_unfinished = name.starts_with("pack_git2_") || name.starts_with("tmp_");
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                todo.push(entry.path());
+            } else if name.ends_with(".lock") || (is_unfinished && folder.starts_with(&objects)) {
+                // One that cannot be removed shows itself at the next fetch.
+                let _ = fs::remove_file(entry.path());
             }
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere leaves nothing half done that the next call would not find out from the disk.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,75 +1,26 @@
 //! Credentials for reading a repository, from a Kubernetes Secret.
 
-use std::fmt;
-
 use k8s_openapi::api::core::v1::Secret;
-use secrecy::SecretString;
+use secrecy::ExposeSecret;
 use towpath_core::fault::Problem;
 
-/// How the agent shows who it is. `Debug` shows none of it.
-#[derive(Clone, Default)]
-pub struct Credentials {
-    /// What is shown.
-    pub(super) proof: Proof,
-    /// Certificates beside the system's that may sign the server's, as PEM.
-    pub(super) ca: Option<Vec<u8>>,
-}
+use super::{Credentials, Login};
 
-#[derive(Clone, Default)]
-pub(super) enum Proof {
-    /// Nothing.
-    #[default]
-    None,
-    /// HTTP basic authentication.
-    Basic { user: String, password: SecretString },
-    /// A key, and the keys of the servers that it may be shown to.
-    Key { key: SecretString, known_hosts: String },
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.proof {
-            Proof::None => "Credentials(none)",
-            Proof::Basic { .. } => "Credentials(user and password)",
-            Proof::Key { .. } => "Credentials(ssh key)",
-        })
-    }
-}
-
-impl PartialEq for Credentials {
-    fn eq(&self, other: &Self) -> bool {
-        use secrecy::ExposeSecret;
-        let same_proof = match (&self.proof, &other.proof) {
-            (Proof::None, Proof::None) => true,
-            (Proof::Basic { user: a, password: b }, Proof::Basic { user: c, password: d }) => {
+impl Credentials {
+    /// Whether they would show the same. Only for what both came from: this takes longer the more is equal.
+    pub fn is_same(&self, other: &Credentials) -> bool {
+        let same_login = match (&self.login, &other.login) {
+            (Login::None, Login::None) => true,
+            (Login::Basic { username: a, password: b }, Login::Basic { username: c, password: d }) => {
                 a == c && b.expose_secret() == d.expose_secret()
             }
-            (Proof::Key { key: a, known_hosts: b }, Proof::Key { key: c, known_hosts: d }) => {
+            (Login::Bearer(a), Login::Bearer(b)) => a.expose_secret() == b.expose_secret(),
+            (Login::SshKey { private_key: a, known_hosts: b }, Login::SshKey { private_key: c, known_hosts: d }) => {
                 a.expose_secret() == c.expose_secret() && b == d
             }
             _ => false,
         };
-        same_proof && self.ca == other.ca
-    }
-}
-
-impl Credentials {
-    /// User and password, or user and token.
-    pub fn basic(user: &str, password: &str) -> Credentials {
-        Credentials { proof: Proof::Basic { user: user.to_owned(), password: password.into() }, ca: None }
-    }
-
-    /// A private key in OpenSSH's format, and the lines of a known_hosts file.
-    pub fn key(key: &str, known_hosts: &str) -> Credentials {
-        let proof = Proof::Key { key: key.into(), known_hosts: known_hosts.to_owned() };
-        Credentials { proof, ca: None }
-    }
-
-    /// Certificates that may sign the server's, beside the system's.
-    #[must_use]
-    pub fn with_ca(mut self, pem: Vec<u8>) -> Credentials {
-        self.ca = Some(pem);
-        self
+        same_login && self.certificate_authorities == other.certificate_authorities
     }
 }
 
@@ -94,21 +45,20 @@ pub fn credentials(secret: &Secret) -> Result<Credentials, Problem> {
     };
     let line = |key: &str| text(key).map(|text| text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned()));
     let key = text("ssh-privatekey")?.or(text("identity")?);
-    let mut credentials = match (key, line("username")?, line("password")?, line("token")?) {
+    let login = match (key, line("username")?, line("password")?, line("token")?) {
         (Some(key), ..) => {
             let known_hosts = text("known_hosts")?
                 .ok_or_else(|| refuse("known_hosts is missing: a server whose key is not known is not trusted"))?;
-            Credentials::key(&key, &known_hosts)
+            Login::SshKey { private_key: key.into(), known_hosts }
         }
         (None, user, Some(password), None) | (None, user, None, Some(password)) => {
             // GitLab, Gitea and GitHub take any user name beside a token; this one is GitLab's.
-            Credentials::basic(user.as_deref().unwrap_or("oauth2"), &password)
+            Login::Basic { username: user.unwrap_or_else(|| "oauth2".to_owned()), password: password.into() }
         }
-        (None, ..) if text("ca.crt")?.is_some() => Credentials::default(),
+        (None, ..) if text("ca.crt")?.is_some() => Login::None,
         (None, ..) => return Err(refuse("there are no credentials in it")),
     };
-    credentials.ca = text("ca.crt")?.map(String::into_bytes);
-    Ok(credentials)
+    Ok(Credentials { login, certificate_authorities: text("ca.crt")? })
 }
 
 #[cfg(test)]
@@ -123,10 +73,14 @@ mod tests {
 
     #[test]
     fn a_secret_may_hold_a_password_a_token_or_a_key() {
-        assert!(read(&[("username", "ada"), ("password", "x\n")]).unwrap() == Credentials::basic("ada", "x"));
-        assert!(read(&[("token", "t")]).unwrap() == Credentials::basic("oauth2", "t"));
-        assert!(read(&[("ssh-privatekey", "k"), ("known_hosts", "h")]).unwrap() == Credentials::key("k", "h"));
-        assert!(read(&[("ca.crt", "pem")]).unwrap().ca.is_some());
+        let basic = |username: &str, password: &str| {
+            Credentials::from(Login::Basic { username: username.into(), password: password.into() })
+        };
+        assert!(read(&[("username", "ada"), ("password", "x\n")]).unwrap().is_same(&basic("ada", "x")));
+        assert!(read(&[("token", "t")]).unwrap().is_same(&basic("oauth2", "t")));
+        let key = Login::SshKey { private_key: "k".into(), known_hosts: "h".into() };
+        assert!(read(&[("ssh-privatekey", "k"), ("known_hosts", "h")]).unwrap().is_same(&key.into()));
+        assert!(read(&[("ca.crt", "pem")]).unwrap().certificate_authorities.is_some());
     }
 
     #[test]
@@ -134,10 +88,5 @@ mod tests {
         for bad in [vec![], vec![("token", "")], vec![("username", "ada")], vec![("ssh-privatekey", "k")]] {
             assert!(read(&bad).is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn debug_shows_nothing() {
-        assert_eq!(format!("{:?}", Credentials::basic("ada", "hunter2")), "Credentials(user and password)");
     }
 }

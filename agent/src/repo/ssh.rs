@@ -1,233 +1,345 @@
-//! git over ssh: a child process with fixed arguments, an empty environment and a deadline. It is the only program that
-//! the agent ever starts.
+//! Git over ssh: the `ssh` program with fixed arguments and an empty environment. It is the only program that Towpath
+//! starts.
+//!
+//! Everything of an address that reaches its arguments, or the command line on the server, has passed the allow-lists
+//! in `remote`. The key lies in a file while one operation runs and no longer.
 
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use git2::transport::Service;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use towpath_core::fault::Problem;
+use towpath_core::lane::Heads;
+use towpath_core::revision::{CommitId, clean_line};
 
-use super::secret::{Credentials, Proof};
+use super::fetch::{self, MAX_PACK_BYTES};
+use super::ls_refs::{self, Greeting, MAX_LISTING_BYTES};
+use super::packet::{FLUSH, PacketReader, cut_short};
+use super::remote::{Credentials, Login, SshAddress};
+use super::terms::{Deadline, Refusals, Terms, too_long};
 
-/// Time for one conversation.
-const DEADLINE: Duration = Duration::from_secs(120);
+/// Bytes of what `ssh` says in words that are read for a problem.
+const MAX_WORDS_BYTES: u64 = 8 << 10;
+/// How long `ssh` may take to end after the last byte.
+const GRACE: Duration = Duration::from_millis(500);
 
-/// A repository behind ssh.
-pub(super) struct SshRemote {
-    program: PathBuf,
-    user: String,
-    host: String,
-    port: Option<u16>,
-    path: String,
+/// A repository behind ssh, with one login.
+pub(super) struct Ssh {
+    address: SshAddress,
+    private_key: SecretString,
+    known_hosts: String,
+    /// Holds the folders with the files that `ssh` reads.
     folder: PathBuf,
-    credentials: Mutex<Credentials>,
-    trouble: Mutex<Option<Problem>>,
+    terms: Terms,
+    refusals: Refusals,
 }
 
-impl SshRemote {
-    /// A remote. Nothing is started. The key is written into `folder` while a conversation runs.
-    pub(super) fn new(
-        program: &Path,
-        (user, host, port, path): (&str, &str, Option<u16>, &str),
-        folder: &Path,
-        credentials: Credentials,
-    ) -> SshRemote {
-        SshRemote {
-            program: program.to_owned(),
-            user: user.to_owned(),
-            host: host.to_owned(),
-            port,
-            path: path.to_owned(),
-            folder: folder.to_owned(),
-            credentials: Mutex::new(credentials),
-            trouble: Mutex::new(None),
-        }
-    }
-
-    pub(super) fn set_credentials(&self, credentials: Credentials) {
-        *self.credentials.lock().expect("nothing panics while it holds this lock") = credentials;
-    }
-
-    /// The last trouble of a conversation, taken away.
-    pub(super) fn take_trouble(&self) -> Option<Problem> {
-        self.trouble.lock().expect("nothing panics while it holds this lock").take()
-    }
-
-    /// Starts a conversation.
+impl Ssh {
+    /// `folder` holds the key while an operation runs; it need not be there.
     ///
     /// # Errors
-    /// `Setup` without a key or known hosts, or when the program cannot be started.
-    pub(super) fn stream(self: &Arc<Self>, service: Service) -> Result<SshStream, Problem> {
-        let result = self.start(service);
-        if let Err(problem) = &result {
-            *self.trouble.lock().expect("nothing panics while it holds this lock") = Some(problem.clone());
+    /// `Setup` when there is no key, or no host that is trusted.
+    pub(super) fn new(
+        address: &SshAddress,
+        credentials: &Credentials,
+        folder: PathBuf,
+        terms: Terms,
+    ) -> Result<Ssh, Problem> {
+        let Login::SshKey { private_key, known_hosts } = &credentials.login else {
+            return Err(Problem::setup(format!("there is no ssh key for {}", address.host))
+                .hint("name a Secret with a private key and known_hosts in the Repository"));
+        };
+        if private_key.expose_secret().trim().is_empty() {
+            return Err(Problem::setup(format!("the ssh key for {} is empty", address.host))
+                .hint("write a private key without a passphrase into the Secret"));
         }
-        result
+        if known_hosts.lines().all(|line| line.trim().is_empty() || line.starts_with('#')) {
+            return Err(Problem::setup(format!(
+                "no key of the host {} is trusted: known_hosts is empty",
+                address.host
+            ))
+            .hint("write the lines of `ssh-keyscan`, after comparing them, into the Secret"));
+        }
+        Ok(Ssh {
+            address: address.clone(),
+            private_key: private_key.clone(),
+            known_hosts: known_hosts.clone(),
+            folder,
+            terms,
+            refusals: Refusals::default(),
+        })
     }
 
-    fn start(self: &Arc<Self>, service: Service) -> Result<SshStream, Problem> {
-        let command = match service {
-            Service::UploadPackLs | Service::UploadPack => "git-upload-pack",
-            Service::ReceivePackLs | Service::ReceivePack => "git-receive-pack",
-        };
-        let credentials = self.credentials.lock().expect("nothing panics while it holds this lock").clone();
-        let Proof::Key { key, known_hosts } = &credentials.proof else {
-            return Err(Problem::setup(format!("there is no ssh key for {}", self.host))
-                .hint("name a Secret with ssh-privatekey and known_hosts in spec.secretRef"));
-        };
-        let setup = |error: io::Error| Problem::setup(format!("cannot write the ssh key: {error}"));
-        let key_file = private_file(&self.folder, "key", key.expose_secret()).map_err(setup)?;
-        let hosts_file = private_file(&self.folder, "known_hosts", known_hosts).map_err(setup)?;
+    /// The branches.
+    pub(super) fn heads(&self) -> Result<Heads, Problem> {
+        self.talk(Deadline::after(self.terms.whole), MAX_LISTING_BYTES, |greeting, packets, to| match greeting {
+            Greeting::V0 { heads, .. } => Ok(heads.clone()),
+            Greeting::V2(capabilities) => {
+                say(to, ls_refs::request(capabilities));
+                ls_refs::read_answer(packets)
+            }
+        })
+    }
 
-        let mut ssh = Command::new(&self.program);
-        ssh.args(["-F", "none", "-T", "-x", "-a"]);
+    /// Writes a pack with some commits, and what they need and `haves` do not have, to `pack`.
+    pub(super) fn fetch(
+        &self,
+        wanted: &[(String, CommitId)],
+        haves: &[CommitId],
+        pack: &mut dyn Write,
+    ) -> Result<(), Problem> {
+        let deadline = Deadline::after(if haves.is_empty() { self.terms.first } else { self.terms.whole });
+        self.talk(deadline, MAX_PACK_BYTES, |greeting, packets, to| {
+            say(to, fetch::request(greeting, wanted, haves)?);
+            fetch::read_answer(greeting, packets, pack)
+        })
+    }
+
+    fn talk<T>(
+        &self,
+        deadline: Deadline,
+        limit: u64,
+        talk: impl FnOnce(&Greeting, &mut PacketReader<Pipe>, &Sender<Vec<u8>>) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        self.refusals.check()?;
+        let mut session = self.start(deadline, limit)?;
+        let greeting = ls_refs::read_greeting(&mut session.packets);
+        let answer = greeting.and_then(|greeting| talk(&greeting, &mut session.packets, &session.to));
+        match answer {
+            Ok(answer) => {
+                self.refusals.clear();
+                say(&session.to, FLUSH.to_vec());
+                session.end();
+                Ok(answer)
+            }
+            // Where the stream just ended, `ssh` says why.
+            Err(problem) if problem == cut_short() => match session.last_words() {
+                Some(words) => Err(self.explain(&words)),
+                None => Err(problem),
+            },
+            Err(problem) => Err(problem),
+        }
+    }
+
+    fn start(&self, deadline: Deadline, limit: u64) -> Result<Session, Problem> {
+        let files =
+            Files::write(&self.folder, self.private_key.expose_secret(), &self.known_hosts).map_err(|error| {
+                Problem::setup(format!("the files for ssh cannot be written below {}: {error}", self.folder.display()))
+                    .hint("the agent must be able to write there")
+            })?;
+        let mut command = Command::new(&self.terms.ssh);
+        command.env_clear().env("GIT_PROTOCOL", "version=2").current_dir(&files.folder);
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        command.args(["-F", "none", "-T", "-x", "-a"]);
         for option in [
             "BatchMode=yes",
             "StrictHostKeyChecking=yes",
+            "UserKnownHostsFile=known_hosts",
+            "GlobalKnownHostsFile=/dev/null",
+            "UpdateHostKeys=no",
             "IdentitiesOnly=yes",
+            "IdentityFile=key",
             "IdentityAgent=none",
-            "PasswordAuthentication=no",
-            "KbdInteractiveAuthentication=no",
+            "PreferredAuthentications=publickey",
             "ClearAllForwardings=yes",
             "PermitLocalCommand=no",
             "ProxyCommand=none",
+            "ControlMaster=no",
             "ControlPath=none",
-            "GlobalKnownHostsFile=/dev/null",
-            "ConnectTimeout=10",
             "ServerAliveInterval=10",
-            "ServerAliveCountMax=3",
+            "ServerAliveCountMax=2",
+            // Version 2 names only the branches that are asked for. A server may ignore it.
+            "SendEnv=GIT_PROTOCOL",
         ] {
-            ssh.args(["-o", option]);
+            command.args(["-o", option]);
         }
-        ssh.arg("-o").arg(format!("UserKnownHostsFile={}", hosts_file.0.display()));
-        ssh.arg("-i").arg(&key_file.0);
-        if let Some(port) = self.port {
-            ssh.args(["-p", &port.to_string()]);
+        command.args(["-o", &format!("ConnectTimeout={}", self.terms.connect.as_secs().max(1))]);
+        if let Some(port) = self.address.port {
+            command.args(["-p", &port.to_string()]);
         }
-        // User, host and path have no character that a shell or ssh itself could read as something else.
-        ssh.arg("-l").arg(&self.user).arg("--").arg(&self.host).arg(format!("{command} '{}'", self.path));
-        ssh.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
-        ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = ssh.spawn().map_err(|error| {
-            Problem::setup(format!("cannot start {}: {error}", self.program.display())).hint("--ssh names the program")
+        command.args(["-l", &self.address.user, "--", &self.address.host]);
+        command.arg(format!("git-upload-pack '{}'", self.address.path));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().map_err(|error| {
+            Problem::setup(format!("{} cannot be started: {error}", self.terms.ssh.display()))
+                .hint("install an ssh client, or use an https address")
         })?;
-        let input = child.stdin.take().expect("it was asked for");
-        let output = child.stdout.take().expect("it was asked for");
-        let mut errors = child.stderr.take().expect("it was asked for");
-        let said = Arc::new(Mutex::new(String::new()));
-        let child = Arc::new(Mutex::new(child));
-        std::thread::spawn({
-            let said = said.clone();
-            move || {
-                let mut text = Vec::new();
-                let _ = errors.by_ref().take(4096).read_to_end(&mut text);
-                *said.lock().expect("nothing panics while it holds this lock") =
-                    String::from_utf8_lossy(&text).into_owned();
-                let _ = io::copy(&mut errors, &mut io::sink());
-            }
-        });
-        let watched = Arc::downgrade(&child);
-        std::thread::spawn(move || {
-            std::thread::sleep(DEADLINE);
-            if let Some(child) = watched.upgrade() {
-                let _ = child.lock().expect("nothing panics while it holds this lock").kill();
-            }
-        });
-        Ok(SshStream {
-            remote: self.clone(),
-            child,
-            input: Some(input),
-            output,
-            said,
-            heard: false,
-            _files: (key_file, hosts_file),
-        })
+        Ok(Session::new(child, files, deadline, limit, self.terms.idle))
+    }
+
+    /// What the last words of `ssh` mean.
+    fn explain(&self, words: &str) -> Problem {
+        let host = &self.address.host;
+        let has = |part: &str| words.contains(part);
+        let last = words.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+        let last = clean_line(last, 200);
+        if has("Host key verification failed") || has("REMOTE HOST IDENTIFICATION HAS CHANGED") {
+            Problem::setup(format!("the key of the host {host} is not the trusted one"))
+                .hint("if the host has a new key, compare it and write it into known_hosts in the Secret")
+        } else if has("Permission denied") {
+            let problem = Problem::setup(format!("credentials refused for {host}: {last}"))
+                .hint("add the public key to the repository as a deploy key");
+            self.refusals.note(&problem);
+            problem
+        } else if has("invalid format") || has("error in libcrypto") || has("incorrect passphrase") {
+            Problem::setup(format!("the ssh key for {host} cannot be read"))
+                .hint("write a private key without a passphrase into the Secret")
+        } else if has("does not appear to be a git repository") || has("not found") || has("could not be found") {
+            Problem::setup(format!("there is no git repository {} on {host}: {last}", self.address.path))
+                .hint("check the url, and that the key may read the repository")
+        } else if has("No user exists for uid") {
+            Problem::setup("ssh does not run under a user id that /etc/passwd does not know")
+                .hint("use an https address, or an image that knows the user")
+        } else {
+            Problem::passing(format!("the git server on {host} cannot be reached: {last}"))
+        }
     }
 }
 
-/// A file that only we can read, and that goes with the conversation.
-struct PrivateFile(PathBuf);
+fn say(to: &Sender<Vec<u8>>, bytes: Vec<u8>) {
+    // Where `ssh` has ended, reading its answer says so.
+    let _ = to.send(bytes);
+}
 
-impl Drop for PrivateFile {
+/// One run of `ssh`. Its pipes are served by threads, so that nothing here waits for longer than it wants to.
+struct Session {
+    child: Child,
+    to: Sender<Vec<u8>>,
+    packets: PacketReader<Pipe>,
+    words: Receiver<Vec<u8>>,
+    /// Removed when the session ends.
+    _files: Files,
+}
+
+impl Session {
+    fn new(mut child: Child, files: Files, deadline: Deadline, limit: u64, idle: Duration) -> Session {
+        let mut stdin = child.stdin.take().expect("stdin was asked to be a pipe");
+        let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
+        let stderr = child.stderr.take().expect("stderr was asked to be a pipe");
+        let (to, requests) = channel::<Vec<u8>>();
+        let (chunks, from) = sync_channel(16);
+        let (all_words, words) = sync_channel(1);
+        thread::spawn(move || requests.into_iter().try_for_each(|request| stdin.write_all(&request)));
+        thread::spawn(move || read_chunks(stdout, &chunks));
+        thread::spawn(move || {
+            let mut words = Vec::new();
+            let mut stderr = stderr;
+            // What cannot be read is not there to explain a problem; the problem itself shows on stdout.
+            let _ = stderr.by_ref().take(MAX_WORDS_BYTES).read_to_end(&mut words);
+            let _ = all_words.send(words);
+            let _ = io::copy(&mut stderr, &mut io::sink());
+        });
+        let pipe = Pipe { from, chunk: Vec::new(), at: 0, left: limit, limit, deadline, idle };
+        Session { child, to, packets: PacketReader::new(pipe), words, _files: files }
+    }
+
+    /// What `ssh` said before it ended, if it said anything.
+    fn last_words(&self) -> Option<String> {
+        let words = self.words.recv_timeout(GRACE).ok()?;
+        let words = String::from_utf8_lossy(&words).into_owned();
+        if words.trim().is_empty() { None } else { Some(words) }
+    }
+
+    /// Lets `ssh` end by itself.
+    fn end(mut self) {
+        let Session { to, .. } = &mut self;
+        // Dropping the last sender closes its stdin.
+        *to = channel().0;
+        let until = Instant::now() + GRACE;
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Session {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        // Errors mean that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-fn private_file(folder: &Path, name: &str, content: &str) -> io::Result<PrivateFile> {
-    use std::os::unix::fs::OpenOptionsExt;
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let path = folder.join(format!(".{name}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
-    let _ = std::fs::remove_file(&path);
-    let file = PrivateFile(path);
-    let mut open = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.0)?;
-    open.write_all(content.as_bytes())?;
-    if !content.ends_with('\n') {
-        open.write_all(b"\n")?;
+fn read_chunks(mut from: impl Read, to: &SyncSender<Vec<u8>>) {
+    loop {
+        let mut chunk = vec![0; 32 << 10];
+        match from.read(&mut chunk) {
+            Ok(0) | Err(_) => return,
+            Ok(read) => chunk.truncate(read),
+        }
+        if to.send(chunk).is_err() {
+            return;
+        }
     }
-    Ok(file)
 }
 
-/// A conversation with a server.
-pub(super) struct SshStream {
-    remote: Arc<SshRemote>,
-    child: Arc<Mutex<Child>>,
-    input: Option<ChildStdin>,
-    output: ChildStdout,
-    said: Arc<Mutex<String>>,
-    heard: bool,
-    _files: (PrivateFile, PrivateFile),
+/// What comes from `ssh`, with an end in time and in bytes.
+struct Pipe {
+    from: Receiver<Vec<u8>>,
+    chunk: Vec<u8>,
+    at: usize,
+    left: u64,
+    limit: u64,
+    deadline: Deadline,
+    idle: Duration,
 }
 
-impl Read for SshStream {
+impl Read for Pipe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.output.read(buffer)?;
-        self.heard |= count > 0;
-        if count == 0 && !self.heard {
-            // It ended before git said a word: ssh has said why.
-            std::thread::sleep(Duration::from_millis(50));
-            let said = self.said.lock().expect("nothing panics while it holds this lock").clone();
-            let said = towpath_core::revision::clean_line(said.lines().last().unwrap_or("it ended at once"), 300);
-            let host = &self.remote.host;
-            let is_lasting = ["Host key verification failed", "Permission denied", "does not appear to be a git"]
-                .iter()
-                .any(|words| said.contains(words));
-            let problem = match is_lasting {
-                true => Problem::setup(format!("ssh to {host}: {said}"))
-                    .hint("check known_hosts and the key in the Secret, and the path in spec.url"),
-                false => Problem::passing(format!("ssh to {host}: {said}")),
+        if self.at == self.chunk.len() {
+            self.deadline.check().map_err(io::Error::other)?;
+            let patience = self.deadline.left().min(self.idle);
+            self.chunk = match self.from.recv_timeout(patience) {
+                Ok(chunk) => chunk,
+                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(io::Error::other(Problem::passing("the git server does not answer in time")));
+                }
             };
-            let text = problem.message.clone();
-            *self.remote.trouble.lock().expect("nothing panics while it holds this lock") = Some(problem);
-            return Err(io::Error::other(text));
+            self.at = 0;
+            let length = self.chunk.len() as u64;
+            self.left = self.left.checked_sub(length).ok_or_else(|| io::Error::other(too_long(self.limit)))?;
         }
-        Ok(count)
+        let read = (self.chunk.len() - self.at).min(buffer.len());
+        buffer[..read].copy_from_slice(&self.chunk[self.at..self.at + read]);
+        self.at += read;
+        Ok(read)
     }
 }
 
-impl Write for SshStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.input {
-            Some(input) => input.write(bytes),
-            None => Err(io::Error::other("the conversation is over")),
-        }
-    }
+/// A folder with the files that `ssh` reads, for nobody else's eyes.
+struct Files {
+    folder: PathBuf,
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.input.as_mut().map_or(Ok(()), Write::flush)
+impl Files {
+    fn write(below: &Path, private_key: &str, known_hosts: &str) -> io::Result<Files> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let folder = below.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string());
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        let files = Files { folder };
+        // `ssh` takes no key whose last line has no end.
+        for (name, content) in [("key", private_key), ("known_hosts", known_hosts)] {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(files.folder.join(name))?;
+            writeln!(file, "{}", content.trim_end())?;
+        }
+        Ok(files)
     }
 }
 
-impl Drop for SshStream {
+impl Drop for Files {
     fn drop(&mut self) {
-        self.input = None;
-        let mut child = self.child.lock().expect("nothing panics while it holds this lock");
-        let _ = child.kill();
-        let _ = child.wait();
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            tracing::warn!(folder = %self.folder.display(), %error, "the files for ssh could not be removed");
+        }
     }
 }

@@ -1,0 +1,59 @@
+//! The git door: what stands on the branches of a deploy repository, fetched into a bare mirror and read from there.
+//!
+//! It takes a [`Remote`] and [`Credentials`] and gives core's `Heads`, `Revision` and `Tree`. There is never a working
+//! copy, and git's own program is never run.
+//!
+//! # Guarantees
+//! * Every call ends: the network has deadlines and byte caps ([`Terms`]).
+//! * A commit is shown only after it and everything its tree needs has arrived; a fetch that fails halfway changes no
+//!   branch of the mirror.
+//! * Credentials go to the host of the address and nowhere else: redirects are not followed.
+//! * Of the refs on the server only branches are looked at; names that git would not take are as if they were not there.
+//!
+//! # Assumptions
+//! Calls block, opening a [`Mirror`] and giving it credentials too: an async caller uses `spawn_blocking`.
+
+use std::sync::Once;
+
+pub mod remote;
+
+mod compact;
+pub mod mirror;
+mod source;
+mod tree;
+
+mod fetch;
+mod http;
+mod local;
+mod ls_refs;
+mod pack;
+mod packet;
+mod ssh;
+
+mod options;
+mod secret;
+mod terms;
+mod view;
+pub mod watch;
+
+pub use compact::MAX_SMALL_PACKS;
+pub use fetch::MAX_PACK_BYTES;
+pub use ls_refs::MAX_LISTING_BYTES;
+pub use mirror::{MAX_COMMIT_BYTES, Mirror, Moved};
+pub use pack::{MAX_DELTA_RESULT_BYTES, MAX_OBJECT_BYTES, MAX_PACK_OBJECTS, MAX_UNPACKED_BYTES};
+pub use remote::{Credentials, Login, Remote};
+pub use secret::credentials;
+pub use terms::{MAX_REFUSALS, Terms};
+pub use tree::{MAX_ENTRIES, MAX_TREE_OBJECT_BYTES, MAX_TREE_PROBLEMS};
+pub use view::View;
+
+/// Prepares the process: libgit2's settings, and ring as the provider of TLS where none has been chosen. May be called
+/// any number of times; [`Mirror::open`] does it too.
+pub fn init() {
+    static ONCE: Once = Once::new();
+    options::set();
+    ONCE.call_once(|| {
+        // An error means that the process has chosen a provider already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}

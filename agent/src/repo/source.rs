@@ -1,0 +1,131 @@
+//! Where a mirror's commits come from: one of three ways that answer the same two questions.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use git2::Odb;
+use secrecy::{ExposeSecret, SecretString};
+use towpath_core::fault::Problem;
+use towpath_core::lane::Heads;
+use towpath_core::revision::CommitId;
+
+use super::http::Http;
+use super::local;
+use super::pack::PackGuard;
+use super::remote::{Address, Credentials, Login, Remote};
+use super::ssh::Ssh;
+use super::terms::Terms;
+
+/// Where a mirror's commits come from.
+pub(super) struct Source {
+    address: Address,
+    /// Where `ssh` finds its files.
+    folder: PathBuf,
+    terms: Terms,
+    current: Mutex<Current>,
+}
+
+/// The credentials in use, and what was made with them.
+struct Current {
+    credentials: Credentials,
+    connection: Connection,
+}
+
+#[derive(Clone)]
+enum Connection {
+    Local(PathBuf),
+    Http(Arc<Http>),
+    Ssh(Arc<Ssh>),
+}
+
+impl Source {
+    /// `folder` is one that nobody else uses; it need not be there.
+    ///
+    /// # Errors
+    /// A `Setup` problem when the credentials do not fit the address.
+    pub(super) fn new(
+        remote: &Remote,
+        credentials: Credentials,
+        folder: PathBuf,
+        terms: Terms,
+    ) -> Result<Source, Problem> {
+        let connection = connect(&remote.address, &credentials, &folder, &terms)?;
+        let current = Mutex::new(Current { credentials, connection });
+        Ok(Source { address: remote.address.clone(), folder, terms, current })
+    }
+
+    /// Uses other credentials from the next operation on. The same ones again change nothing.
+    ///
+    /// # Errors
+    /// A `Setup` problem when the credentials do not fit the address.
+    pub(super) fn set_credentials(&self, credentials: Credentials) -> Result<(), Problem> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if !same(&current.credentials, &credentials) {
+            let connection = connect(&self.address, &credentials, &self.folder, &self.terms)?;
+            *current = Current { credentials, connection };
+        }
+        Ok(())
+    }
+
+    /// The branches.
+    pub(super) fn heads(&self) -> Result<Heads, Problem> {
+        match self.connection() {
+            Connection::Local(folder) => local::heads(&folder),
+            Connection::Http(http) => http.heads(),
+            Connection::Ssh(ssh) => ssh.heads(),
+        }
+    }
+
+    /// Brings the wanted commits, and what they need and `haves` do not have, into `target`.
+    pub(super) fn fetch(
+        &self,
+        wanted: &[(String, CommitId)],
+        haves: &[CommitId],
+        target: &Odb<'_>,
+    ) -> Result<(), Problem> {
+        let connection = self.connection();
+        if let Connection::Local(folder) = connection {
+            let commits: Vec<CommitId> = wanted.iter().map(|(_, commit)| *commit).collect();
+            return local::fetch(&folder, &commits, haves, target);
+        }
+        let unusable = |error: git2::Error| {
+            Problem::passing(format!("the pack that the git server sent cannot be used: {}", error.message()))
+        };
+        // Dropped without a commit it leaves nothing behind.
+        let mut pack = PackGuard::new(target.packwriter().map_err(unusable)?);
+        match connection {
+            Connection::Http(http) => http.fetch(wanted, haves, &mut pack)?,
+            Connection::Ssh(ssh) => ssh.fetch(wanted, haves, &mut pack)?,
+            Connection::Local(_) => unreachable!("a local repository was copied above"),
+        }
+        pack.finish()?.commit().map(drop).map_err(unusable)
+    }
+
+    fn connection(&self) -> Connection {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).connection.clone()
+    }
+}
+
+fn connect(address: &Address, credentials: &Credentials, folder: &Path, terms: &Terms) -> Result<Connection, Problem> {
+    match address {
+        Address::Local(repository) => Ok(Connection::Local(repository.clone())),
+        Address::Http(base) => Ok(Connection::Http(Arc::new(Http::new(base, credentials, terms.clone())?))),
+        Address::Ssh(address) => {
+            Ok(Connection::Ssh(Arc::new(Ssh::new(address, credentials, folder.to_owned(), terms.clone())?)))
+        }
+    }
+}
+
+fn same(a: &Credentials, b: &Credentials) -> bool {
+    let equal = |a: &SecretString, b: &SecretString| a.expose_secret() == b.expose_secret();
+    let login = match (&a.login, &b.login) {
+        (Login::None, Login::None) => true,
+        (Login::Basic { username: a, password: p }, Login::Basic { username: b, password: q }) => a == b && equal(p, q),
+        (Login::Bearer(a), Login::Bearer(b)) => equal(a, b),
+        (Login::SshKey { private_key: a, known_hosts: k }, Login::SshKey { private_key: b, known_hosts: l }) => {
+            equal(a, b) && k == l
+        }
+        _ => false,
+    };
+    login && a.certificate_authorities == b.certificate_authorities
+}
