@@ -244,3 +244,117 @@ async fn a_deleted_environment_leaves_its_objects() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(world.get("v1", "ConfigMap", "a").await.is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_never_pruned_stays_also_when_git_dropped_it_while_the_agent_was_away() {
+    let mut world = World::new("never").await;
+    let mut precious: Value = serde_json::from_str(&config_map("precious", "1")).unwrap();
+    precious["metadata"]["annotations"] = json!({"towpath.dev/prune": "Never"});
+    world.repo.commit(
+        "master",
+        "first",
+        &[
+            ("prod/precious.yaml", &precious.to_string()),
+            ("prod/a.yaml", &config_map("a", "1")),
+            ("prod/b.yaml", &config_map("b", "1")),
+            ("prod/c.yaml", &config_map("c", "1")),
+        ],
+    );
+    world.repository().await;
+    world.environment("never", json!({"lane": "master", "path": "prod"})).await;
+    world.start_agent();
+    world.runs("never", "master").await;
+    world.kill_agent();
+    world.repo.delete("master", "prod/precious.yaml");
+    world.repo.delete("master", "prod/a.yaml");
+    world.start_agent();
+    world.object_where("v1", "ConfigMap", "a", "pruned", Value::is_null).await;
+    world.runs("never", "master").await;
+    assert!(world.get("v1", "ConfigMap", "precious").await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_while_nobody_watched_comes_back() {
+    let mut world = World::new("unwatched").await;
+    world.repo.commit(
+        "master",
+        "first",
+        &[("prod/a.yaml", &config_map("a", "1")), ("prod/b.yaml", &config_map("b", "1"))],
+    );
+    world.repository().await;
+    world.environment("unwatched", json!({"lane": "master", "path": "prod"})).await;
+    world.start_agent();
+    world.runs("unwatched", "master").await;
+    world.patch("towpath.dev/v1alpha1", "Environment", "unwatched", json!({"spec": {"suspend": true}})).await;
+    world.status_where("unwatched", "suspended", |status| status.state == State::Suspended).await;
+    world.plane.kubectl(&["delete", "configmap", "a", "-n", "unwatched"]).unwrap();
+    world.patch("towpath.dev/v1alpha1", "Environment", "unwatched", json!({"spec": {"suspend": false}})).await;
+    world.object_where("v1", "ConfigMap", "a", "back", |object| !object.is_null()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_moves_from_one_environment_to_another_in_one_commit() {
+    let mut world = World::new("moving").await;
+    world.repo.commit(
+        "master",
+        "first",
+        &[
+            ("one/a.yaml", &config_map("a", "1")),
+            ("one/moves.yaml", &config_map("moves", "one")),
+            ("one/b.yaml", &config_map("b", "1")),
+            ("two/c.yaml", &config_map("c", "1")),
+        ],
+    );
+    world.repository().await;
+    world.environment("moving-one", json!({"lane": "master", "path": "one"})).await;
+    world.environment("moving-two", json!({"lane": "master", "path": "two"})).await;
+    world.start_agent();
+    world.runs("moving-one", "master").await;
+    world.runs("moving-two", "master").await;
+    world.repo.branch("next", "master");
+    world.repo.delete("next", "one/moves.yaml");
+    world.repo.commit("next", "move", &[("two/moves.yaml", &config_map("moves", "two"))]);
+    world.repo.branch("master", "next");
+    world.runs("moving-two", "master").await;
+    assert_eq!(world.get("v1", "ConfigMap", "moves").await.unwrap()["data"]["key"], "two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_was_deleted_by_hand_comes_back_with_its_objects() {
+    let mut world = World::new("redefined").await;
+    world
+        .plane
+        .kubectl(&[
+            "create",
+            "clusterrolebinding",
+            "redefined-deployer",
+            "--clusterrole=cluster-admin",
+            "--serviceaccount=redefined:towpath-deployer",
+        ])
+        .unwrap();
+    let crd = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "gadgets.journey.example.com"},
+        "spec": {
+            "group": "journey.example.com", "scope": "Namespaced",
+            "names": {"kind": "Gadget", "plural": "gadgets", "singular": "gadget"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                "type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }}}],
+        },
+    });
+    let gadget = json!({"apiVersion": "journey.example.com/v1", "kind": "Gadget", "metadata": {"name": "g"}, "spec": {"size": 1}});
+    world.repo.commit("master", "first", &[("prod/g.yaml", &gadget.to_string()), ("prod/crd.yaml", &crd.to_string())]);
+    world.repository().await;
+    let allow = json!({"clusterKinds": ["CustomResourceDefinition.apiextensions.k8s.io"]});
+    world.environment("redefined", json!({"lane": "master", "path": "prod", "allow": allow})).await;
+    world.start_agent();
+    world.runs("redefined", "master").await;
+    world.plane.kubectl(&["delete", "crd", "gadgets.journey.example.com"]).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while world.plane.kubectl(&["get", "gadgets.journey.example.com", "g", "-n", "redefined"]).is_err() {
+        assert!(std::time::Instant::now() < deadline, "not back\n{}", world.agent_log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    world.runs("redefined", "master").await;
+}

@@ -110,3 +110,20 @@ async fn a_new_release_branch_that_cannot_be_applied_stays_a_candidate() {
     world.repo.commit("r1.2", "repaired", &[("test/c.yaml", &config_map("settings", "1.2"))]);
     world.runs("half-ready", "r1.2").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_release_branch_at_the_same_commit_is_followed() {
+    let mut world = World::new("same-commit").await;
+    world.repo.commit("r1.1", "first", &[("test/c.yaml", &config_map("settings", "1"))]);
+    world.repository().await;
+    world.environment("same-commit", json!({"lane": "release", "path": "test"})).await;
+    world.start_agent();
+    world.runs("same-commit", "r1.1").await;
+    world.repo.branch("r1.2", "r1.1");
+    world
+        .status_where("same-commit", "synced on r1.2", |status| {
+            let runs = status.running.as_ref().is_some_and(|running| running.revision.starts_with("r1.2@"));
+            runs && status.state == State::Synced
+        })
+        .await;
+}

@@ -236,7 +236,7 @@ where
         + Send
         + Sync
         + 'static,
-    Task: Fn(Arc<Shared>, watch::Receiver<Arc<K>>, CancellationToken) -> Running,
+    Task: Fn(Arc<Shared>, watch::Receiver<Arc<K>>, CancellationToken) -> Running + Clone + Send + Sync + 'static,
     Running: Future<Output = ()> + Send + 'static,
 {
     let client = shared.cluster.own_client();
@@ -248,7 +248,8 @@ where
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
     let mut tasks: HashMap<Id, Tended<K>> = HashMap::new();
     let mut listed: Vec<Id> = Vec::new();
-    let mut gone: Vec<JoinHandle<()>> = Vec::new();
+    // Tasks whose resource is gone: one for a new resource of that name begins after the old one has ended.
+    let mut ending: HashMap<Id, JoinHandle<()>> = HashMap::new();
     loop {
         let event = tokio::select! {
             event = events.next() => event,
@@ -269,11 +270,17 @@ where
                     _ => {
                         if let Some(tended) = tasks.remove(&id) {
                             tended.stop.cancel();
-                            gone.push(tended.task);
+                            ending.insert(id.clone(), tended.task);
                         }
                         let (sender, receiver) = watch::channel(resource);
                         let stop = stop.child_token();
-                        let task = tokio::spawn((tending.task)(shared.clone(), receiver, stop.clone()));
+                        let before = ending.remove(&id);
+                        let task = (tending.task)(shared.clone(), receiver.clone(), stop.clone());
+                        let again = tending.task.clone();
+                        let task = tokio::spawn(supervise(task, before, {
+                            let (shared, stop) = (shared.clone(), stop.clone());
+                            move || again(shared.clone(), receiver.clone(), stop.clone())
+                        }));
                         tasks.insert(id, Tended { resource: sender, stop, task });
                     }
                 }
@@ -283,7 +290,7 @@ where
                 shelf.remove(&id);
                 if let Some(tended) = tasks.remove(&id) {
                     tended.stop.cancel();
-                    gone.push(tended.task);
+                    ending.insert(id, tended.task);
                 }
             }
             Some(Ok(Event::InitDone)) => {
@@ -304,17 +311,41 @@ where
                 tracing::warn!(%error, what = tending.what, "cannot watch the custom resources; trying again")
             }
         }
-        gone.retain(|task| !task.is_finished());
+        ending.retain(|_, task| !task.is_finished());
     }
-    for (_, tended) in tasks {
+    for (id, tended) in tasks {
         tended.stop.cancel();
-        gone.push(tended.task);
+        ending.insert(id, tended.task);
     }
-    let all_ended = futures::future::join_all(gone);
+    let all_ended = futures::future::join_all(ending.into_values());
     if tokio::time::timeout(Duration::from_secs(10), all_ended).await.is_err() {
         tracing::warn!(what = tending.what, "a task did not end in time");
     }
     Ok(())
+}
+
+/// How long a task that panicked is left alone.
+const PANICKED: Duration = Duration::from_secs(30);
+
+/// Runs a task after the one before it has ended, and again if it panics: one bad input must not stop the others, nor
+/// leave its own environment unwatched.
+async fn supervise<Running: Future<Output = ()>>(
+    mut task: Running,
+    before: Option<JoinHandle<()>>,
+    again: impl Fn() -> Running,
+) {
+    if let Some(before) = before {
+        let _ = before.await;
+    }
+    while let Err(panic) = std::panic::AssertUnwindSafe(task).catch_unwind().await {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        tracing::error!(
+            panic = said.unwrap_or("something"),
+            "a task panicked and begins anew in a while; please report it"
+        );
+        tokio::time::sleep(PANICKED).await;
+        task = again();
+    }
 }
 
 /// Hands a changed custom resource to its task. Our own writes of its status are no news.

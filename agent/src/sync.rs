@@ -28,14 +28,14 @@ use jiff::Timestamp;
 use towpath_core::candidate::{self, Candidate};
 use towpath_core::environment::{Environment, SyncMode};
 use towpath_core::fault::Problem;
+use towpath_core::fingerprint::Fingerprint;
 use towpath_core::health::Health;
 use towpath_core::inventory::Inventory;
 use towpath_core::manifest::ObjectKey;
 use towpath_core::names::EnvironmentName;
-use towpath_core::plan::{self, Action, Fate, Known, Plan, Why};
+use towpath_core::plan::{self, Action, Fate, Known, Observed, Plan, Why};
 use towpath_core::policy::Cleared;
 use towpath_core::render::RenderCache;
-use towpath_core::revision::CommitId;
 use towpath_core::status::{EnvironmentStatus, KeptStatus, Report};
 
 use crate::cluster::{Account, Cluster, Kind, Kinds, WatchHandle};
@@ -81,6 +81,19 @@ impl Claims {
         self.lock().get(key).filter(|owner| *owner != environment).cloned()
     }
 
+    /// Takes objects for an environment, all of them or none.
+    fn take(&self, environment: &EnvironmentName, keys: &[&ObjectKey]) -> Result<(), Problem> {
+        let mut claims = self.lock();
+        for key in keys {
+            if let Some(owner) = claims.get(*key).filter(|owner| *owner != environment) {
+                return Err(Problem::setup(format!("{key} belongs to environment {owner} already"))
+                    .hint("two environments cannot have one object: rename it, or put it in another namespace"));
+            }
+        }
+        claims.extend(keys.iter().map(|key| ((*key).clone(), environment.clone())));
+        Ok(())
+    }
+
     /// Sets what an environment has.
     pub fn set(&self, environment: &EnvironmentName, inventory: &Inventory) {
         let mut claims = self.lock();
@@ -111,7 +124,12 @@ pub struct Memory {
     inventory: Option<Inventory>,
     /// The inventory as it is stored.
     recorded: Option<Inventory>,
-    never_prune: BTreeSet<ObjectKey>,
+    /// Drift that was reported, and what was found then.
+    reported: BTreeMap<ObjectKey, Option<Fingerprint>>,
+    /// Since when the known kinds are doubted: a watch or look-up failed by them.
+    kinds_doubtful: Option<Instant>,
+    /// Whom the watches belong to.
+    account: Option<Account>,
     watches: HashMap<(Kind, Option<String>), Arc<WatchHandle>>,
     explained: HashMap<ObjectKey, (Instant, String)>,
     /// When it was asked which of these old ConfigMaps are still read, and the answer.
@@ -120,9 +138,9 @@ pub struct Memory {
 }
 
 /// What decides about the desired objects: the same key means the same objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct DesiredKey {
-    commit: CommitId,
+    candidate: Candidate,
     generation: i64,
     kinds: u64,
 }
@@ -151,7 +169,9 @@ struct Progress {
     drift: Vec<(String, String)>,
     /// Whether anything was sent for another reason than drift.
     moved: bool,
-    health: BTreeMap<String, (Health, String)>,
+    /// How many objects there are, and those that are not healthy.
+    objects: u32,
+    unhealthy: BTreeMap<String, (Health, String)>,
 }
 
 /// Runs one pass.
@@ -176,8 +196,7 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
     };
     let running = running(pass.status);
     let may_move = environment.sync == SyncMode::Automatic || pass.request.is_some();
-    let moves =
-        candidate.clone().filter(|candidate| may_move && running.as_ref().map(|r| r.commit) != Some(candidate.commit));
+    let moves = candidate.clone().filter(|candidate| may_move && running.as_ref() != Some(candidate));
 
     let mut done = None;
     let mut refused = None;
@@ -219,10 +238,16 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
     let untouched = |problem: Problem| Attempt::Untouched(vec![problem]);
     let mut stages = Stages { environment: &pass.environment.name, since: Instant::now() };
     let account = match Account::new(&pass.environment.home, &pass.environment.account) {
-        Ok(account) => pass.cluster.act_as(&account),
+        Ok(account) => {
+            if memory.account.as_ref() != Some(&account) {
+                memory.watches.clear();
+                memory.account = Some(account.clone());
+            }
+            pass.cluster.act_as(&account)
+        }
         Err(problem) => return untouched(problem),
     };
-    let mut kinds = match pass.cluster.kinds(None).await {
+    let mut kinds = match pass.cluster.kinds(memory.kinds_doubtful.take()).await {
         Ok(kinds) => kinds,
         Err(problem) => return untouched(problem),
     };
@@ -236,12 +261,14 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
     }
     let observed = match observe::observe(pass, memory, &account, &desired, &kinds).await {
         Ok(observed) => observed,
-        Err(problem) => return untouched(problem),
+        Err(problem) => {
+            // It may have failed because the cluster serves something else by now.
+            memory.kinds_doubtful = Some(Instant::now());
+            return untouched(problem);
+        }
     };
 
-    memory
-        .never_prune
-        .extend(desired.objects().iter().filter(|object| object.never_prune).map(|object| object.key.clone()));
+    stages.done("observe");
     let plan = plan::plan(&plan::Facts {
         environment: pass.environment,
         commit: wanted.commit,
@@ -249,7 +276,6 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         observed: &observed,
         known: &memory.known,
         inventory: memory.inventory.as_ref().expect("it was loaded above"),
-        never_prune: &memory.never_prune,
         generated: &desire::is_hash_named,
         confirmed: pass.confirmed,
     });
@@ -279,7 +305,7 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
     stages.done("prune");
     observe::health(pass, memory, &account, &desired, &kinds, &mut progress).await;
     stages.done("health");
-    summarize(&plan, &mut progress);
+    summarize(&plan, &observed, memory, &mut progress);
     Attempt::Done(Box::new(progress))
 }
 
@@ -294,7 +320,7 @@ async fn load_inventory(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), Prob
 }
 
 /// What the plan itself has to say.
-fn summarize(plan: &Plan, progress: &mut Progress) {
+fn summarize(plan: &Plan, observed: &Observed, memory: &mut Memory, progress: &mut Progress) {
     progress.unchanged = plan.steps.iter().filter(|step| step.action == Action::Leave).count() as u32;
     progress.confirmation = plan.confirmation.clone();
     for (key, fate) in &plan.removals {
@@ -302,9 +328,16 @@ fn summarize(plan: &Plan, progress: &mut Progress) {
             progress.kept.push(KeptStatus { object: key.to_string(), reason: reason.to_string() });
         }
     }
+    // Drift that is only reported is told once for each state that it is found in.
+    let mut reported = BTreeMap::new();
     for step in plan.steps.iter().filter(|step| step.action == Action::Report) {
-        progress.drift.push((step.key.to_string(), "differs from git; drift is only reported here".to_owned()));
+        let found = observed.ours.get(&step.key).and_then(|seen| seen.fingerprint);
+        if memory.reported.get(&step.key) != Some(&found) {
+            progress.drift.push((step.key.to_string(), "differs from git; drift is only reported here".to_owned()));
+        }
+        reported.insert(step.key.clone(), found);
     }
+    memory.reported = reported;
 }
 
 /// What the status says is running.

@@ -41,10 +41,11 @@ async fn main() -> Result<()> {
 async fn measure() -> Result<BTreeMap<&'static str, f64>> {
     let mut figures = BTreeMap::new();
     let (mut raw, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
+    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(ROUNDS);
+    for round in 0..rounds {
         raw.push(raw_apply(round).await?);
         without.push(first_apply(&format!("bench-never-{round}"), "Never").await?.0);
-        if round + 1 < ROUNDS {
+        if round + 1 < rounds {
             with.push(first_apply(&format!("bench-always-{round}"), "Always").await?.0);
         }
         say(&format!("round {}: raw {:.2} s, first apply {:.2} s", round + 1, raw[round], without[round]));
@@ -100,6 +101,7 @@ async fn measure() -> Result<BTreeMap<&'static str, f64>> {
     figures.insert("drift_p50_ms", percentile(&mut drifts, 0.5));
     figures.insert("drift_p95_ms", percentile(&mut drifts, 0.95));
 
+    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-agent.log"), world.agent_log())?;
     let (rss, peak) = memory_mib(world.agent().id())?;
     figures.insert("rss_mib", rss);
     figures.insert("rss_peak_mib", peak);

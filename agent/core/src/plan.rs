@@ -33,6 +33,10 @@ pub struct Seen {
     pub has_controller: bool,
     /// Whether it is being deleted.
     pub is_terminating: bool,
+    /// Whether its annotation, as it was applied, says that it is never pruned.
+    pub never_prune: bool,
+    /// The ApplySet that it says to be part of.
+    pub part_of: Option<String>,
     /// How it is.
     pub health: ObjectHealth,
 }
@@ -53,6 +57,8 @@ pub struct Observed {
     pub ours: BTreeMap<ObjectKey, Seen>,
     /// Objects that stand where a desired one would go, and do not carry our label.
     pub foreign: BTreeMap<ObjectKey, Foreign>,
+    /// Objects of kinds that the cluster does not serve now: nothing is known of them.
+    pub unserved: BTreeSet<ObjectKey>,
 }
 
 /// What is remembered of an object's last apply by this process. Without it (after a restart) the rendered content is
@@ -124,6 +130,8 @@ pub enum Keep {
     OverBudget,
     /// It is on its way out.
     Terminating,
+    /// The cluster does not serve its kind: nothing is known of it.
+    Unserved,
 }
 
 impl fmt::Display for Keep {
@@ -134,6 +142,7 @@ impl fmt::Display for Keep {
             Keep::ProtectedKind => "objects of this kind are deleted only after a confirmation",
             Keep::OverBudget => "more would be deleted than the deletion budget allows",
             Keep::Terminating => "it is being deleted",
+            Keep::Unserved => "the cluster does not serve its kind, so nothing is known of it",
         })
     }
 }
@@ -212,8 +221,6 @@ pub struct Facts<'a> {
     pub known: &'a BTreeMap<ObjectKey, Known>,
     /// The members.
     pub inventory: &'a Inventory,
-    /// Members whose own annotation said `Never` when they were last desired.
-    pub never_prune: &'a BTreeSet<ObjectKey>,
     /// Hash-named ConfigMaps: replaced at each change, so they do not count for the budget.
     pub generated: &'a dyn Fn(&ObjectKey) -> bool,
     /// The value of the confirmation annotation.
@@ -363,6 +370,7 @@ fn fate_of(key: &ObjectKey, facts: &Facts) -> Fate {
     let Some(seen) = facts.observed.ours.get(key) else {
         // The door reads by name what lost its label before it may be called gone.
         return match facts.observed.foreign.get(key) {
+            None if facts.observed.unserved.contains(key) => Fate::Keep(Keep::Unserved),
             Some(_) => Fate::Release("it no longer carries our label"),
             None => Fate::Gone,
         };
@@ -376,7 +384,7 @@ fn fate_of(key: &ObjectKey, facts: &Facts) -> Fate {
     if seen.is_terminating {
         return Fate::Keep(Keep::Terminating);
     }
-    if facts.never_prune.contains(key) {
+    if seen.never_prune {
         return Fate::Keep(Keep::NeverPrune);
     }
     if !facts.environment.prune {

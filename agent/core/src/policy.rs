@@ -46,8 +46,6 @@ pub struct Desired {
     pub fingerprint: Fingerprint,
     /// Where it comes from.
     pub source: Place,
-    /// It stays when it leaves git.
-    pub never_prune: bool,
     /// It may be taken over from somebody else.
     pub adopt: bool,
     /// It is neither applied nor mended.
@@ -65,6 +63,11 @@ impl Cleared {
     /// The objects, in the order of their keys.
     pub fn objects(&self) -> &[Desired] {
         &self.objects
+    }
+
+    /// An object by its key.
+    pub fn get(&self, key: &ObjectKey) -> Option<&Desired> {
+        self.objects.binary_search_by(|object| object.key.cmp(key)).ok().map(|index| &self.objects[index])
     }
 
     /// What is allowed but worth a look.
@@ -118,7 +121,7 @@ pub(crate) fn judge(manifests: Vec<Manifest>, mut warnings: Vec<Problem>, facts:
     for manifest in &placed {
         if let Some(other) = (facts.claimed)(&manifest.key) {
             found.push(
-                Problem::content(format!("{} belongs to environment {other} already", manifest.key))
+                Problem::setup(format!("{} belongs to environment {other} already", manifest.key))
                     .at(manifest.source.clone())
                     .hint("two environments cannot have one object: rename it, or put it in another namespace"),
             );
@@ -149,7 +152,6 @@ fn at_namespace(mut manifest: Manifest, namespace: Option<String>) -> Manifest {
 
 fn stamp(mut manifest: Manifest, facts: &Facts) -> Desired {
     let says = |name: &str, value: &str| manifest.annotation(name) == Some(value);
-    let never_prune = says(annotation::PRUNE, "Never");
     let adopt = says(annotation::ADOPT, "true");
     let leave_alone = says(annotation::RECONCILE, "Disabled");
     let ignored: Vec<String> = marks::pointers(manifest.annotation(annotation::IGNORE).unwrap_or_default());
@@ -168,7 +170,6 @@ fn stamp(mut manifest: Manifest, facts: &Facts) -> Desired {
         api_version: manifest.api_version,
         body: serde_json::to_string(&manifest.body).expect("a tree of JSON values can always be written"),
         source: manifest.source,
-        never_prune,
         adopt,
         leave_alone,
     }
@@ -176,7 +177,7 @@ fn stamp(mut manifest: Manifest, facts: &Facts) -> Desired {
 
 /// The id of the ApplySet whose parent is an Environment (KEP-3659: base64url of the SHA-256 of
 /// `name.namespace.kind.group`).
-fn apply_set(environment: &Environment) -> String {
+pub fn apply_set(environment: &Environment) -> String {
     use base64::Engine;
     use sha2::Digest;
     let hash = sha2::Sha256::digest(format!("{}.{}.Environment.{}", environment.name, environment.home, names::GROUP));

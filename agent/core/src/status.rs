@@ -268,8 +268,10 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// What is worth a look.
     pub warnings: Vec<Problem>,
-    /// How each object is, by its name; empty where the pass did not come so far.
-    pub health: BTreeMap<String, (Health, String)>,
+    /// How many objects there are; 0 where the pass did not come so far.
+    pub objects: u32,
+    /// Those that are not healthy, by their names.
+    pub unhealthy: BTreeMap<String, (Health, String)>,
     /// The worst of them, `None` where it is not known.
     pub worst: Option<Health>,
     /// Members that stay, with the reason.
@@ -296,7 +298,7 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
             status.drift = None;
         }
         status.running = Some(revision.into());
-        status.objects = report.health.len() as u32;
+        status.objects = report.objects;
     }
     if let Some(revision) = &report.attempted {
         status.last_attempted_revision = Some(revision.to_string());
@@ -326,9 +328,8 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
     if report.worst.is_some() {
         status.health = report.worst;
         status.unhealthy = report
-            .health
+            .unhealthy
             .iter()
-            .filter(|(_, (health, _))| *health != Health::Healthy)
             .take(MAX_LISTED)
             .map(|(object, (health, message))| ObjectStatus {
                 object: object.clone(),

@@ -25,6 +25,8 @@ use crate::sync::{self, Memory, Request};
 const HEALTH_GATHERED: Duration = Duration::from_millis(150);
 /// How often a rollout under way is looked at although nothing woke us: its pods send no events here.
 const ROLLOUT_LOOK: Duration = Duration::from_secs(10);
+/// How soon a status that could not be written is written again.
+const UNWRITTEN: Duration = Duration::from_secs(5);
 /// How often everything is looked at although nothing woke us.
 const FULL_LOOK: Duration = Duration::from_secs(600);
 /// How long the first look at a repository may take before its absence is said.
@@ -42,6 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         id: id.clone(),
         memory: Memory::default(),
         last_request: None,
+        is_written: first.status.is_some(),
         looked_for: None,
     };
     let mut slot: Option<Arc<Slot>> = None;
@@ -112,6 +115,8 @@ struct Task {
     status: EnvironmentStatus,
     memory: Memory,
     last_request: Option<String>,
+    /// Whether the status in the cluster is the one here.
+    is_written: bool,
     /// The lane that a look was asked for because it was not there.
     looked_for: Option<LaneRule>,
 }
@@ -194,7 +199,7 @@ impl Task {
     async fn write(&mut self, resource: &Environment, report: &Report) {
         let next = status::fold(&self.status, report, Timestamp::now());
         self.tell(resource, report, &next).await;
-        if next == self.status && resource.status.is_some() {
+        if next == self.status && self.is_written {
             return;
         }
         match self
@@ -203,9 +208,15 @@ impl Task {
             .patch_status::<Environment>(&self.id.0, &self.id.1, &Replaced::new(&self.status, &next))
             .await
         {
-            Ok(()) => self.status = next,
+            Ok(()) => {
+                self.status = next;
+                self.is_written = true;
+            }
             // It is written again at the next pass, which comes soon.
-            Err(problem) => tracing::warn!(environment = self.id.1, %problem, "the status was not written"),
+            Err(problem) => {
+                self.is_written = false;
+                tracing::warn!(environment = self.id.1, %problem, "the status was not written");
+            }
         }
     }
 
@@ -255,6 +266,7 @@ impl Task {
             Decision::KeepWatching { until: at } => settings.scaled(ROLLOUT_LOOK).min(until(at)),
             Decision::Retry { at } => settings.scaled(until(at)),
         };
+        let pause = if self.is_written { pause } else { pause.min(settings.scaled(UNWRITTEN)) };
         pause.max(Duration::from_millis(20))
     }
 }
@@ -293,7 +305,8 @@ fn blocked(resource: &Environment, problems: Vec<Problem>) -> Report {
         sync: None,
         problems,
         warnings: Vec::new(),
-        health: Default::default(),
+        objects: 0,
+        unhealthy: Default::default(),
         worst: None,
         kept: Vec::new(),
         confirmation: None,

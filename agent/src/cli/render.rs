@@ -76,7 +76,6 @@ mod tests {
             body: body.to_string(),
             fingerprint: fingerprint::of_desired(body.as_object().unwrap()),
             source: Place::line("templates/a.yaml.hbs", 3),
-            never_prune: false,
             adopt: false,
             leave_alone: false,
         };

@@ -40,8 +40,17 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// Whether the object is not there. A path that is not served is another 404: it says nothing of the object.
     pub(super) fn is_not_found(&self) -> bool {
-        matches!(self, Failure::Refused(status) if status.code == 404)
+        let names_it = |status: &Status| status.details.as_ref().is_some_and(|details| !details.name.is_empty());
+        matches!(self, Failure::Refused(status) if status.code == 404 && names_it(status))
+    }
+
+    fn code(&self) -> u16 {
+        match self {
+            Failure::Refused(status) => status.code,
+            Failure::NoAnswer(_) => 0,
+        }
     }
 
     pub(super) fn is_conflict(&self) -> bool {
@@ -65,7 +74,12 @@ pub(super) async fn repeatable(
             match result {
                 Err((failure, may_pass)) if may_pass.is_some() && number < TRIES => {
                     let asked = may_pass.flatten().unwrap_or(Duration::ZERO);
-                    tracing::debug!(?failure, number, "the API server did not take the request; trying again");
+                    // Not what it said: that may repeat a Secret.
+                    tracing::debug!(
+                        code = failure.code(),
+                        number,
+                        "the API server did not take the request; trying again"
+                    );
                     tokio::time::sleep(asked.max(pause).min(LONGEST_PAUSE)).await;
                     pause *= 3;
                 }

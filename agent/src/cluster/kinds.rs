@@ -44,16 +44,24 @@ impl Kind {
         let mut path = format!("{root}/{}", self.api_version);
         if let Some(namespace) = namespace.filter(|_| self.is_namespaced) {
             path.push_str("/namespaces/");
-            path.push_str(namespace);
+            path.push_str(&encoded(namespace));
         }
         path.push('/');
         path.push_str(&self.plural);
         if let Some(name) = name {
             path.push('/');
-            path.push_str(name);
+            path.push_str(&encoded(name));
         }
         path
     }
+}
+
+/// A name as one segment of a path (RFC 3986): most kinds allow few characters, but not all do.
+fn encoded(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
+    name.bytes()
+        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 /// What the cluster served when it was last asked.

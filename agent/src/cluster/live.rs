@@ -1,7 +1,8 @@
 //! What the watches have seen, by environment. Bodies are not kept: a fingerprint, a UID and the health of each object
 //! are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -10,21 +11,31 @@ use tokio::sync::Notify;
 use towpath_core::fingerprint;
 use towpath_core::health;
 use towpath_core::manifest::{ObjectKey, group_of};
-use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName};
+use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, PART_OF_LABEL};
 use towpath_core::plan::Seen;
 
 /// One table for each environment, fed by watches and by the answers to our own writes.
 #[derive(Default)]
 pub struct Live {
     environments: Mutex<HashMap<String, Table>>,
+    ticks: AtomicU64,
 }
 
 #[derive(Default)]
 struct Table {
-    objects: BTreeMap<ObjectKey, (u64, Seen)>,
+    objects: BTreeMap<ObjectKey, Row>,
     /// When objects went: the answer to a write of ours may arrive after the event that ended what it wrote.
     gone: BTreeMap<ObjectKey, u64>,
     wakes: Wakes,
+}
+
+/// What is known of one object.
+struct Row {
+    /// Its resource version.
+    version: u64,
+    /// When it was put in, by the table's own count.
+    tick: u64,
+    seen: Seen,
 }
 
 /// How many objects that went are remembered for each environment. An answer is late by moments, not by thousands.
@@ -37,6 +48,19 @@ pub struct Wakes {
     pub moved: Arc<Notify>,
     /// Only the health of an object changed, which happens often while something rolls out.
     pub health: Arc<Notify>,
+}
+
+/// What one watch covers.
+pub(super) struct Covered {
+    pub(super) group: String,
+    pub(super) kind: String,
+    pub(super) namespace: Option<String>,
+}
+
+impl Covered {
+    fn covers(&self, key: &ObjectKey) -> bool {
+        (&key.group, &key.kind, &key.namespace) == (&self.group, &self.kind, &self.namespace)
+    }
 }
 
 /// An object as a watch or a PATCH answered it, read once and let go.
@@ -73,6 +97,12 @@ impl Reading {
                 fingerprint: fingerprint::of_live(object),
                 has_controller: owners.is_some_and(|owners| owners.iter().any(is_controller)),
                 is_terminating: metadata.get("deletionTimestamp").is_some(),
+                never_prune: metadata.pointer("/annotations/towpath.dev~1prune").and_then(Value::as_str)
+                    == Some("Never"),
+                part_of: metadata
+                    .get("labels")
+                    .and_then(|labels| labels.get(PART_OF_LABEL)?.as_str())
+                    .map(str::to_owned),
                 health: health::assess(object, now),
             },
         })
@@ -94,7 +124,7 @@ impl Live {
     pub fn snapshot(&self, environment: &EnvironmentName) -> BTreeMap<ObjectKey, Seen> {
         let environments = self.lock();
         let Some(table) = environments.get(environment.as_str()) else { return BTreeMap::new() };
-        table.objects.iter().map(|(key, (_, seen))| (key.clone(), seen.clone())).collect()
+        table.objects.iter().map(|(key, row)| (key.clone(), row.seen.clone())).collect()
     }
 
     /// Takes in a reading. One that is older than what is known is ignored: answers and events overtake each other.
@@ -104,7 +134,7 @@ impl Live {
         let mut environments = self.lock();
         let table = environments.entry(environment.clone()).or_default();
         let known = table.objects.get(&reading.key);
-        let is_old = known.is_some_and(|(version, _)| *version >= reading.version)
+        let is_old = known.is_some_and(|row| row.version >= reading.version)
             || table.gone.get(&reading.key).is_some_and(|version| *version >= reading.version);
         if is_old && reading.version > 0 {
             return Some(environment);
@@ -112,11 +142,12 @@ impl Live {
         table.gone.remove(&reading.key);
         let with_health_of = |seen: &Seen| Seen { health: seen.health.clone(), ..reading.seen.clone() };
         match known {
-            Some((_, seen)) if *seen == reading.seen => {}
-            Some((_, seen)) if *seen == with_health_of(seen) => table.wakes.health.notify_one(),
+            Some(row) if row.seen == reading.seen => {}
+            Some(row) if row.seen == with_health_of(&row.seen) => table.wakes.health.notify_one(),
             _ => table.wakes.moved.notify_one(),
         }
-        table.objects.insert(reading.key, (reading.version, reading.seen));
+        let row = Row { version: reading.version, tick: self.tick(), seen: reading.seen };
+        table.objects.insert(reading.key, row);
         Some(environment)
     }
 
@@ -128,21 +159,30 @@ impl Live {
             table.gone.clear();
         }
         table.gone.insert(key.clone(), version);
-        if table.objects.get(key).is_some_and(|(known, _)| *known <= version || version == 0) {
+        if table.objects.get(key).is_some_and(|row| row.version <= version || version == 0) {
             table.objects.remove(key);
             table.wakes.moved.notify_one();
         }
     }
 
-    /// A new list is complete: what the watch knew and the list does not name is gone, unless it was written since.
-    pub(super) fn relisted(
-        &self,
-        before: &HashMap<ObjectKey, String>,
-        listed: &BTreeSet<ObjectKey>,
-        list_began_after: u64,
-    ) {
-        for (key, environment) in before.iter().filter(|(key, _)| !listed.contains(key)) {
-            self.gone(environment, key, list_began_after);
+    /// The next count of the table: what is put in from here on has it or a higher one.
+    pub(super) fn tick(&self) -> u64 {
+        self.ticks.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A list of one kind in one namespace is complete. Whatever the table had of it before the list began, and the list
+    /// does not name for the same environment, is gone: deleted or stripped while no watch was looking. Nothing
+    /// remembers that it went, for a list may be older than the last answer to a write.
+    pub(super) fn relisted(&self, covered: &Covered, listed: &HashMap<ObjectKey, Option<String>>, began: u64) {
+        for (environment, table) in self.lock().iter_mut() {
+            let before = table.objects.len();
+            table.objects.retain(|key, row| {
+                let is_listed = listed.get(key).is_some_and(|owner| owner.as_ref() == Some(environment));
+                !covered.covers(key) || row.tick >= began || is_listed
+            });
+            if table.objects.len() != before {
+                table.wakes.moved.notify_one();
+            }
         }
     }
 
@@ -189,5 +229,24 @@ mod tests {
         live.put(reading(10));
         live.gone("prod", &reading(0).key, 9);
         assert_eq!(names(&live), 1, "an older end says nothing of what came after it");
+    }
+
+    #[test]
+    fn what_a_new_list_does_not_name_is_gone_unless_it_was_put_in_since() {
+        let live = Live::default();
+        let covered = Covered { group: String::new(), kind: "ConfigMap".into(), namespace: Some("shop".into()) };
+        live.put(reading(10));
+        let began = live.tick();
+        live.relisted(&covered, &HashMap::new(), began);
+        assert_eq!(names(&live), 0, "deleted while no watch was looking");
+
+        let began = live.tick();
+        live.put(reading(11));
+        live.relisted(&covered, &HashMap::new(), began);
+        assert_eq!(names(&live), 1, "the answer to a write that came while the list was under way");
+
+        let elsewhere = Covered { namespace: Some("other".into()), ..covered };
+        live.relisted(&elsewhere, &HashMap::new(), live.tick());
+        assert_eq!(names(&live), 1, "another watch says nothing of it");
     }
 }

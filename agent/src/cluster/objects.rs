@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use towpath_core::fault::Problem;
 use towpath_core::fingerprint::Fingerprint;
 use towpath_core::manifest::ObjectKey;
-use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, FIELD_MANAGER};
+use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, FIELD_MANAGER, PART_OF_LABEL};
 use towpath_core::plan::{Foreign, Known};
 use towpath_core::policy::Desired;
 
@@ -122,6 +122,7 @@ impl AccountClient {
         namespace: Option<&str>,
         keys: &[ObjectKey],
         environment: &EnvironmentName,
+        apply_set: &str,
     ) -> Result<BTreeMap<ObjectKey, Foreign>, Problem> {
         let (name, accept, deadline) = match keys {
             [] => return Ok(BTreeMap::new()),
@@ -146,8 +147,14 @@ impl AccountClient {
         for object in &objects {
             let metadata = &object["metadata"];
             let Some(key) = metadata["name"].as_str().and_then(|name| by_name.get(name)) else { continue };
-            if metadata["labels"][ENVIRONMENT_LABEL] == environment.as_str() {
-                // The watch will say so in a moment; until then it is neither foreign nor gone.
+            let labels = &metadata["labels"];
+            if labels[ENVIRONMENT_LABEL] == environment.as_str() && labels[PART_OF_LABEL] == apply_set {
+                // Ours, and the watch has not told of it yet.
+                if let Some(object) = self.read(kind, key).await?
+                    && let Some(reading) = Reading::of(&object, Timestamp::now())
+                {
+                    self.live.put(reading);
+                }
                 continue;
             }
             let uid = metadata["uid"].as_str().unwrap_or_default().to_owned();

@@ -3,7 +3,7 @@
 //! A watch streams its first list, so that one object at a time is decoded, and keeps no bodies. While a watch has not
 //! listed completely, what it watches is unknown, which is never the same as absent.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use futures::StreamExt;
@@ -17,7 +17,7 @@ use towpath_core::manifest::ObjectKey;
 use towpath_core::names::ENVIRONMENT_LABEL;
 
 use super::call::{self, Failure};
-use super::live::{Live, Reading};
+use super::live::{Covered, Live, Reading};
 use super::{Account, AccountClient, Kind};
 
 /// How far a watch has come.
@@ -85,8 +85,9 @@ impl AccountClient {
             None => Api::all_with(self.client.clone(), &resource),
         };
         let what = format!("{} of {}", self.account, kind.plural);
-        let kind = (kind.api_version.clone(), kind.kind.clone());
-        let task = tokio::spawn(follow(api, kind, self.live.clone(), sender, what));
+        let covered =
+            Covered { group: resource.group.clone(), kind: kind.kind.clone(), namespace: namespace.map(str::to_owned) };
+        let task = tokio::spawn(follow(api, kind.api_version.clone(), covered, self.live.clone(), sender, what));
         let handle = Arc::new(WatchHandle { progress, task: task.abort_handle() });
         running.insert(key, Arc::downgrade(&handle));
         handle
@@ -95,7 +96,8 @@ impl AccountClient {
 
 async fn follow(
     api: Api<DynamicObject>,
-    (api_version, kind): (String, String),
+    api_version: String,
+    covered: Covered,
     live: Arc<Live>,
     progress: watch::Sender<Progress>,
     who: String,
@@ -104,15 +106,13 @@ async fn follow(
     let mut events = std::pin::pin!(kube::runtime::WatchStreamExt::default_backoff(watcher(api, config)));
     // Which environment each object belonged to when it was last seen here.
     let mut owners: HashMap<ObjectKey, String> = HashMap::new();
-    let mut listed: BTreeSet<ObjectKey> = BTreeSet::new();
-    let mut newest = 0;
-    let mut newest_at_list = 0;
+    let mut listed: HashMap<ObjectKey, Option<String>> = HashMap::new();
+    let mut began = live.tick();
 
     let read = |mut object: DynamicObject| {
         // Items of a list come without their type.
-        object
-            .types
-            .get_or_insert_with(|| kube::core::TypeMeta { api_version: api_version.clone(), kind: kind.clone() });
+        let kind = covered.kind.clone();
+        object.types.get_or_insert_with(|| kube::core::TypeMeta { api_version: api_version.clone(), kind });
         let object = serde_json::to_value(&object).expect("what was read from JSON can be written as JSON");
         Reading::of(&object, Timestamp::now())
     };
@@ -120,19 +120,17 @@ async fn follow(
         match event {
             Ok(Event::Init) => {
                 listed.clear();
-                newest_at_list = newest;
+                began = live.tick();
             }
             Ok(Event::InitApply(object) | Event::Apply(object)) => {
                 let Some(reading) = read(object) else { continue };
-                newest = newest.max(reading.version);
                 let key = reading.key.clone();
                 let version = reading.version;
-                listed.insert(key.clone());
-                let before = owners.get(&key).cloned();
                 let owner = live.put(reading);
-                if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
-                    live.gone(&before, &key, version);
+                if let Some(before) = owners.get(&key).filter(|before| Some(*before) != owner.as_ref()) {
+                    live.gone(before, &key, version);
                 }
+                listed.insert(key.clone(), owner.clone());
                 match owner {
                     Some(owner) => drop(owners.insert(key, owner)),
                     None => drop(owners.remove(&key)),
@@ -140,14 +138,13 @@ async fn follow(
             }
             Ok(Event::Delete(object)) => {
                 let Some(reading) = read(object) else { continue };
-                listed.remove(&reading.key);
                 if let Some(owner) = owners.remove(&reading.key) {
                     live.gone(&owner, &reading.key, reading.version);
                 }
             }
             Ok(Event::InitDone) => {
-                live.relisted(&owners, &listed, newest_at_list);
-                owners.retain(|key, _| listed.contains(key));
+                live.relisted(&covered, &listed, began);
+                owners.retain(|key, _| listed.contains_key(key));
                 listed.clear();
                 progress.send_replace(Progress::Following);
             }

@@ -11,7 +11,7 @@ use towpath_core::fault::Problem;
 use towpath_core::fingerprint;
 use towpath_core::inventory::Member;
 use towpath_core::manifest::ObjectKey;
-use towpath_core::plan::{Action, Fate, Plan, Stage, Step, Why};
+use towpath_core::plan::{Action, Fate, Known, Plan, Stage, Step, Why};
 use towpath_core::policy::{Cleared, Desired};
 use towpath_core::scope::defined_kind;
 use towpath_core::status::KeptStatus;
@@ -68,6 +68,12 @@ pub(super) async fn enroll(
     desired: &Cleared,
     plan: &Plan,
 ) -> Result<(), Problem> {
+    let taken: Vec<&ObjectKey> = plan.writes().map(|step| &step.key).collect();
+    if let Err(problem) = pass.claims.take(&pass.environment.name, &taken) {
+        // Another environment came first since policy asked; it is asked again at the next pass.
+        memory.desired = None;
+        return Err(problem);
+    }
     let inventory = memory.inventory.as_mut().expect("a pass loads it before it plans");
     let before = inventory.len();
     for step in plan.writes() {
@@ -80,7 +86,6 @@ pub(super) async fn enroll(
     if inventory.len() == before {
         return Ok(());
     }
-    pass.claims.set(&pass.environment.name, inventory);
     let written = pass.cluster.write_inventory(pass.environment, inventory).await;
     if written.is_err() {
         // What is stored is not known any more; the next pass reads it again.
@@ -153,10 +158,10 @@ pub(super) async fn apply(
     for step in plan.steps.iter().filter(|step| step.action == Action::Leave) {
         let object = &desired.objects()[step.index];
         let Some(seen) = live.get(&step.key).filter(|_| !object.leave_alone) else { continue };
-        if let Some(held) = seen.fingerprint {
-            let known = towpath_core::plan::Known { sent: object.fingerprint, held };
-            memory.known.entry(step.key.clone()).or_insert(known);
-        }
+        // Nothing was known of it, and it was left: so what was found is what is desired. It is not what is there now,
+        // which somebody may have changed in between.
+        let known = Known { sent: object.fingerprint, held: object.fingerprint };
+        memory.known.entry(step.key.clone()).or_insert(known);
         if let Some(inventory) = &mut memory.inventory {
             let uid = Some(seen.uid.clone());
             if inventory.get(&step.key).is_none_or(|member| member.uid != uid) {

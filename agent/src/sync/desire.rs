@@ -31,7 +31,7 @@ pub(super) async fn desired(
     kinds: &mut Arc<Kinds>,
 ) -> Result<Arc<Cleared>, Vec<Problem>> {
     let key = |kinds: &Kinds| DesiredKey {
-        commit: wanted.commit,
+        candidate: wanted.clone(),
         generation: pass.environment.generation,
         kinds: kinds.number,
     };

@@ -1,6 +1,7 @@
 //! What is there: by the watches, and by name for what the watches do not know. And how it is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -8,11 +9,11 @@ use serde_json::Value;
 use towpath_core::fault::Problem;
 use towpath_core::health::{self, Health};
 use towpath_core::manifest::ObjectKey;
-use towpath_core::plan::Observed;
-use towpath_core::policy::{Cleared, Desired};
+use towpath_core::plan::{Observed, Seen};
+use towpath_core::policy::{self, Cleared, Desired};
 
 use super::{Memory, Pass, Progress, kind_of};
-use crate::cluster::{AccountClient, Kind, Kinds};
+use crate::cluster::{AccountClient, Kind, Kinds, WatchHandle};
 
 /// Workloads whose pods are asked for the reason in one pass.
 const MAX_EXPLAINED: usize = 5;
@@ -21,6 +22,9 @@ const EXPLAINED_FOR: Duration = Duration::from_secs(10);
 
 /// A kind in a namespace: what one watch covers.
 type Spot = (Kind, Option<String>);
+
+/// Version, kind and namespace as they are written.
+type Name<'a> = (&'a str, &'a str, Option<&'a str>);
 
 /// Reads the cluster. With a hole in the reading there is none: unknown is never absent.
 ///
@@ -33,54 +37,77 @@ pub(super) async fn observe(
     desired: &Cleared,
     kinds: &Kinds,
 ) -> Result<Observed, Problem> {
-    let inventory = memory.inventory.clone().unwrap_or_default();
+    let inventory = memory.inventory.as_ref().expect("a pass loads it before it looks");
     let wanted = desired.objects().iter().map(|object| (&object.key, object.api_version.as_str()));
-    let members = inventory.iter().map(|(key, member)| (key, member.api_version.as_str()));
-    let mut spots: BTreeMap<&ObjectKey, Spot> = BTreeMap::new();
     // The version that is desired now goes before the one that was applied once.
-    for (key, api_version) in wanted.chain(members) {
-        if let Some(kind) = kind_of(kinds, api_version, key) {
-            spots.entry(key).or_insert_with(|| (kind.clone(), key.namespace.clone()));
-        }
+    let others = inventory.iter().filter(|(key, _)| desired.get(key).is_none());
+    let others = others.map(|(key, member)| (key, member.api_version.as_str()));
+    let mut spots: HashMap<Name<'_>, (Option<Spot>, Vec<&ObjectKey>)> = HashMap::new();
+    for (key, api_version) in wanted.chain(others) {
+        let name = (api_version, key.kind.as_str(), key.namespace.as_deref());
+        let spot = || kind_of(kinds, api_version, key).map(|kind| (kind.clone(), key.namespace.clone()));
+        spots.entry(name).or_insert_with(|| (spot(), Vec::new())).1.push(key);
     }
-    follow(memory, account, spots.values().cloned().collect()).await?;
+    let wanted: HashSet<Spot> = spots.values().filter_map(|(spot, _)| spot.clone()).collect();
+    follow(&mut memory.watches, account, wanted).await?;
 
-    let ours = pass.cluster.live().snapshot(&pass.environment.name);
-    let left_alone: BTreeSet<&ObjectKey> =
-        desired.objects().iter().filter(|object| object.leave_alone).map(|object| &object.key).collect();
-    let mut unseen: HashMap<&Spot, Vec<ObjectKey>> = HashMap::new();
-    for (key, spot) in &spots {
-        if !ours.contains_key(*key) && !left_alone.contains(*key) {
-            unseen.entry(spot).or_default().push((*key).clone());
-        }
-    }
+    let apply_set = policy::apply_set(pass.environment);
+    // The label alone is no proof: another agent may have an environment of this name, and labels are easily copied.
+    let is_ours = |key: &ObjectKey, seen: &Seen| {
+        let is_member = inventory.get(key).is_some_and(|member| member.uid.as_ref() == Some(&seen.uid));
+        seen.part_of.as_ref() == Some(&apply_set) || is_member
+    };
+    let read_table = || {
+        let mut ours = pass.cluster.live().snapshot(&pass.environment.name);
+        ours.retain(|key, seen| is_ours(key, seen));
+        ours
+    };
+    let mut ours = read_table();
+    let is_unseen =
+        |key: &&&ObjectKey| !ours.contains_key(**key) && !desired.get(key).is_some_and(|object| object.leave_alone);
+    let unseen = spots.values().filter_map(|(spot, keys)| {
+        let keys: Vec<ObjectKey> = keys.iter().filter(is_unseen).map(|key| (*key).clone()).collect();
+        (!keys.is_empty()).then_some((spot.clone()?, keys))
+    });
+    let unseen: Vec<(Spot, Vec<ObjectKey>)> = unseen.collect();
     let mut foreign = BTreeMap::new();
+    let was_complete = unseen.is_empty();
     for ((kind, namespace), keys) in unseen {
-        foreign.extend(account.look_up(kind, namespace.as_deref(), &keys, &pass.environment.name).await?);
+        foreign.extend(account.look_up(&kind, namespace.as_deref(), &keys, &pass.environment.name, &apply_set).await?);
     }
-    Ok(Observed { ours, foreign })
+    if !was_complete {
+        // A look may have found what no watch has told of yet.
+        ours = read_table();
+    }
+    // What is of a kind that the cluster does not serve was not looked for: it is unknown, not gone.
+    let unserved = spots.values().filter(|(spot, _)| spot.is_none()).flat_map(|(_, keys)| keys);
+    let unserved = unserved.map(|key| (*key).clone()).collect();
+    Ok(Observed { ours, foreign, unserved })
 }
 
 /// Keeps exactly the watches that are needed, and waits until each has listed once.
-async fn follow(memory: &mut Memory, account: &AccountClient, spots: Vec<Spot>) -> Result<(), Problem> {
-    memory.watches.retain(|spot, _| spots.contains(spot));
+async fn follow(
+    watches: &mut HashMap<Spot, Arc<WatchHandle>>,
+    account: &AccountClient,
+    spots: HashSet<Spot>,
+) -> Result<(), Problem> {
+    watches.retain(|spot, _| spots.contains(spot));
     for spot in spots {
-        memory.watches.entry(spot.clone()).or_insert_with(|| account.watch(&spot.0, spot.1.as_deref()));
+        watches.entry(spot.clone()).or_insert_with(|| account.watch(&spot.0, spot.1.as_deref()));
     }
     let mut failed = None;
-    for watch in memory.watches.values() {
+    let mut ended = Vec::new();
+    for (spot, watch) in watches.iter() {
         if let Err(problem) = watch.listed().await {
             failed = Some(problem);
+            ended.push(spot.clone());
         }
     }
-    match failed {
-        None => Ok(()),
-        Some(problem) => {
-            // A watch that failed may have been refused; a new one asks again at the next pass.
-            memory.watches.clear();
-            Err(problem)
-        }
+    // A watch that was refused does not ask again; a new one does at the next pass.
+    for spot in ended {
+        watches.remove(&spot);
     }
+    failed.map_or(Ok(()), Err)
 }
 
 /// Assesses the objects of an environment after everything was done.
@@ -96,6 +123,10 @@ pub(super) async fn health(
     let mut asked = 0;
     for object in desired.objects() {
         let (health, mut message) = match live.get(&object.key) {
+            Some(seen) if seen.health.health == Health::Healthy => {
+                progress.objects += 1;
+                continue;
+            }
             Some(seen) => (seen.health.health, seen.health.message.clone()),
             None if object.leave_alone => continue,
             None => (Health::Missing, "it is not there".to_owned()),
@@ -110,7 +141,8 @@ pub(super) async fn health(
                 message = format!("{message}; {why}");
             }
         }
-        progress.health.insert(object.key.to_string(), (health, message));
+        progress.objects += 1;
+        progress.unhealthy.insert(object.key.to_string(), (health, message));
     }
 }
 

@@ -42,12 +42,13 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
     let progress = progress.unwrap_or_default();
     problems.extend(progress.problems.iter().cloned());
 
-    let worst = has_progress.then(|| health::worst(progress.health.values().map(|(health, _)| *health)));
+    let worst = has_progress.then(|| health::worst(progress.unhealthy.values().map(|(health, _)| *health)));
     let rolling_since = if is_complete && is_move { Some(now) } else { pass.status.rolling_since };
     let fault = problems.iter().map(|problem| problem.fault).min();
     memory.failures = if matches!(fault, Some(Fault::Passing | Fault::Setup)) { memory.failures + 1 } else { 0 };
     let decision = decide::decide(&decide::Facts {
-        fault,
+        // What is tried again is tried again, whatever else a commit must change.
+        fault: problems.iter().map(|problem| problem.fault).max(),
         failures: memory.failures,
         health: worst.unwrap_or(Health::Unknown),
         rolling_since,
@@ -80,7 +81,8 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         sync,
         problems,
         warnings: progress.warnings,
-        health: progress.health,
+        objects: progress.objects,
+        unhealthy: progress.unhealthy,
         worst,
         kept: progress.kept,
         confirmation: progress.confirmation,
@@ -137,7 +139,8 @@ pub(super) fn suspended(pass: &Pass<'_>) -> Report {
         sync: None,
         problems: Vec::new(),
         warnings: Vec::new(),
-        health: BTreeMap::new(),
+        objects: 0,
+        unhealthy: BTreeMap::new(),
         worst: None,
         kept: Vec::new(),
         confirmation: None,

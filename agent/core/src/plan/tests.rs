@@ -68,6 +68,8 @@ fn seen(fingerprint: Option<Fingerprint>) -> Seen {
         fingerprint,
         has_controller: false,
         is_terminating: false,
+        never_prune: false,
+        part_of: None,
         health: ObjectHealth { health: Health::Healthy, message: String::new() },
     }
 }
@@ -83,7 +85,6 @@ struct World {
     observed: Observed,
     known: BTreeMap<ObjectKey, Known>,
     inventory: Inventory,
-    never_prune: BTreeSet<ObjectKey>,
     confirmed: Option<String>,
 }
 
@@ -96,7 +97,6 @@ impl World {
             observed: Observed::default(),
             known: BTreeMap::new(),
             inventory: Inventory::default(),
-            never_prune: BTreeSet::new(),
             confirmed: None,
         };
         for name in names {
@@ -122,7 +122,6 @@ impl World {
             observed: &self.observed,
             known: &self.known,
             inventory: &self.inventory,
-            never_prune: &self.never_prune,
             generated: &|key| key.name.ends_with("-0123456789"),
             confirmed: self.confirmed.as_deref(),
         })
@@ -237,6 +236,16 @@ fn a_member_that_is_gone_is_struck_off() {
 }
 
 #[test]
+fn a_member_whose_kind_is_not_served_is_unknown_and_not_gone() {
+    let mut world = World::settled(&["a"]);
+    world.member("ConfigMap", "old");
+    world.observed.ours.remove(&key("ConfigMap", "old"));
+    world.observed.unserved.insert(key("ConfigMap", "old"));
+    assert_eq!(world.fate("old"), Fate::Keep(Keep::Unserved));
+    assert!(world.plan().is_idle());
+}
+
+#[test]
 fn each_missing_proof_saves_an_object() {
     let mut world = World::settled(&["a"]);
     world.member("ConfigMap", "old");
@@ -271,7 +280,7 @@ fn prune_can_be_off_for_all_or_for_one() {
     world.environment.prune = false;
     assert_eq!(world.fate("old"), Fate::Keep(Keep::PruneIsOff));
     world.environment.prune = true;
-    world.never_prune.insert(key("ConfigMap", "old"));
+    world.ours("old").never_prune = true;
     assert_eq!(world.fate("old"), Fate::Keep(Keep::NeverPrune));
 }
 

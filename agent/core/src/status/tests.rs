@@ -29,7 +29,8 @@ fn report() -> Report {
         sync: None,
         problems: Vec::new(),
         warnings: Vec::new(),
-        health: [("Deployment.apps shop/web".to_owned(), (Health::Healthy, String::new()))].into(),
+        objects: 1,
+        unhealthy: BTreeMap::new(),
         worst: Some(Health::Healthy),
         kept: Vec::new(),
         confirmation: None,
@@ -122,7 +123,7 @@ fn a_manual_environment_waits_for_a_request() {
 fn a_rollout_is_not_ready_until_it_is_healthy() {
     let health = [("Deployment.apps shop/web".to_owned(), (Health::Progressing, "1 of 2".to_owned()))];
     let report = Report {
-        health: health.into(),
+        unhealthy: health.into(),
         worst: Some(Health::Progressing),
         rolling_since: Some(at(5)),
         decision: Decision::KeepWatching { until: at(600) },
