@@ -5,6 +5,7 @@ mod manifests;
 mod repo;
 mod examples;
 mod journey;
+mod processes;
 mod spine;
 mod lanes;
 mod guards;

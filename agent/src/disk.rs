@@ -24,9 +24,21 @@ pub fn watch_file(file: &Path, on_change: impl Fn() + Send + 'static) -> Result<
         _ => Path::new("."),
     };
     let cannot = |error: notify::Error| Problem::passing(format!("cannot watch {}: {error}", folder.display()));
+    let wanted = file.file_name().unwrap_or_default().to_owned();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let is_reading = matches!(&event, Ok(event) if matches!(event.kind, notify::EventKind::Access(_)));
-        if !is_reading {
+        // Others may write beside it, the log of this very process for one.
+        let concerns_it = match &event {
+            Ok(event) => {
+                let is_meant = |path: &PathBuf| {
+                    path.file_name()
+                        .is_some_and(|name| name == wanted || name.as_encoded_bytes().starts_with(b"..data"))
+                };
+                !matches!(event.kind, notify::EventKind::Access(_)) && event.paths.iter().any(is_meant)
+            }
+            // Events were lost: look.
+            Err(_) => true,
+        };
+        if concerns_it {
             on_change();
         }
     })
@@ -284,6 +296,21 @@ fn raw(id: Oid) -> [u8; 20] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_beside_a_watched_file_is_no_change_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        fs::write(&file, "first").unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let _watch = watch_file(&file, move || drop(sender.send(()))).unwrap();
+        for number in 0..10 {
+            fs::write(folder.path().join("agent.log"), number.to_string()).unwrap();
+        }
+        assert!(receiver.recv_timeout(std::time::Duration::from_millis(300)).is_err());
+        fs::write(&file, "second").unwrap();
+        receiver.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+    }
 
     #[test]
     fn a_mounted_file_that_is_swapped_by_its_links_is_seen() {

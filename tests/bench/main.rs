@@ -13,6 +13,7 @@ use futures::StreamExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::watcher;
 use serde_json::{Value, json};
+use support::git_server::GitServer;
 use support::world::World;
 
 /// Groups of four objects.
@@ -21,6 +22,8 @@ const GROUPS: usize = 250;
 const ROUNDS: usize = 5;
 /// Connections of the raw loop.
 const RAW_CONCURRENCY: usize = 8;
+/// What the API asks for.
+const TOKEN: &str = "a-token-for-the-benchmark";
 /// Single changes, and drifts.
 const CHANGES: usize = 30;
 
@@ -81,9 +84,12 @@ async fn measure() -> Result<BTreeMap<&'static str, f64>> {
         );
         changes.push((seen.await?? - began).as_secs_f64() * 1000.0);
     }
-    figures.insert("change_file_p50_ms", percentile(&mut changes, 0.5));
+    figures.insert("change_file_ms", percentile(&mut changes, 0.5));
     figures.insert("change_file_p95_ms", percentile(&mut changes, 0.95));
     world.runs(environment, "master").await;
+    let mut changes = changes_over_http(&mut world, environment).await?;
+    figures.insert("change_ms", percentile(&mut changes, 0.5));
+    figures.insert("change_p95_ms", percentile(&mut changes, 0.95));
     say("changes measured");
 
     let api = world.api("apps/v1", "Deployment").await;
@@ -106,6 +112,32 @@ async fn measure() -> Result<BTreeMap<&'static str, f64>> {
     figures.insert("rss_mib", rss);
     figures.insert("rss_peak_mib", peak);
     Ok(figures)
+}
+
+/// The same over http: from a request at the API to the changed object, the fetch included.
+async fn changes_over_http(world: &mut World, environment: &str) -> Result<Vec<f64>> {
+    let server = GitServer::start(world.folder());
+    let patch = json!({"spec": {"url": server.url("deploy.git")}});
+    world.patch("towpath.dev/v1alpha1", "Repository", "shop", patch).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let url = format!("http://127.0.0.1:{}/api/v1/environments/{environment}/sync", world.start_options().port);
+    let mut changes = Vec::new();
+    for number in 0..CHANGES {
+        let name = format!("web-{number}");
+        let image = format!("web:http-{number}");
+        let seen =
+            tokio::spawn(wait_for_image(world.admin.clone(), world.namespace.clone(), name.clone(), image.clone()));
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        world.repo.commit("master", "change", &[(&format!("prod/{number}.yaml"), &group(number, &image))]);
+        let began = Instant::now();
+        client.post(&url).bearer_auth(TOKEN).send().await?.error_for_status()?;
+        changes.push((seen.await?? - began).as_secs_f64() * 1000.0);
+        // A request that comes before the last one was answered merges with it.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    world.runs(environment, "master").await;
+    Ok(changes)
 }
 
 /// Four objects in one file, as JSON documents of a YAML stream.
@@ -186,6 +218,9 @@ async fn first_apply(name: &str, preflight: &str) -> Result<(f64, World)> {
         (0..GROUPS).map(|number| (format!("prod/{number}.yaml"), group(number, "web:1"))).collect();
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
     world.repo.commit("master", "first", &files);
+    let token = world.folder().join("token");
+    std::fs::write(&token, TOKEN)?;
+    world.start_options().arguments = vec!["--token-file".into(), token.display().to_string()];
     world.start_options().time_scale = 1;
     world.start_agent();
     world.repository().await;
