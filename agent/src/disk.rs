@@ -303,7 +303,7 @@ mod tests {
         let file = folder.path().join("token");
         fs::write(&file, "first").unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();
-        let _watch = watch_file(&file, move || drop(sender.send(()))).unwrap();
+        let _watch = watch_file(&file, move || sender.send(()).unwrap_or_default()).unwrap();
         for number in 0..10 {
             fs::write(folder.path().join("agent.log"), number.to_string()).unwrap();
         }
