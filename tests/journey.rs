@@ -58,6 +58,7 @@ async fn develop_release_master_and_prod_over_http_with_a_kill_in_the_middle() {
     }
     let token = world.folder().join("token");
     std::fs::write(&token, "a-token-for-the-test\n").unwrap();
+    world.listen();
     world.start_options().arguments = vec!["--token-file".into(), token.display().to_string()];
     world.start_agent();
 

@@ -220,6 +220,7 @@ async fn first_apply(name: &str, preflight: &str) -> Result<(f64, World)> {
     world.repo.commit("master", "first", &files);
     let token = world.folder().join("token");
     std::fs::write(&token, TOKEN)?;
+    world.listen();
     world.start_options().arguments = vec!["--token-file".into(), token.display().to_string()];
     world.start_options().time_scale = 1;
     world.start_agent();

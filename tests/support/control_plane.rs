@@ -1,10 +1,10 @@
 //! A real Kubernetes control plane on loopback: etcd, kube-apiserver, controller-manager, scheduler, and kwok as kubelet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -222,12 +222,20 @@ pub fn build(names: &[&str]) -> Result<HashMap<String, PathBuf>> {
     Ok(pairs.map(|(name, path)| (name.to_owned(), PathBuf::from(path))).collect())
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that nobody else in this process was given.
 ///
 /// # Errors
 /// When there is none.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    // The system likes to give a port out again that was just given back.
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().expect("nothing panics while it holds this lock");
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        if given.insert(port) {
+            return Ok(port);
+        }
+    }
 }
 
 fn kubeconfig(url: &str, ca: &Path, token: &str) -> String {

@@ -84,8 +84,9 @@ impl World {
             namespace: namespace.clone(),
             cache: folder.path().join("cache"),
             log: folder.path().join("agent.log"),
-            port: control_plane::free_port()?,
-            probes: control_plane::free_port()?,
+            // Any: a test that asks the agent chooses one.
+            port: 0,
+            probes: 0,
             time_scale: 10,
             arguments: Vec::new(),
         };
@@ -95,6 +96,14 @@ impl World {
     /// A folder that goes with the world.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
+    }
+
+    /// Has the agent listen where a test can ask it, from its next start on.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub fn listen(&mut self) {
+        self.start.port = control_plane::free_port().expect("a port is free");
     }
 
     /// How the agent is started: to be changed before [`World::start_agent`].
