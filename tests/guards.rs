@@ -358,3 +358,16 @@ async fn a_definition_that_was_deleted_by_hand_comes_back_with_its_objects() {
     }
     world.runs("redefined", "master").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_is_missing_is_named_and_heals_when_it_is_there() {
+    let mut world = World::new("nowhere").await;
+    world.repo.commit("master", "first", &[("prod/a.yaml", &config_map("a", "1"))]);
+    world.repository().await;
+    world.environment("nowhere", json!({"lane": "master", "path": "prod", "namespace": "nowhere-yet"})).await;
+    world.start_agent();
+    blocked(&world, "nowhere", "nowhere-yet").await;
+    world.namespace_for_deployer("nowhere-yet").await;
+    world.runs("nowhere", "master").await;
+    assert!(world.get_in("nowhere-yet", "v1", "ConfigMap", "a").await.is_some());
+}
