@@ -3,6 +3,7 @@
 //! Doors do IO and return the types of `towpath_core`; they do not know each other. Flows are read like a table of
 //! contents; they do not know each other either.
 
+mod blocking;
 pub mod resources;
 pub mod board;
 pub mod metrics;

@@ -75,3 +75,28 @@ pub struct Environment {
     /// Neither synced nor mended.
     pub suspend: bool,
 }
+
+/// A production environment, for the tests of the rooms after this one.
+#[cfg(test)]
+pub(crate) fn sample() -> Environment {
+    Environment {
+        name: "prod".parse().unwrap(),
+        home: "shop".into(),
+        uid: "e".into(),
+        generation: 1,
+        repository: "shop".into(),
+        lane: LaneRule::Master,
+        path: "environments/prod".into(),
+        namespace: "shop".into(),
+        values: Map::new(),
+        sync: SyncMode::Automatic,
+        account: "towpath-deployer".into(),
+        allowed_namespaces: BTreeSet::new(),
+        allowed_cluster_kinds: ["Namespace".to_owned()].into(),
+        prune: true,
+        drift: DriftMode::Correct,
+        preflight: Preflight::Always,
+        timeout: Duration::from_secs(600),
+        suspend: false,
+    }
+}

@@ -17,6 +17,7 @@ use towpath_core::names::annotation;
 use towpath_core::status::Condition;
 
 use super::{Id, Shared, Sight, Slot};
+use crate::blocking::blocking;
 use crate::cluster::Severity;
 use crate::repo::watch::{Watch, watch_local};
 use crate::repo::{self, Credentials, Mirror, Remote, Terms, View};
@@ -359,12 +360,4 @@ fn followed(
         names.extend(newest_release(heads.keys()).map(|(name, _)| name));
     }
     names.into_iter().map(|name| (name.to_owned(), heads[name])).collect()
-}
-
-/// Runs what talks to git beside the runtime's own threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

@@ -56,8 +56,8 @@ impl Kind {
     }
 }
 
-/// A name as one segment of a path (RFC 3986): most kinds allow few characters, but not all do.
-fn encoded(name: &str) -> String {
+/// A text as one segment of a path or one value of a query (RFC 3986): most kinds' names need none of it, but not all.
+pub(super) fn encoded(name: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
     name.bytes()
         .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })

@@ -6,13 +6,13 @@ use http::{Method, Request};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use towpath_core::fault::Problem;
-use towpath_core::fingerprint::Fingerprint;
 use towpath_core::manifest::ObjectKey;
 use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, FIELD_MANAGER, PART_OF_LABEL};
 use towpath_core::plan::{Foreign, Known};
 use towpath_core::policy::Desired;
 
 use super::call::{self, CALL_DEADLINE, Failure, LIST_DEADLINE};
+use super::kinds::encoded;
 use super::live::Reading;
 use super::{AccountClient, Kind};
 
@@ -186,8 +186,7 @@ impl AccountClient {
     pub async fn list(&self, kind: &Kind, namespace: &str, labels: &str) -> Result<Vec<Value>, Problem> {
         let mut path = kind.path(Some(namespace), None);
         if !labels.is_empty() {
-            let encoded: String = labels.bytes().map(percent_encoded).collect();
-            path.push_str(&format!("?labelSelector={encoded}"));
+            path.push_str(&format!("?labelSelector={}", encoded(labels)));
         }
         let request = Request::get(path)
             .header(http::header::ACCEPT, "application/json")
@@ -215,10 +214,6 @@ fn items_of(mut list: Value) -> Result<Vec<Value>, Problem> {
     }
 }
 
-fn percent_encoded(byte: u8) -> String {
-    if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
-}
-
 /// Who seems to have an object, in words.
 fn owner_of(metadata: &Value) -> String {
     const MARKS: [(&str, &str, &str); 6] = [
@@ -243,14 +238,6 @@ fn owner_of(metadata: &Value) -> String {
     match managers.len() {
         0 => "it carries no mark of this environment".to_owned(),
         _ => format!("written by {}", managers.into_iter().collect::<Vec<_>>().join(", ")),
-    }
-}
-
-/// What is known after an apply whose answer named nothing of ours.
-impl Applied {
-    /// The fingerprint that the server answered, where it could be read.
-    pub fn held(&self) -> Option<Fingerprint> {
-        self.known.map(|known| known.held)
     }
 }
 

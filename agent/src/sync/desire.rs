@@ -11,6 +11,7 @@ use towpath_core::render;
 use towpath_core::revision::Revision;
 
 use super::{DesiredKey, Memory, Pass};
+use crate::blocking::blocking;
 use crate::cluster::Kinds;
 use crate::repo::View;
 
@@ -106,12 +107,4 @@ pub(super) fn is_hash_named(key: &ObjectKey) -> bool {
     let is_config_map = key.group.is_empty() && key.kind == "ConfigMap";
     let hash = key.name.rsplit_once('-').map_or("", |(_, hash)| hash);
     is_config_map && hash.len() == 10 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// Runs what reads from the mirror or computes for long beside the runtime's own threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

@@ -1,37 +1,14 @@
 //! Table tests: one environment, one thing different at a time.
 
-use std::time::Duration;
-
 use super::*;
-use crate::environment::{Preflight, SyncMode};
 use crate::health::Health;
 use crate::inventory::Member;
-use crate::lane::LaneRule;
 use crate::manifest::Manifest;
 use crate::policy;
 use crate::scope::Scopes;
 
 fn environment() -> Environment {
-    Environment {
-        name: "prod".parse().unwrap(),
-        home: "shop".into(),
-        uid: "e".into(),
-        generation: 1,
-        repository: "shop".into(),
-        lane: LaneRule::Master,
-        path: "prod".into(),
-        namespace: "shop".into(),
-        values: Default::default(),
-        sync: SyncMode::Automatic,
-        account: "towpath-deployer".into(),
-        allowed_namespaces: Default::default(),
-        allowed_cluster_kinds: ["Namespace".to_owned()].into(),
-        prune: true,
-        drift: DriftMode::Correct,
-        preflight: Preflight::Always,
-        timeout: Duration::from_secs(600),
-        suspend: false,
-    }
+    crate::environment::sample()
 }
 
 fn manifest(kind: &str, name: &str, annotations: &[(&str, &str)]) -> Manifest {

@@ -1,34 +1,15 @@
 //! One valid manifest, one thing broken at a time.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::*;
-use crate::environment::{DriftMode, Preflight, SyncMode};
-use crate::lane::LaneRule;
 use crate::manifest::group_of;
 
 fn environment() -> Environment {
     Environment {
-        name: "prod".parse().unwrap(),
-        home: "shop".into(),
-        uid: "e".into(),
-        generation: 1,
-        repository: "shop".into(),
-        lane: LaneRule::Master,
-        path: "environments/prod".into(),
-        namespace: "shop".into(),
-        values: Map::new(),
-        sync: SyncMode::Automatic,
-        account: "towpath-deployer".into(),
         allowed_namespaces: ["shared".to_owned()].into(),
         allowed_cluster_kinds: ["PriorityClass.scheduling.k8s.io".to_owned()].into(),
-        prune: true,
-        drift: DriftMode::Correct,
-        preflight: Preflight::Always,
-        timeout: Duration::from_secs(600),
-        suspend: false,
+        ..crate::environment::sample()
     }
 }
 
