@@ -1,6 +1,6 @@
 //! What is there: by the watches, and by name for what the watches do not know. And how it is.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,9 @@ pub(super) async fn observe(
     }
     // What is of a kind that the cluster does not serve was not looked for: it is unknown, not gone.
     let unserved = spots.values().filter(|(spot, _)| spot.is_none()).flat_map(|(_, keys)| keys);
-    let unserved = unserved.map(|key| (*key).clone()).collect();
+    let unserved: BTreeSet<ObjectKey> = unserved.map(|key| (*key).clone()).collect();
+    // Nor is what the table still has of it: the watch ended with the kind, and may not have told of the end.
+    ours.retain(|key, _| !unserved.contains(key));
     Ok(Observed { ours, foreign, unserved })
 }
 
