@@ -17,7 +17,11 @@
 
 mod apply;
 mod desire;
+mod health;
+mod members;
 mod observe;
+mod preflight;
+mod prune;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -40,6 +44,9 @@ use towpath_core::status::{EnvironmentStatus, KeptStatus, Report};
 
 use crate::cluster::{Account, Cluster, Kind, Kinds, WatchHandle};
 use crate::repo::View;
+
+/// Objects that are sent at one time.
+const CONCURRENCY: usize = 16;
 
 /// A request for a sync, as the annotations say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -256,7 +263,7 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         Err(problems) => return Attempt::Untouched(problems),
     };
     stages.done("desire");
-    if let Err(problem) = load_inventory(pass, memory).await {
+    if let Err(problem) = members::load(pass, memory).await {
         return untouched(problem);
     }
     let observed = match observe::observe(pass, memory, &account, &desired, &kinds).await {
@@ -284,7 +291,7 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
     if is_move && !refused.is_empty() {
         return Attempt::Untouched(refused);
     }
-    let denied = apply::preflight(pass, &account, &desired, &plan, &kinds).await;
+    let denied = preflight::preflight(pass, &account, &desired, &plan, &kinds).await;
     if !denied.is_empty() {
         return Attempt::Untouched(denied);
     }
@@ -293,30 +300,20 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
     let mut progress = Progress { problems: refused, warnings: desired.warnings().to_vec(), ..Progress::default() };
     progress.failed = progress.problems.len() as u32;
     progress.moved = is_move || plan.writes().any(|step| matches!(step.action, Action::Configure(Why::Changed)));
-    if let Err(problem) = apply::enroll(pass, memory, &desired, &plan).await {
+    if let Err(problem) = members::enroll(pass, memory, &desired, &plan).await {
         return untouched(problem);
     }
     apply::apply(pass, memory, &account, &desired, &plan, &mut kinds, &mut progress).await;
     stages.done("apply");
-    apply::prune(pass, memory, &account, &plan, &kinds, &mut progress).await;
-    if let Err(problem) = apply::record(pass, memory).await {
+    prune::prune(pass, memory, &account, &plan, &kinds, &mut progress).await;
+    if let Err(problem) = members::record(pass, memory).await {
         progress.problems.push(problem);
     }
     stages.done("prune");
-    observe::health(pass, memory, &account, &desired, &kinds, &mut progress).await;
+    health::health(pass, memory, &account, &desired, &kinds, &mut progress).await;
     stages.done("health");
     summarize(&plan, &observed, memory, &mut progress);
     Attempt::Done(Box::new(progress))
-}
-
-async fn load_inventory(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), Problem> {
-    if memory.inventory.is_none() {
-        let inventory = pass.cluster.read_inventory(pass.environment).await?;
-        pass.claims.set(&pass.environment.name, &inventory);
-        memory.recorded = Some(inventory.clone());
-        memory.inventory = Some(inventory);
-    }
-    Ok(())
 }
 
 /// What the plan itself has to say.
