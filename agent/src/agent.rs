@@ -131,10 +131,11 @@ impl Slot {
         self.lanes.lock().expect("nothing panics while it holds this lock").remove(environment);
     }
 
-    /// The lanes that are followed, each once.
-    fn lanes(&self) -> Vec<LaneRule> {
+    /// The lanes that are followed from namespaces that may, each once.
+    fn lanes(&self, may: impl Fn(&str) -> bool) -> Vec<LaneRule> {
         let lanes = self.lanes.lock().expect("nothing panics while it holds this lock");
-        let mut lanes: Vec<LaneRule> = lanes.values().cloned().collect();
+        let mut lanes: Vec<LaneRule> =
+            lanes.iter().filter(|(id, _)| may(&id.0)).map(|(_, lane)| lane.clone()).collect();
         lanes.sort();
         lanes.dedup();
         lanes

@@ -2,6 +2,7 @@
 //!
 //! The YAML in `manifests/crds` is generated from these types by `towpath crds`, and a test holds the two together.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kube::{CustomResource, ResourceExt};
@@ -47,6 +48,10 @@ pub struct RepositorySpec {
     /// What the long-lived branches are called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branches: Option<Branches>,
+    /// Other namespaces whose Environments may follow this Repository, by name; `*` stands for all. Whoever may make an
+    /// Environment there can see in the cluster what the repository holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_from: Vec<String>,
 }
 
 /// A Secret by its name.
@@ -128,8 +133,8 @@ pub struct BranchStatus {
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EnvironmentSpec {
-    /// The name of a Repository in the same namespace.
-    #[schemars(length(min = 1, max = 253))]
+    /// The name of a Repository in the same namespace, or `namespace/name` of one whose `allowedFrom` names ours.
+    #[schemars(length(min = 1, max = 317))]
     pub repository: String,
     /// `develop`, `release` (the newest rX.Y), `master`, the name of a branch, or a commit of 40 digits.
     #[schemars(length(min = 1, max = 200))]
@@ -253,6 +258,8 @@ pub struct ResolvedRepository {
     pub interval: Duration,
     /// What the long-lived branches are called.
     pub branches: BranchNames,
+    /// Other namespaces whose Environments may follow it; `*` stands for all.
+    pub allowed_from: BTreeSet<String>,
 }
 
 impl Repository {
@@ -291,18 +298,27 @@ impl Repository {
             secret: self.spec.secret_ref.as_ref().map(|secret| secret.name.clone()),
             interval,
             branches,
+            allowed_from: self.spec.allowed_from.iter().cloned().collect(),
         })
     }
 }
 
 impl Environment {
+    /// Namespace and name of its Repository.
+    pub fn repository_id(&self) -> (String, String) {
+        let named = &self.spec.repository;
+        let (namespace, name) = named.split_once('/').map_or((None, named.as_str()), |(home, name)| (Some(home), name));
+        (namespace.map(str::to_owned).or_else(|| self.namespace()).unwrap_or_default(), name.to_owned())
+    }
+
     /// Fills in the defaults.
     ///
     /// # Errors
     /// Everything in the spec that means nothing.
     pub fn resolve(&self) -> Result<environment::Environment, Problems> {
+        let (repository_home, repository) = self.repository_id();
         let EnvironmentSpec {
-            repository,
+            repository: _,
             lane,
             path,
             namespace,
@@ -326,6 +342,13 @@ impl Environment {
         if !names::is_dns_subdomain(&account) {
             found.push(Problem::setup(format!("spec.serviceAccountName: {account:?} is not a name")));
         }
+        if !names::is_dns_label(&repository_home) && repository_home != home || !names::is_dns_subdomain(&repository) {
+            let named = &self.spec.repository;
+            found.push(
+                Problem::setup(format!("spec.repository: {named:?} is no Repository"))
+                    .hint("write its name, or namespace/name where it is in another namespace"),
+            );
+        }
         let namespace = namespace.unwrap_or_else(|| home.clone());
         let allow = allow.unwrap_or_default();
         for namespace in allow.namespaces.iter().chain([&namespace]) {
@@ -339,6 +362,7 @@ impl Environment {
                 home,
                 uid: self.uid().unwrap_or_default(),
                 generation: self.metadata.generation.unwrap_or_default(),
+                repository_home,
                 repository,
                 lane,
                 path,
@@ -435,6 +459,19 @@ mod tests {
         assert_eq!(clean_path(".").unwrap(), "");
         for bad in ["/etc", "a/../../b", "a\\b"] {
             assert!(clean_path(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_repository_elsewhere_is_named_with_its_namespace() {
+        let id = |named: &str| {
+            environment(|environment| environment.spec.repository = named.into())
+                .map(|resolved| format!("{} {}", resolved.repository_home, resolved.repository))
+        };
+        assert_eq!(id("shop").unwrap(), "shop shop");
+        assert_eq!(id("infra/deploy").unwrap(), "infra deploy");
+        for bad in ["", "/deploy", "infra/", "a/b/c", "Infra/deploy", "a b"] {
+            assert!(id(bad).is_err(), "{bad}");
         }
     }
 

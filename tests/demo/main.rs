@@ -96,7 +96,7 @@ impl Demo {
         }
         let start = Start {
             kubeconfig: kubeconfig.clone(),
-            namespace: "shop".to_owned(),
+            namespace: Some("shop".to_owned()),
             cache: folder.path().join("cache"),
             log: folder.path().join("agent.log"),
             port,

@@ -26,8 +26,8 @@ pub fn binary() -> Result<PathBuf> {
 pub struct Start {
     /// Its kubeconfig.
     pub kubeconfig: PathBuf,
-    /// The namespace that it watches.
-    pub namespace: String,
+    /// The namespace that it watches; `None` for all.
+    pub namespace: Option<String>,
     /// Where it keeps mirrors.
     pub cache: PathBuf,
     /// Where its log goes.
@@ -51,7 +51,7 @@ pub fn start(start: &Start) -> Result<Running> {
     command
         .arg("agent")
         .args(["--cluster", "test"])
-        .args(["--namespace", &start.namespace])
+        .args(start.namespace.iter().flat_map(|namespace| ["--namespace", namespace]))
         .arg("--cache")
         .arg(&start.cache)
         .args(["--listen", &format!("127.0.0.1:{}", start.port)])

@@ -81,7 +81,7 @@ impl World {
         let repo = DeployRepo::new(folder.path().join("deploy.git"));
         let start = Start {
             kubeconfig: plane.kubeconfig_for(&namespace, &token)?,
-            namespace: namespace.clone(),
+            namespace: Some(namespace.clone()),
             cache: folder.path().join("cache"),
             log: folder.path().join("agent.log"),
             // Any: a test that asks the agent chooses one.

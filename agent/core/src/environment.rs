@@ -46,7 +46,9 @@ pub struct Environment {
     pub uid: String,
     /// Its generation.
     pub generation: i64,
-    /// Name of the Repository, in the same namespace.
+    /// Namespace of the Repository.
+    pub repository_home: String,
+    /// Name of the Repository.
     pub repository: String,
     /// Which branch it follows.
     pub lane: LaneRule,
@@ -84,6 +86,7 @@ pub(crate) fn sample() -> Environment {
         home: "shop".into(),
         uid: "e".into(),
         generation: 1,
+        repository_home: "shop".into(),
         repository: "shop".into(),
         lane: LaneRule::Master,
         path: "environments/prod".into(),

@@ -130,7 +130,7 @@ impl Task {
     ) -> Result<(environment::Environment, Arc<Slot>), Vec<Problem>> {
         let environment = resource.resolve().map_err(|problems| problems.into_vec())?;
         self.shared.take_name(&self.id).map_err(|problem| vec![problem])?;
-        let slot = self.shared.slots.of(&(environment.home.clone(), environment.repository.clone()));
+        let slot = self.shared.slots.of(&(environment.repository_home.clone(), environment.repository.clone()));
         if let Some(earlier) = joined.take().filter(|earlier| !Arc::ptr_eq(earlier, &slot)) {
             earlier.leave(&self.id);
         }
@@ -166,10 +166,17 @@ impl Task {
         }
         let sight = view.borrow_and_update().clone();
         let seen = match sight {
-            Sight::View(seen) => seen,
+            Sight::View(seen) if seen.is_for(&environment.home, &environment.repository_home) => seen,
+            Sight::View(_) => {
+                let environment::Environment { home, repository_home, repository, .. } = environment;
+                let refused = format!("Repository {repository_home}/{repository} is not for namespace {home}");
+                let hint = format!("add {home} to spec.allowedFrom of the Repository");
+                return blocked(resource, vec![Problem::setup(refused).hint(hint)]);
+            }
             Sight::Trouble(problem) => return blocked(resource, vec![problem]),
             Sight::Nothing => {
-                let missing = format!("there is no Repository {}/{} yet", environment.home, environment.repository);
+                let missing =
+                    format!("there is no Repository {}/{} yet", environment.repository_home, environment.repository);
                 let problem = Problem::passing(missing).hint("create it, or correct spec.repository");
                 return blocked(resource, vec![problem]);
             }

@@ -156,7 +156,7 @@ impl Task {
             let mirror = mirror.clone();
             blocking(move || mirror.heads()).await?
         };
-        let followed = followed(&heads, &self.slot.lanes(), resolved);
+        let followed = followed(&heads, &self.slot.lanes(|namespace| is_for(resolved, namespace)), resolved);
         let missing = followed
             .iter()
             .filter(|(branch, commit)| self.seen.heads.get(*branch) != Some(commit) || !mirror.contains(**commit))
@@ -261,6 +261,7 @@ impl Task {
             heads: self.seen.heads.clone(),
             deleted: self.seen.deleted.clone(),
             branches: resolved.branches.clone(),
+            allowed_from: resolved.allowed_from.clone(),
             problem: problem.cloned().map(|problem| Problem {
                 message: format!("repository {}: {}", resolved.name, problem.message),
                 ..problem
@@ -344,6 +345,10 @@ impl Task {
             Err(problem) => tracing::warn!(repository = self.id.1, %problem, "the status was not written"),
         }
     }
+}
+
+fn is_for(resolved: &ResolvedRepository, namespace: &str) -> bool {
+    repo::is_allowed(&resolved.allowed_from, namespace, &resolved.home)
 }
 
 /// The branches that some lane follows, out of those that the server has.

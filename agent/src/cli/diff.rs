@@ -104,9 +104,10 @@ async fn difference(args: Args) -> Result<Code, Failure> {
 /// The Environment as the cluster has it.
 async fn from_cluster(access: &Access, name: &str) -> Result<Subject, Failure> {
     let environment = access.environment(name).await?;
-    let repositories: Api<Repository> = Api::namespaced(access.client.clone(), &access.namespace);
+    let (home, repository) = environment.repository_id();
+    let repositories: Api<Repository> = Api::namespaced(access.client.clone(), &home);
     // Only the names of its branches are wanted, for which there are defaults.
-    let repository = call(repositories.get_opt(&environment.spec.repository)).await.unwrap_or_else(|problem| {
+    let repository = call(repositories.get_opt(&repository)).await.unwrap_or_else(|problem| {
         output::progress(&format!("its Repository cannot be read, its branches are taken to be default: {problem}"));
         None
     });

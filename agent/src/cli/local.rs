@@ -115,10 +115,11 @@ impl Source {
             if self.environment.as_ref().is_some_and(|name| resource.metadata.name.as_ref() != Some(name)) {
                 continue;
             }
-            let home = resource.metadata.namespace.get_or_insert_with(|| namespace.unwrap_or("default").to_owned());
+            resource.metadata.namespace.get_or_insert_with(|| namespace.unwrap_or("default").to_owned());
+            let (at, named) = resource.repository_id();
             let repository = read.repositories.iter().find(|repository| {
-                let is_at_home = repository.metadata.namespace.as_ref().is_none_or(|namespace| namespace == home);
-                is_at_home && repository.metadata.name.as_ref() == Some(&resource.spec.repository)
+                let is_at_home = repository.metadata.namespace.as_ref().is_none_or(|namespace| *namespace == at);
+                is_at_home && repository.metadata.name.as_ref() == Some(&named)
             });
             match subject(&resource, repository) {
                 Ok(subject) => subjects.push(subject),

@@ -45,7 +45,7 @@ pub use remote::{Credentials, Login, Remote};
 pub use secret::credentials;
 pub use terms::{MAX_REFUSALS, Terms};
 pub use tree::{MAX_ENTRIES, MAX_TREE_OBJECT_BYTES, MAX_TREE_PROBLEMS};
-pub use view::View;
+pub use view::{View, is_allowed};
 
 /// Prepares the process: libgit2's settings, and ring as the provider of TLS where none has been chosen. May be called
 /// any number of times; [`Mirror::open`] does it too.

@@ -17,18 +17,40 @@ pub struct View {
     pub deleted: BTreeSet<String>,
     /// What the long-lived branches are called.
     pub branches: BranchNames,
+    /// Other namespaces whose environments may follow it; `*` stands for all.
+    pub allowed_from: BTreeSet<String>,
     /// Why the last look failed, if it did.
     pub problem: Option<Problem>,
     /// Where commits are read from.
     pub mirror: Arc<Mirror>,
 }
 
+/// Whether environments of a namespace may follow a repository.
+///
+/// ```
+/// # use towpath::repo::is_allowed;
+/// let only_shop = ["shop".to_owned()].into();
+/// assert!(is_allowed(&only_shop, "shop", "infra"));
+/// assert!(is_allowed(&only_shop, "infra", "infra"));
+/// assert!(!is_allowed(&only_shop, "bank", "infra"));
+/// assert!(is_allowed(&["*".to_owned()].into(), "bank", "infra"));
+/// ```
+pub fn is_allowed(allowed_from: &BTreeSet<String>, namespace: &str, repository_home: &str) -> bool {
+    namespace == repository_home || allowed_from.contains(namespace) || allowed_from.contains("*")
+}
+
 impl View {
+    /// Whether environments of a namespace may follow it.
+    pub fn is_for(&self, namespace: &str, repository_home: &str) -> bool {
+        is_allowed(&self.allowed_from, namespace, repository_home)
+    }
+
     /// Whether an environment would come to the same end with the other one.
     pub fn says_the_same(&self, other: &View) -> bool {
         self.heads == other.heads
             && self.deleted == other.deleted
             && self.branches == other.branches
+            && self.allowed_from == other.allowed_from
             && self.problem == other.problem
             && Arc::ptr_eq(&self.mirror, &other.mirror)
     }

@@ -82,9 +82,10 @@ pub(super) fn repository_of<'a>(
     environment: &Environment,
     repositories: &'a [Arc<Repository>],
 ) -> Option<&'a Arc<Repository>> {
-    repositories.iter().find(|repository| {
-        repository.namespace() == environment.namespace() && repository.name_any() == environment.spec.repository
-    })
+    let (home, name) = environment.repository_id();
+    repositories
+        .iter()
+        .find(|repository| repository.namespace().as_deref() == Some(&home) && repository.name_any() == name)
 }
 
 /// Environments by repository, then develop before releases before master. Within a lane those that move by themselves
@@ -95,7 +96,7 @@ pub(super) fn in_order(environments: &[Arc<Environment>], repositories: &[Arc<Re
         let stage = stage(environment, repository_of(environment, repositories).map(|found| &**found));
         let spec = &environment.spec;
         let is_manual = spec.sync == Sync::Manual;
-        (environment.namespace(), spec.repository.clone(), stage, is_manual, environment.name_any())
+        (environment.repository_id(), stage, is_manual, environment.name_any())
     });
     sorted
 }

@@ -89,7 +89,7 @@ pub(super) fn overview(
             p.plain { "The agent has just started and does not know all its environments yet." }
         }
         @if !environments.is_empty() { (attention(&entries)) }
-        @for group in environments.chunk_by(|first, second| home_of(first) == home_of(second)) {
+        @for group in environments.chunk_by(|first, second| Environment::repository_id(first) == Environment::repository_id(second)) {
             (lanes(group, repositories, now))
         }
         @if environments.is_empty() && is_ready {
@@ -100,10 +100,6 @@ pub(super) fn overview(
         }
     };
     frame(&title, main)
-}
-
-fn home_of(environment: &Environment) -> (Option<String>, &str) {
-    (environment.namespace(), &environment.spec.repository)
 }
 
 /// How many environments are in which state.

@@ -29,6 +29,7 @@ fn environment(path: &str, values: Value) -> Environment {
         home: "shop".into(),
         uid: "u".into(),
         generation: 1,
+        repository_home: "shop".into(),
         repository: "shop".into(),
         lane: LaneRule::NewestRelease,
         path: path.into(),
