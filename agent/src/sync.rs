@@ -38,7 +38,7 @@ use towpath_core::inventory::Inventory;
 use towpath_core::manifest::ObjectKey;
 use towpath_core::names::EnvironmentName;
 use towpath_core::plan::{self, Action, Fate, Known, Observed, Plan, Why};
-use towpath_core::policy::Cleared;
+use towpath_core::policy::{Cleared, PolicyCache};
 use towpath_core::render::RenderCache;
 use towpath_core::status::{EnvironmentStatus, KeptStatus, Report};
 
@@ -125,6 +125,8 @@ impl Claims {
 pub struct Memory {
     /// Templates that were rendered before.
     cache: RenderCache,
+    /// Objects that were cleared before.
+    cleared: PolicyCache,
     desired: Option<(DesiredKey, Arc<Cleared>)>,
     refused: Option<(DesiredKey, Vec<Problem>)>,
     known: BTreeMap<ObjectKey, Known>,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use crate::fault::Place;
 
@@ -63,6 +64,50 @@ impl Manifest {
     /// A label of the object.
     pub fn label(&self, name: &str) -> Option<&str> {
         self.body.get("metadata")?.get("labels")?.get(name)?.as_str()
+    }
+}
+
+/// A manifest at rest: its document as JSON text, which takes a fraction of the memory of its tree.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Packed {
+    /// Its identity as written: the namespace may still be open.
+    pub key: ObjectKey,
+    /// `v1`, `apps/v1`.
+    pub api_version: String,
+    /// The file and line where the document begins.
+    pub source: Place,
+    text: Box<str>,
+    digest: [u8; 16],
+}
+
+impl Packed {
+    /// Packs a manifest.
+    pub fn of(manifest: Manifest) -> Packed {
+        let text = serde_json::to_string(&manifest.body).expect("a tree of JSON values can always be written");
+        let mut hash = Sha256::new();
+        hash.update(manifest.source.to_string());
+        hash.update([0]);
+        hash.update(&text);
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hash.finalize()[..16]);
+        let Manifest { key, api_version, body: _, source } = manifest;
+        Packed { key, api_version, source, text: text.into(), digest }
+    }
+
+    /// The manifest again.
+    pub fn open(&self) -> Manifest {
+        let body = serde_json::from_str(&self.text).expect("it was written as JSON");
+        Manifest { key: self.key.clone(), api_version: self.api_version.clone(), body, source: self.source.clone() }
+    }
+
+    /// The document as JSON.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Equal digests mean the same document from the same place.
+    pub fn digest(&self) -> [u8; 16] {
+        self.digest
     }
 }
 

@@ -3,6 +3,7 @@
 //! One rule a file. Every rule returns all it found, and what is refused is refused as a whole: an environment is
 //! applied completely or not at all.
 
+mod cache;
 mod cluster_kinds;
 mod duplicates;
 mod marks;
@@ -10,15 +11,17 @@ mod namespaces;
 mod own_resources;
 mod server_fields;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
+
+pub use cache::PolicyCache;
 
 use crate::environment::Environment;
 use crate::fault::{Place, Problem, Problems};
 use crate::fingerprint::{self, Fingerprint};
 use crate::limits;
-use crate::manifest::{Manifest, ObjectKey};
+use crate::manifest::{Manifest, ObjectKey, Packed, annotation_of};
 use crate::names::{self, EnvironmentName, annotation};
 use crate::render::Rendered;
 use crate::scope::{Scope, Scopes};
@@ -40,8 +43,6 @@ pub struct Desired {
     pub key: ObjectKey,
     /// The version that it is applied in.
     pub api_version: String,
-    /// What is sent: the object as JSON text, which is smaller in memory than its tree.
-    pub body: String,
     /// Fingerprint of what is sent: equal to the fingerprint of the live object where the server changed nothing of it.
     pub fingerprint: Fingerprint,
     /// Where it comes from.
@@ -50,24 +51,40 @@ pub struct Desired {
     pub adopt: bool,
     /// It is neither applied nor mended.
     pub leave_alone: bool,
+    manifest: Arc<Packed>,
+    labels: Arc<Labels>,
+}
+
+impl Desired {
+    /// What is sent. It is made anew at each call: few objects are sent, and all of them are kept.
+    pub fn body(&self) -> Map<String, Value> {
+        complete(self.manifest.open().body, self.key.namespace.as_deref(), &self.labels)
+    }
+}
+
+/// The labels by which an object is known to be ours.
+#[derive(Debug, PartialEq)]
+struct Labels {
+    environment: String,
+    apply_set: String,
 }
 
 /// Everything an environment should have, allowed by every rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cleared {
-    objects: Vec<Desired>,
+    objects: Vec<Arc<Desired>>,
     warnings: Vec<Problem>,
 }
 
 impl Cleared {
     /// The objects, in the order of their keys.
-    pub fn objects(&self) -> &[Desired] {
+    pub fn objects(&self) -> &[Arc<Desired>] {
         &self.objects
     }
 
     /// An object by its key.
     pub fn get(&self, key: &ObjectKey) -> Option<&Desired> {
-        self.objects.binary_search_by(|object| object.key.cmp(key)).ok().map(|index| &self.objects[index])
+        self.objects.binary_search_by(|object| object.key.cmp(key)).ok().map(|index| &*self.objects[index])
     }
 
     /// What is allowed but worth a look.
@@ -76,62 +93,125 @@ impl Cleared {
     }
 }
 
-/// Judges manifests by every built-in rule, fills in namespaces, and stamps our labels.
+/// Judges manifests by every built-in rule, fills in namespaces, and stamps our labels. What was cleared before, and is
+/// the same under the same terms, is taken from the cache.
 ///
 /// # Errors
 /// Everything that any rule refused.
-pub fn clear(rendered: Rendered, facts: &Facts) -> Result<Cleared, Problems> {
-    let warnings = rendered.warnings().to_vec();
-    judge(rendered.into_manifests(), warnings, facts)
+pub fn clear(rendered: &Rendered, facts: &Facts, cache: Option<&mut PolicyCache>) -> Result<Cleared, Problems> {
+    judge(rendered.packed(), rendered.warnings().to_vec(), facts, cache.unwrap_or(&mut PolicyCache::default()))
 }
 
-pub(crate) fn judge(manifests: Vec<Manifest>, mut warnings: Vec<Problem>, facts: &Facts) -> Result<Cleared, Problems> {
+fn judge(
+    manifests: &[Arc<Packed>],
+    mut warnings: Vec<Problem>,
+    facts: &Facts,
+    cache: &mut PolicyCache,
+) -> Result<Cleared, Problems> {
     if manifests.is_empty() {
         let problem = Problem::content("nothing was rendered: the environment would be empty")
             .at(Place::file(&facts.environment.path))
             .hint("an empty environment is never applied; delete the Environment instead");
         return Err(problem.into());
     }
-
     // A definition that comes in the same commit makes its kind known.
     let mut scopes = facts.scopes.clone();
-    manifests.iter().for_each(|manifest| scopes.insert_defined_by(&manifest.body));
+    let definitions = manifests.iter().filter(|manifest| manifest.key.kind == "CustomResourceDefinition");
+    definitions.for_each(|definition| scopes.insert_defined_by(&definition.open().body));
 
+    let mut kept = cache.begin(facts.environment, scopes);
+    let labels =
+        Arc::new(Labels { environment: facts.environment.name.to_string(), apply_set: apply_set(facts.environment) });
     let mut found = Vec::new();
-    let mut placed = Vec::with_capacity(manifests.len());
+    let mut objects = Vec::with_capacity(manifests.len());
     for manifest in manifests {
-        own_resources::judge(&manifest, &mut found);
-        server_fields::judge(&manifest, &mut found);
-        marks::judge(&manifest, &mut found, &mut warnings);
-        match scopes.get(&manifest.key.group, &manifest.key.kind) {
-            None => found.push(unknown_kind(&manifest)),
-            Some(Scope::Cluster) => {
-                cluster_kinds::judge(&manifest, facts.environment, &mut found);
-                placed.push(at_namespace(manifest, None));
-            }
-            Some(Scope::Namespaced) => {
-                namespaces::judge(&manifest, facts.environment, &mut found);
-                let namespace = manifest.key.namespace.clone().unwrap_or_else(|| facts.environment.namespace.clone());
-                placed.push(at_namespace(manifest, Some(namespace)));
+        if let Some(known) = kept.take(manifest) {
+            warnings.extend(known.warnings.iter().cloned());
+            objects.push(known.desired.clone());
+            cache.keep(manifest, known);
+            continue;
+        }
+        let mut judged = Judged { found: Vec::new(), warnings: Vec::new() };
+        let object = judge_one(manifest, facts.environment, cache.scopes(), &labels, &mut judged);
+        warnings.extend(judged.warnings.iter().cloned());
+        if let Some(object) = object {
+            let desired = Arc::new(object);
+            objects.push(desired.clone());
+            if judged.found.is_empty() {
+                cache.keep(manifest, cache::Known { desired, warnings: judged.warnings });
             }
         }
+        found.extend(judged.found);
     }
-    duplicates::judge(&placed, &mut found);
-    found.extend(within_object_limit(placed.len()).err());
-    for manifest in &placed {
-        if let Some(other) = (facts.claimed)(&manifest.key) {
+    // Stable: of two with one key, the first stays the first.
+    objects.sort_by(|a, b| a.key.cmp(&b.key));
+    duplicates::judge(&objects, &mut found);
+    found.extend(within_object_limit(objects.len()).err());
+    for object in &objects {
+        if let Some(other) = (facts.claimed)(&object.key) {
             found.push(
-                Problem::setup(format!("{} belongs to environment {other} already", manifest.key))
-                    .at(manifest.source.clone())
+                Problem::setup(format!("{} belongs to environment {other} already", object.key))
+                    .at(object.source.clone())
                     .hint("two environments cannot have one object: rename it, or put it in another namespace"),
             );
         }
     }
     Problems::check(found)?;
-
-    let mut objects: Vec<Desired> = placed.into_iter().map(|manifest| stamp(manifest, facts)).collect();
-    objects.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(Cleared { objects, warnings })
+}
+
+/// Judges manifests that no render made.
+#[cfg(test)]
+pub(crate) fn judge_all(manifests: Vec<Manifest>, facts: &Facts) -> Result<Cleared, Problems> {
+    let packed: Vec<Arc<Packed>> = manifests.into_iter().map(|manifest| Arc::new(Packed::of(manifest))).collect();
+    judge(&packed, Vec::new(), facts, &mut PolicyCache::default())
+}
+
+/// What the rules said of one manifest.
+struct Judged {
+    found: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+/// Holds one manifest to every rule that needs no other. `None` where its kind is not known.
+fn judge_one(
+    packed: &Arc<Packed>,
+    environment: &Environment,
+    scopes: &Scopes,
+    labels: &Arc<Labels>,
+    judged: &mut Judged,
+) -> Option<Desired> {
+    let manifest = packed.open();
+    own_resources::judge(&manifest, &mut judged.found);
+    server_fields::judge(&manifest, &mut judged.found);
+    marks::judge(&manifest, &mut judged.found, &mut judged.warnings);
+    let namespace = match scopes.get(&manifest.key.group, &manifest.key.kind) {
+        None => {
+            judged.found.push(unknown_kind(&manifest));
+            return None;
+        }
+        Some(Scope::Cluster) => {
+            cluster_kinds::judge(&manifest, environment, &mut judged.found);
+            None
+        }
+        Some(Scope::Namespaced) => {
+            namespaces::judge(&manifest, environment, &mut judged.found);
+            Some(manifest.key.namespace.clone().unwrap_or_else(|| environment.namespace.clone()))
+        }
+    };
+    let says = |name: &str, value: &str| manifest.annotation(name) == Some(value);
+    let (adopt, leave_alone) = (says(annotation::ADOPT, "true"), says(annotation::RECONCILE, "Disabled"));
+    let Manifest { key, api_version, body, source } = manifest;
+    Some(Desired {
+        fingerprint: fingerprint::of_desired(&complete(body, namespace.as_deref(), labels)),
+        key: ObjectKey { namespace, ..key },
+        api_version,
+        source,
+        adopt,
+        leave_alone,
+        manifest: packed.clone(),
+        labels: labels.clone(),
+    })
 }
 
 fn unknown_kind(manifest: &Manifest) -> Problem {
@@ -140,39 +220,21 @@ fn unknown_kind(manifest: &Manifest) -> Problem {
         .hint("install its CustomResourceDefinition, add it to this environment, or correct apiVersion and kind")
 }
 
-fn at_namespace(mut manifest: Manifest, namespace: Option<String>) -> Manifest {
-    let metadata = metadata_of(&mut manifest.body);
-    match &namespace {
-        Some(namespace) => drop(metadata.insert("namespace".to_owned(), Value::from(namespace.as_str()))),
+/// A document as it is sent: in its namespace, without what is ignored or the server's own, with our labels.
+fn complete(mut body: Map<String, Value>, namespace: Option<&str>, labels: &Labels) -> Map<String, Value> {
+    for pointer in marks::pointers(annotation_of(&body, annotation::IGNORE).unwrap_or_default()) {
+        remove_at(&mut body, &pointer);
+    }
+    server_fields::strip(&mut body);
+    let metadata = metadata_of(&mut body);
+    match namespace {
+        Some(namespace) => drop(metadata.insert("namespace".to_owned(), Value::from(namespace))),
         None => drop(metadata.remove("namespace")),
     }
-    manifest.key.namespace = namespace;
-    manifest
-}
-
-fn stamp(mut manifest: Manifest, facts: &Facts) -> Desired {
-    let says = |name: &str, value: &str| manifest.annotation(name) == Some(value);
-    let adopt = says(annotation::ADOPT, "true");
-    let leave_alone = says(annotation::RECONCILE, "Disabled");
-    let ignored: Vec<String> = marks::pointers(manifest.annotation(annotation::IGNORE).unwrap_or_default());
-    for pointer in &ignored {
-        remove_at(&mut manifest.body, pointer);
-    }
-    server_fields::strip(&mut manifest.body);
-
-    let labels = child_of(metadata_of(&mut manifest.body), "labels");
-    labels.insert(names::ENVIRONMENT_LABEL.to_owned(), Value::from(facts.environment.name.as_str()));
-    labels.insert(names::PART_OF_LABEL.to_owned(), Value::from(apply_set(facts.environment)));
-
-    Desired {
-        fingerprint: fingerprint::of_desired(&manifest.body),
-        key: manifest.key,
-        api_version: manifest.api_version,
-        body: serde_json::to_string(&manifest.body).expect("a tree of JSON values can always be written"),
-        source: manifest.source,
-        adopt,
-        leave_alone,
-    }
+    let stamped = child_of(metadata, "labels");
+    stamped.insert(names::ENVIRONMENT_LABEL.to_owned(), Value::from(labels.environment.as_str()));
+    stamped.insert(names::PART_OF_LABEL.to_owned(), Value::from(labels.apply_set.as_str()));
+    body
 }
 
 /// The id of the ApplySet whose parent is an Environment (KEP-3659: base64url of the SHA-256 of
@@ -217,15 +279,6 @@ fn child_of<'a>(map: &'a mut Map<String, Value>, name: &str) -> &'a mut Map<Stri
         *child = Value::Object(Map::new());
     }
     child.as_object_mut().expect("it was just made a map")
-}
-
-/// How often each key occurs, with the places.
-fn places_by_key(manifests: &[Manifest]) -> BTreeMap<&ObjectKey, Vec<&Place>> {
-    let mut places: BTreeMap<&ObjectKey, Vec<&Place>> = BTreeMap::new();
-    for manifest in manifests {
-        places.entry(&manifest.key).or_default().push(&manifest.source);
-    }
-    places
 }
 
 /// Whether there are more objects than an environment may have.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
 use futures::StreamExt;
@@ -26,7 +27,6 @@ use super::access::{Access, DEADLINE, Flags, call, problem};
 use super::exit::{self, Code, Failure};
 use super::local::{Source, Subject, subject};
 use super::output;
-use super::render::body;
 use crate::cluster::Cluster;
 use crate::resources::Repository;
 
@@ -115,7 +115,7 @@ async fn from_cluster(access: &Access, name: &str) -> Result<Subject, Failure> {
 }
 
 /// Members of the environment that git no longer has.
-async fn gone(access: &Access, environment: &Environment, objects: &[Desired]) -> Vec<ObjectKey> {
+async fn gone(access: &Access, environment: &Environment, objects: &[Arc<Desired>]) -> Vec<ObjectKey> {
     let inventory = match Cluster::connect(access.config.clone()) {
         Ok(cluster) => cluster.read_inventory(environment).await,
         Err(problem) => Err(problem),
@@ -186,7 +186,7 @@ impl Comparison<'_> {
             let said = if is_secret { "(what the server says of a Secret is not shown)" } else { &problem.message };
             Problem { message: format!("{}: {said}", desired.key), ..problem }.at(desired.source.clone())
         };
-        let wanted = body(desired);
+        let wanted = Value::Object(desired.body());
         let served = self.kinds.0.get(&(desired.api_version.clone(), desired.key.kind.clone()));
         // A kind that this revision brings itself has no objects yet.
         let Some((resource, _)) = served else { return Ok(Some(self.change(desired, None, &wanted))) };

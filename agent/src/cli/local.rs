@@ -100,7 +100,7 @@ impl Source {
             commit: checkout.commit.unwrap_or(CommitId::from_bytes([0; 20])),
         };
         let rendered = render::render(&checkout.tree, environment, &facts, None)?;
-        policy::clear(rendered, &policy::Facts { environment, scopes, claimed: &|_| None })
+        policy::clear(&rendered, &policy::Facts { environment, scopes, claimed: &|_| None }, None)
     }
 
     fn of_files(&self, namespace: Option<&str>) -> Result<Vec<Subject>, Problems> {

@@ -1,7 +1,7 @@
 //! `towpath render`: what would be applied, without a cluster.
 
 use serde_json::{Value, json};
-use towpath_core::policy::Desired;
+use towpath_core::fault::Place;
 use towpath_core::scope::Scopes;
 
 use super::exit::{self, Code, Failure};
@@ -32,10 +32,11 @@ pub(super) fn run(args: &Args) -> Result<Code, Failure> {
     let subject = args.source.subject(&checkout, args.namespace.as_deref())?;
     let cleared = args.source.clear(&checkout, &subject, &Scopes::offline())?;
     exit::warn(&mut anstream::stderr(), cleared.warnings())?;
+    let objects = cleared.objects().iter().map(|object| (&object.source, Value::Object(object.body())));
     match args.output {
-        Document::Yaml => output::data(&yaml(cleared.objects())?)?,
+        Document::Yaml => output::data(&yaml(objects)?)?,
         Document::Json => {
-            let items: Vec<Value> = cleared.objects().iter().map(body).collect();
+            let items: Vec<Value> = objects.map(|(_, body)| body).collect();
             output::document(&json!({ "apiVersion": "v1", "kind": "List", "items": items }), Document::Json)?;
         }
     }
@@ -43,42 +44,25 @@ pub(super) fn run(args: &Args) -> Result<Code, Failure> {
 }
 
 /// The objects as YAML documents, each below the file and line it comes from.
-fn yaml(objects: &[Desired]) -> Result<String, Failure> {
+fn yaml<'a>(objects: impl IntoIterator<Item = (&'a Place, Value)>) -> Result<String, Failure> {
     let mut text = String::new();
-    for object in objects {
-        text.push_str(&format!("---\n# Source: {}\n", object.source));
-        text.push_str(&output::yaml(&body(object))?);
+    for (source, body) in objects {
+        text.push_str(&format!("---\n# Source: {source}\n"));
+        text.push_str(&output::yaml(&body)?);
     }
     Ok(text)
-}
-
-/// An object as a tree.
-pub(super) fn body(object: &Desired) -> Value {
-    serde_json::from_str(&object.body).expect("the policy room writes JSON")
 }
 
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use towpath_core::fault::Place;
-    use towpath_core::fingerprint;
-    use towpath_core::manifest::ObjectKey;
 
     use super::*;
 
     #[test]
     fn each_document_says_where_it_comes_from() {
-        let key = ObjectKey { group: String::new(), kind: "ConfigMap".into(), namespace: None, name: "a".into() };
         let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"on": "yes"}});
-        let object = Desired {
-            key,
-            api_version: "v1".into(),
-            body: body.to_string(),
-            fingerprint: fingerprint::of_desired(body.as_object().unwrap()),
-            source: Place::line("templates/a.yaml.hbs", 3),
-            adopt: false,
-            leave_alone: false,
-        };
+        let source = Place::line("templates/a.yaml.hbs", 3);
         expect![[r#"
             ---
             # Source: templates/a.yaml.hbs:3
@@ -89,6 +73,6 @@ mod tests {
             data:
               "on": "yes"
         "#]]
-        .assert_eq(&yaml(&[object]).unwrap());
+        .assert_eq(&yaml([(&source, body)]).unwrap());
     }
 }

@@ -65,9 +65,10 @@ pub(super) fn encoded(name: &str) -> String {
 }
 
 /// What the cluster served when it was last asked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Kinds {
     by_version: BTreeMap<(String, String), Kind>,
+    scopes: Scopes,
     /// Changes with each answer that differs.
     pub number: u64,
 }
@@ -84,13 +85,8 @@ impl Kinds {
     }
 
     /// The scopes of all kinds.
-    pub fn scopes(&self) -> Scopes {
-        let mut scopes = Scopes::of_cluster();
-        for kind in self.by_version.values() {
-            let scope = if kind.is_namespaced { Scope::Namespaced } else { Scope::Cluster };
-            scopes.insert(group_of(&kind.api_version), &kind.kind, scope);
-        }
-        scopes
+    pub fn scopes(&self) -> &Scopes {
+        &self.scopes
     }
 }
 
@@ -130,7 +126,14 @@ impl Cluster {
         let before = state.as_ref().map(|(_, kinds)| kinds.clone());
         let kinds = match before {
             Some(kinds) if kinds.by_version == by_version => kinds,
-            before => Arc::new(Kinds { by_version, number: before.map_or(0, |kinds| kinds.number) + 1 }),
+            before => {
+                let mut scopes = Scopes::of_cluster();
+                for kind in by_version.values() {
+                    let scope = if kind.is_namespaced { Scope::Namespaced } else { Scope::Cluster };
+                    scopes.insert(group_of(&kind.api_version), &kind.kind, scope);
+                }
+                Arc::new(Kinds { by_version, scopes, number: before.map_or(0, |kinds| kinds.number) + 1 })
+            }
         };
         *state = Some((asked, kinds.clone()));
         Ok(kinds)

@@ -67,7 +67,7 @@ impl AccountClient {
             .uri(path)
             .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
             .header(http::header::ACCEPT, "application/json")
-            .body(desired.body.as_bytes().to_vec())
+            .body(serde_json::to_vec(&desired.body()).expect("a tree of JSON values can always be written"))
             .expect("the parts of the path are names that were checked");
         let answer = call::repeatable(&self.client, &self.permits, CALL_DEADLINE, &request).await;
         let answer = answer.map_err(|failure| self.problem(&failure, &desired.key).at(desired.source.clone()))?;

@@ -135,9 +135,8 @@ async fn send<'a>(
 
 /// Which fields differ, and whose they are now. Values are left out: a Secret has some.
 fn describe_drift(object: &Desired, found: &Value) -> String {
-    let expected: Value = serde_json::from_str(&object.body).unwrap_or_default();
-    let Some((expected, found_ours)) = expected.as_object().map(fingerprint::expected).zip(fingerprint::project(found))
-    else {
+    let expected = fingerprint::expected(&object.body());
+    let Some(found_ours) = fingerprint::project(found) else {
         return "none of its fields is ours any longer".to_owned();
     };
     let paths = fingerprint::differences(&expected, &found_ours);
@@ -168,10 +167,7 @@ async fn wait_for_kinds(
     while let Some((kind, place)) = missing(kinds) {
         let is_defined_here = desired.objects().iter().any(|object| {
             object.key.kind == "CustomResourceDefinition"
-                && serde_json::from_str::<Value>(&object.body)
-                    .ok()
-                    .and_then(|body| Some(defined_kind(body.as_object()?)?.1 == kind))
-                    .unwrap_or(false)
+                && defined_kind(&object.body()).is_some_and(|(_, defined, _)| defined == kind)
         });
         if !is_defined_here || Instant::now() >= deadline {
             return Err(Problem::passing(format!("the cluster does not serve kind {kind} yet")).at(place));

@@ -93,12 +93,13 @@ async fn render_and_clear(
     memory.cache = cache;
     let environment = pass.environment;
     policy::clear(
-        rendered?,
+        &rendered?,
         &policy::Facts {
             environment,
-            scopes: &kinds.scopes(),
+            scopes: kinds.scopes(),
             claimed: &|key| pass.claims.other_than(&environment.name, key),
         },
+        Some(&mut memory.cleared),
     )
 }
 

@@ -58,7 +58,7 @@ async fn explain(memory: &mut Memory, account: &AccountClient, object: &Desired,
     {
         return (!text.is_empty()).then(|| text.clone());
     }
-    let body: Value = serde_json::from_str(&object.body).ok()?;
+    let body = Value::Object(object.body());
     let labels = match body.pointer("/spec/selector/matchLabels") {
         Some(Value::Object(labels)) => labels
             .iter()

@@ -1,17 +1,18 @@
 //! One object comes from one place.
 
-use crate::fault::Problem;
-use crate::manifest::Manifest;
-use crate::policy::places_by_key;
+use std::sync::Arc;
 
-/// Refuses an object that is there twice, naming both places.
-pub(super) fn judge(manifests: &[Manifest], found: &mut Vec<Problem>) {
-    for (key, places) in places_by_key(manifests) {
-        let [first, others @ ..] = &places[..] else { continue };
+use super::Desired;
+use crate::fault::Problem;
+
+/// Refuses an object that is there twice, naming both places. `objects` are in the order of their keys.
+pub(super) fn judge(objects: &[Arc<Desired>], found: &mut Vec<Problem>) {
+    for same in objects.chunk_by(|one, next| one.key == next.key) {
+        let [first, others @ ..] = same else { continue };
         for other in others {
             found.push(
-                Problem::content(format!("{key} is here and in {first}"))
-                    .at((*other).clone())
+                Problem::content(format!("{} is here and in {}", other.key, first.source))
+                    .at(other.source.clone())
                     .hint("remove or rename one of the two"),
             );
         }

@@ -39,7 +39,7 @@ fn judge(manifests: Vec<Manifest>) -> Result<Cleared, Problems> {
     let environment = environment();
     let claimed = |key: &ObjectKey| (key.name == "taken").then(|| "test".parse().unwrap());
     let facts = Facts { environment: &environment, scopes: &Scopes::offline(), claimed: &claimed };
-    super::judge(manifests, Vec::new(), &facts)
+    judge_all(manifests, &facts)
 }
 
 /// The one problem of a broken manifest.
@@ -54,7 +54,7 @@ fn what_passes_is_complete_and_carries_our_labels() {
     let cleared = judge(vec![config_map(|_| {})]).unwrap();
     let object = &cleared.objects()[0];
     assert_eq!(object.key.namespace.as_deref(), Some("shop"));
-    let body: Value = serde_json::from_str(&object.body).unwrap();
+    let body = Value::Object(object.body());
     assert_eq!(body["metadata"]["namespace"], "shop");
     assert_eq!(body["metadata"]["labels"]["towpath.dev/environment"], "prod");
     // As kubectl computes it: printf %s prod.shop.Environment.towpath.dev | openssl dgst -sha256 -binary | base64
@@ -130,8 +130,8 @@ fn fields_of_the_server_are_refused_or_dropped() {
         body["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z".into();
     })])
     .unwrap();
-    assert!(!cleared.objects()[0].body.contains("status"));
-    assert!(!cleared.objects()[0].body.contains("creationTimestamp"));
+    assert!(!cleared.objects()[0].body().contains_key("status"));
+    assert!(!cleared.objects()[0].body()["metadata"].to_string().contains("creationTimestamp"));
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn ignored_fields_are_not_sent() {
         body["spec"] = json!({"list": [1, 2, 3]});
     })])
     .unwrap();
-    let body: Value = serde_json::from_str(&cleared.objects()[0].body).unwrap();
+    let body = Value::Object(cleared.objects()[0].body());
     assert_eq!(body["data"], json!({}));
     assert_eq!(body["spec"]["list"], json!([1, 3]));
 }
@@ -180,8 +180,8 @@ fn a_kind_that_comes_in_the_same_commit_is_known() {
     let mut scopes = Scopes::of_cluster();
     scopes.insert("apiextensions.k8s.io", "CustomResourceDefinition", Scope::Cluster);
     let facts = Facts { environment: &environment, scopes: &scopes, claimed: &|_| None };
-    assert!(super::judge(vec![widget()], Vec::new(), &facts).unwrap_err().to_string().contains("no kind Widget"));
-    assert_eq!(super::judge(vec![widget(), crd], Vec::new(), &facts).unwrap().objects().len(), 2);
+    assert!(judge_all(vec![widget()], &facts).unwrap_err().to_string().contains("no kind Widget"));
+    assert_eq!(judge_all(vec![widget(), crd], &facts).unwrap().objects().len(), 2);
 }
 
 #[test]
@@ -197,4 +197,32 @@ fn everything_is_said_at_once() {
         manifest(7, json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "uid": "u"}})),
     ];
     assert_eq!(judge(many).unwrap_err().iter().count(), 3);
+}
+
+#[test]
+fn what_was_cleared_is_taken_from_the_cache_only_under_the_same_terms() {
+    let environment = environment();
+    let manifests: Vec<_> =
+        ["a", "b"].map(|name| Arc::new(Packed::of(config_map(|body| body["metadata"]["name"] = name.into())))).into();
+    let mut cache = PolicyCache::default();
+    let mut judge = |environment: &Environment, manifests: &[Arc<Packed>]| {
+        let facts = Facts { environment, scopes: &Scopes::offline(), claimed: &|_| None };
+        super::judge(manifests, Vec::new(), &facts, &mut cache).unwrap()
+    };
+    let is_same =
+        |one: &Cleared, other: &Cleared, index: usize| Arc::ptr_eq(&one.objects[index], &other.objects[index]);
+    let first = judge(&environment, &manifests);
+    let again = judge(&environment, &manifests);
+    assert!(is_same(&first, &again, 0) && is_same(&first, &again, 1));
+
+    let changed = Arc::new(Packed::of(config_map(|body| {
+        body["metadata"]["name"] = "b".into();
+        body["data"]["k"] = "2".into();
+    })));
+    let second = judge(&environment, &[manifests[0].clone(), changed]);
+    assert!(is_same(&first, &second, 0) && !is_same(&first, &second, 1));
+    assert_ne!(first.objects[1].fingerprint, second.objects[1].fingerprint);
+
+    let elsewhere = Environment { namespace: "elsewhere".into(), ..environment };
+    assert_eq!(judge(&elsewhere, &manifests).objects[0].key.namespace.as_deref(), Some("elsewhere"));
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use super::template::Template;
 use crate::fault::Problem;
-use crate::manifest::Manifest;
+use crate::manifest::Packed;
 use crate::revision::BlobId;
 
 /// What one file renders to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Piece {
-    pub(super) manifests: Vec<Manifest>,
+    pub(super) manifests: Vec<Arc<Packed>>,
     pub(super) warnings: Vec<Problem>,
     /// Bytes of its manifests as JSON.
     pub(super) bytes: usize,
@@ -38,8 +38,10 @@ struct Entry<T> {
     used: u64,
 }
 
-/// What a byte of source or JSON comes to in memory, roughly: a tree of small strings and maps.
+/// What a byte of a template's source comes to in memory, roughly: a tree of small strings and maps.
 const TREE_FACTOR: usize = 4;
+/// What a manifest takes beside its text: its identity, its place.
+const BESIDE_TEXT: usize = 512;
 
 impl Default for RenderCache {
     /// A cache for one environment of the usual size.
@@ -95,7 +97,7 @@ impl RenderCache {
     }
 
     pub(super) fn keep_piece(&mut self, key: [u8; 32], piece: &Arc<Piece>) {
-        let bytes = piece.bytes * TREE_FACTOR + 1024;
+        let bytes = piece.bytes + piece.manifests.len() * BESIDE_TEXT + 256;
         self.bytes += bytes;
         let entry = Entry { value: Arc::clone(piece), bytes, used: self.pass };
         if let Some(old) = self.pieces.insert(key, entry) {

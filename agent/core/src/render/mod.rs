@@ -32,7 +32,7 @@ use crate::environment::Environment;
 use crate::fault::{Place, Problem, Problems};
 use crate::limits;
 use crate::lint;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Packed};
 use crate::revision::CommitId;
 use crate::tree::Tree;
 use crate::values::{self, Values};
@@ -52,19 +52,19 @@ pub struct Facts {
 /// The manifests of one environment at one revision. Only [`render`] builds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rendered {
-    manifests: Vec<Manifest>,
+    manifests: Vec<Arc<Packed>>,
     warnings: Vec<Problem>,
 }
 
 impl Rendered {
     /// The manifests, in order of their files and lines; ConfigMaps of configuration files come last.
-    pub fn manifests(&self) -> &[Manifest] {
-        &self.manifests
+    pub fn manifests(&self) -> Vec<Manifest> {
+        self.manifests.iter().map(|manifest| manifest.open()).collect()
     }
 
-    /// The manifests, given away.
-    pub fn into_manifests(self) -> Vec<Manifest> {
-        self.manifests
+    /// The same, as they are kept.
+    pub fn packed(&self) -> &[Arc<Packed>] {
+        &self.manifests
     }
 
     /// What is not wrong and should be known: scalars that are read differently elsewhere, templates that change with
@@ -190,13 +190,16 @@ impl Render<'_> {
         let renames: Renames = config_maps.iter().map(|(name, map)| (name.clone(), map.key.name.clone())).collect();
         for manifest in &mut manifests {
             let is_here = manifest.key.namespace.as_ref().is_none_or(|name| *name == self.environment.namespace);
-            if !renames.is_empty() && is_here {
-                config_maps::follow(manifest, &renames);
+            if is_here && renames.keys().any(|name| manifest.text().contains(&format!("\"{name}\""))) {
+                let mut following = manifest.open();
+                config_maps::follow(&mut following, &renames);
+                *manifest = Arc::new(Packed::of(following));
             }
         }
         for (_, map) in config_maps {
-            bytes += objects::size_of(&map.body);
-            manifests.push(map);
+            let map = Packed::of(map);
+            bytes += map.text().len();
+            manifests.push(Arc::new(map));
         }
         if bytes > limits::MAX_RENDERED_BYTES {
             let limit = limits::MAX_RENDERED_BYTES;
@@ -407,7 +410,7 @@ impl Render<'_> {
         layout: &Layout<'_>,
         context: &Context,
         partials: Option<&Partials>,
-        manifests: &[Manifest],
+        manifests: &[Arc<Packed>],
     ) -> BTreeMap<String, Manifest> {
         let mut config_maps = BTreeMap::new();
         for (name, sources) in &layout.config {
@@ -653,7 +656,8 @@ fn read_piece(
         }
     }
     let manifests = objects::manifests(documents, &scan, place, problems);
-    let bytes = manifests.iter().map(|manifest| objects::size_of(&manifest.body)).sum();
+    let manifests: Vec<_> = manifests.into_iter().map(|manifest| Arc::new(Packed::of(manifest))).collect();
+    let bytes = manifests.iter().map(|manifest| manifest.text().len()).sum();
     Some(Piece { manifests, warnings, bytes })
 }
 

@@ -99,7 +99,7 @@ fn check(name: &str) {
         Ok(rendered) => {
             let mut text: String =
                 rendered.warnings().iter().map(|warning| format!("# Warning: {warning}\n")).collect();
-            text.push_str(&yaml::print(rendered.manifests()));
+            text.push_str(&yaml::print(&rendered.manifests()));
             expect_file![folder.join("expected.yaml")].assert_eq(&text);
             assert!(!folder.join("expected-problems.txt").exists(), "{name} was expected to fail");
         }
