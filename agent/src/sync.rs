@@ -24,6 +24,7 @@ mod preflight;
 mod prune;
 mod report;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -81,41 +82,60 @@ pub struct Pass<'a> {
 
 /// Which environment of this agent has an object. The first one keeps it.
 #[derive(Default)]
-pub struct Claims(Mutex<HashMap<ObjectKey, EnvironmentName>>);
+pub struct Claims(Mutex<Owners>);
+
+#[derive(Default)]
+struct Owners {
+    by_object: HashMap<ObjectKey, EnvironmentName>,
+    by_environment: HashMap<EnvironmentName, Vec<ObjectKey>>,
+}
+
+impl Owners {
+    fn claim(&mut self, environment: &EnvironmentName, key: &ObjectKey) {
+        if let Entry::Vacant(vacant) = self.by_object.entry(key.clone()) {
+            vacant.insert(environment.clone());
+            self.by_environment.entry(environment.clone()).or_default().push(key.clone());
+        }
+    }
+
+    fn forget(&mut self, environment: &EnvironmentName) {
+        for key in self.by_environment.remove(environment).unwrap_or_default() {
+            self.by_object.remove(&key);
+        }
+    }
+}
 
 impl Claims {
     fn other_than(&self, environment: &EnvironmentName, key: &ObjectKey) -> Option<EnvironmentName> {
-        self.lock().get(key).filter(|owner| *owner != environment).cloned()
+        self.lock().by_object.get(key).filter(|owner| *owner != environment).cloned()
     }
 
     /// Takes objects for an environment, all of them or none.
     fn take(&self, environment: &EnvironmentName, keys: &[&ObjectKey]) -> Result<(), Problem> {
-        let mut claims = self.lock();
+        let mut owners = self.lock();
         for key in keys {
-            if let Some(owner) = claims.get(*key).filter(|owner| *owner != environment) {
+            if let Some(owner) = owners.by_object.get(*key).filter(|owner| *owner != environment) {
                 return Err(Problem::setup(format!("{key} belongs to environment {owner} already"))
                     .hint("two environments cannot have one object: rename it, or put it in another namespace"));
             }
         }
-        claims.extend(keys.iter().map(|key| ((*key).clone(), environment.clone())));
+        keys.iter().for_each(|key| owners.claim(environment, key));
         Ok(())
     }
 
     /// Sets what an environment has.
     pub fn set(&self, environment: &EnvironmentName, inventory: &Inventory) {
-        let mut claims = self.lock();
-        claims.retain(|_, owner| owner != environment);
-        for (key, _) in inventory.iter() {
-            claims.entry(key.clone()).or_insert_with(|| environment.clone());
-        }
+        let mut owners = self.lock();
+        owners.forget(environment);
+        inventory.iter().for_each(|(key, _)| owners.claim(environment, key));
     }
 
     /// Forgets an environment that is no longer there.
     pub fn forget(&self, environment: &EnvironmentName) {
-        self.lock().retain(|_, owner| owner != environment);
+        self.lock().forget(environment);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, EnvironmentName>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Owners> {
         self.0.lock().expect("nothing panics while it holds this lock")
     }
 }

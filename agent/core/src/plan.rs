@@ -10,9 +10,11 @@
 
 mod order;
 mod removals;
+mod table;
 
 pub use order::{Stage, stage_of};
 pub use removals::{Fate, Keep, deletion_budget, is_protected};
+pub use table::{Row, Table};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,7 +59,7 @@ pub struct Foreign {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
     /// Objects with our label, by identity.
-    pub ours: BTreeMap<ObjectKey, Seen>,
+    pub ours: Table,
     /// Objects that stand where a desired one would go, and do not carry our label.
     pub foreign: BTreeMap<ObjectKey, Foreign>,
     /// Objects of kinds that the cluster does not serve now: nothing is known of them.

@@ -52,6 +52,11 @@ impl Tree {
         Ok(Some(text))
     }
 
+    /// The path of a file as the tree holds it, `None` where there is no such file.
+    pub fn path(&self, path: &str) -> Option<&str> {
+        self.files.get_key_value(path).map(|(path, _)| path.as_str())
+    }
+
     /// The files below a folder, in order of their paths. `""` and `"."` are the root. A folder named `a` does not
     /// hold `ab/c`.
     pub fn below<'a>(&'a self, folder: &str) -> impl Iterator<Item = (&'a str, &'a File)> + use<'a> {

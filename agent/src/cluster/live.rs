@@ -12,7 +12,7 @@ use towpath_core::fingerprint;
 use towpath_core::health;
 use towpath_core::manifest::{ObjectKey, group_of};
 use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, PART_OF_LABEL};
-use towpath_core::plan::Seen;
+use towpath_core::plan::{self, Row, Seen};
 
 /// One table for each environment, fed by watches and by the answers to our own writes.
 #[derive(Default)]
@@ -23,19 +23,10 @@ pub struct Live {
 
 #[derive(Default)]
 struct Table {
-    objects: BTreeMap<ObjectKey, Row>,
+    objects: plan::Table,
     /// When objects went: the answer to a write of ours may arrive after the event that ended what it wrote.
     gone: BTreeMap<ObjectKey, u64>,
     wakes: Wakes,
-}
-
-/// What is known of one object.
-struct Row {
-    /// Its resource version.
-    version: u64,
-    /// When it was put in, by the table's own count.
-    tick: u64,
-    seen: Seen,
 }
 
 /// How many objects that went are remembered for each environment. An answer is late by moments, not by thousands.
@@ -120,11 +111,9 @@ impl Live {
         self.lock().remove(environment.as_str());
     }
 
-    /// A copy of what is known of an environment's objects.
-    pub fn snapshot(&self, environment: &EnvironmentName) -> BTreeMap<ObjectKey, Seen> {
-        let environments = self.lock();
-        let Some(table) = environments.get(environment.as_str()) else { return BTreeMap::new() };
-        table.objects.iter().map(|(key, row)| (key.clone(), row.seen.clone())).collect()
+    /// What is known of an environment's objects at this moment.
+    pub fn snapshot(&self, environment: &EnvironmentName) -> plan::Table {
+        self.lock().get(environment.as_str()).map(|table| table.objects.clone()).unwrap_or_default()
     }
 
     /// Takes in a reading. One that is older than what is known is ignored: answers and events overtake each other.
@@ -133,7 +122,7 @@ impl Live {
         let environment = reading.environment?;
         let mut environments = self.lock();
         let table = environments.entry(environment.clone()).or_default();
-        let known = table.objects.get(&reading.key);
+        let known = table.objects.row(&reading.key);
         let is_old = known.is_some_and(|row| row.version >= reading.version)
             || table.gone.get(&reading.key).is_some_and(|version| *version >= reading.version);
         if is_old && reading.version > 0 {
@@ -147,7 +136,7 @@ impl Live {
             _ => table.wakes.moved.notify_one(),
         }
         let row = Row { version: reading.version, tick: self.tick(), seen: reading.seen };
-        table.objects.insert(reading.key, row);
+        table.objects.put(reading.key, row);
         Some(environment)
     }
 
@@ -159,7 +148,7 @@ impl Live {
             table.gone.clear();
         }
         table.gone.insert(key.clone(), version);
-        if table.objects.get(key).is_some_and(|row| row.version <= version || version == 0) {
+        if table.objects.row(key).is_some_and(|row| row.version <= version || version == 0) {
             table.objects.remove(key);
             table.wakes.moved.notify_one();
         }

@@ -83,10 +83,11 @@ pub(super) async fn apply(
     for step in plan.steps.iter().filter(|step| step.action == Action::Leave) {
         let object = &desired.objects()[step.index];
         let Some(seen) = live.get(&step.key).filter(|_| !object.leave_alone) else { continue };
-        // Nothing was known of it, and it was left: so what was found is what is desired. It is not what is there now,
-        // which somebody may have changed in between.
-        let known = Known { sent: object.fingerprint, held: object.fingerprint };
-        memory.known.entry(step.key.clone()).or_insert(known);
+        if !memory.known.contains_key(&step.key) {
+            // Nothing was known of it, and it was left: so what was found is what is desired. It is not what is there
+            // now, which somebody may have changed in between.
+            memory.known.insert(step.key.clone(), Known { sent: object.fingerprint, held: object.fingerprint });
+        }
         if let Some(inventory) = &mut memory.inventory {
             let uid = Some(seen.uid.clone());
             if inventory.get(&step.key).is_none_or(|member| member.uid != uid) {

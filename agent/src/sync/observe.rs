@@ -50,12 +50,12 @@ pub(super) async fn observe(
     };
     let read_table = || {
         let mut ours = pass.cluster.live().snapshot(&pass.environment.name);
-        ours.retain(|key, seen| is_ours(key, seen));
+        ours.retain(|key, row| is_ours(key, &row.seen));
         ours
     };
     let mut ours = read_table();
     let is_unseen =
-        |key: &&&ObjectKey| !ours.contains_key(**key) && !desired.get(key).is_some_and(|object| object.leave_alone);
+        |key: &&&ObjectKey| !ours.contains_key(key) && !desired.get(key).is_some_and(|object| object.leave_alone);
     let unseen = spots.values().filter_map(|(spot, keys)| {
         let keys: Vec<ObjectKey> = keys.iter().filter(is_unseen).map(|key| (*key).clone()).collect();
         (!keys.is_empty()).then_some((spot.clone()?, keys))

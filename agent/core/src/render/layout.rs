@@ -67,7 +67,7 @@ pub(super) fn layout<'t>(tree: &'t Tree, environment: &Environment) -> Result<La
     sort(tree, folder, &mut layout, &mut problems);
     let own_values = if is_root { VALUES.to_owned() } else { format!("{folder}/{VALUES}") };
     if layout.has_declarations {
-        layout.values.extend(tree.below("").map(|(path, _)| path).filter(|path| *path == VALUES));
+        layout.values.extend(tree.path(VALUES));
     }
     // In a plain folder values.yaml is a manifest like any other, unless there are templates to see its values.
     if layout.has_declarations || !layout.templates.is_empty() {
