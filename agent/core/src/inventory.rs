@@ -4,6 +4,7 @@
 //! neither a crash nor a stripped label orphans it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::manifest::ObjectKey;
 
@@ -16,10 +17,10 @@ pub struct Member {
     pub uid: Option<String>,
 }
 
-/// All members by identity.
+/// All members by identity. A copy shares them with the original until one of the two is changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    members: BTreeMap<ObjectKey, Member>,
+    members: Arc<BTreeMap<ObjectKey, Member>>,
 }
 
 /// Why a stored inventory cannot be read.
@@ -55,12 +56,16 @@ impl Inventory {
 
     /// Adds a member, or learns its UID and version.
     pub fn insert(&mut self, key: ObjectKey, member: Member) {
-        self.members.insert(key, member);
+        if self.members.get(&key) != Some(&member) {
+            Arc::make_mut(&mut self.members).insert(key, member);
+        }
     }
 
     /// Takes a member out. Only for one whose absence was confirmed by the API server.
     pub fn remove(&mut self, key: &ObjectKey) {
-        self.members.remove(key);
+        if self.members.contains_key(key) {
+            Arc::make_mut(&mut self.members).remove(key);
+        }
     }
 
     /// As lines of `apiVersion kind namespace name uid`, `-` for what is not there. None of them can hold a blank.
