@@ -41,6 +41,7 @@ pub struct Cluster {
     kinds: Arc<kinds::Cache>,
     live: Arc<Live>,
     watches: Arc<watch::Watches>,
+    clients: Arc<identity::Clients>,
 }
 
 impl Cluster {
@@ -66,6 +67,7 @@ impl Cluster {
             kinds: Arc::default(),
             live: Arc::default(),
             watches: Arc::default(),
+            clients: Arc::default(),
         })
     }
 

@@ -4,8 +4,9 @@
 //! So an [`Account`] cannot be made empty, and [`AccountClient`], the only one that touches workloads, cannot be made
 //! without an `Account`.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use http::HeaderValue;
 use kube::Client;
@@ -58,9 +59,31 @@ pub struct AccountClient {
     pub(super) watches: Arc<watch::Watches>,
 }
 
+/// Accounts whose clients are kept. Beyond it all are made anew, which costs some memory and no request.
+const MAX_CLIENTS: usize = 4096;
+
+/// One client for each account: each brings a task and a queue with it.
+#[derive(Default)]
+pub(super) struct Clients(Mutex<HashMap<Account, Client>>);
+
 impl Cluster {
     /// Acts as an account from here on. The connections are shared.
     pub fn act_as(&self, account: &Account) -> AccountClient {
+        let mut clients = self.clients.0.lock().expect("nothing panics while it holds this lock");
+        if clients.len() >= MAX_CLIENTS {
+            clients.clear();
+        }
+        let client = clients.entry(account.clone()).or_insert_with(|| self.impersonating(account)).clone();
+        AccountClient {
+            account: account.clone(),
+            client,
+            permits: self.permits.clone(),
+            live: self.live.clone(),
+            watches: self.watches.clone(),
+        }
+    }
+
+    fn impersonating(&self, account: &Account) -> Client {
         let user = HeaderValue::from_str(&account.user_name()).expect("the names are plain ASCII, as checked");
         let base = self.client.clone();
         // Groups are left out: the API server then adds those of a service account by itself.
@@ -69,13 +92,7 @@ impl Cluster {
             let base = base.clone();
             async move { base.send(request).await }
         });
-        AccountClient {
-            account: account.clone(),
-            client: Client::new(service, account.namespace.clone()),
-            permits: self.permits.clone(),
-            live: self.live.clone(),
-            watches: self.watches.clone(),
-        }
+        Client::new(service, account.namespace.clone())
     }
 }
 

@@ -19,9 +19,9 @@ pub const MAX_ENTRIES: usize = 2 * limits::MAX_FILES;
 /// Problems of one tree that are collected before reading stops.
 pub const MAX_TREE_PROBLEMS: usize = 20;
 /// Trees that are kept.
-const KEPT_TREES: usize = 4;
+const KEPT_TREES: usize = 3;
 /// Bytes of all kept trees together, beyond which the oldest goes. The newest always stays.
-const KEPT_BYTES: usize = 64 << 20;
+const KEPT_BYTES: usize = 16 << 20;
 
 /// The last trees that were read, and the contents that they hold.
 #[derive(Default)]
