@@ -5,6 +5,7 @@
 //! CustomResourceDefinition will bring is added from its manifest.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -17,10 +18,10 @@ pub enum Scope {
     Cluster,
 }
 
-/// The scope of every kind that is known.
+/// The scope of every kind that is known. A copy shares what the original knows until one of the two learns more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scopes {
-    known: BTreeMap<(String, String), Scope>,
+    known: Arc<BTreeMap<(String, String), Scope>>,
     /// What is assumed of a kind that is not known: `None` with a cluster at hand, which knows all its kinds.
     unknown: Option<Scope>,
 }
@@ -28,7 +29,7 @@ pub struct Scopes {
 impl Scopes {
     /// Without a cluster: the kinds of Kubernetes itself; all others are taken to be namespaced.
     pub fn offline() -> Scopes {
-        let mut scopes = Scopes { known: BTreeMap::new(), unknown: Some(Scope::Namespaced) };
+        let mut scopes = Scopes { known: Arc::default(), unknown: Some(Scope::Namespaced) };
         for (group, kind) in CLUSTER_SCOPED {
             scopes.insert(group, kind, Scope::Cluster);
         }
@@ -37,12 +38,12 @@ impl Scopes {
 
     /// With a cluster: only what it serves. Its kinds are added with [`Scopes::insert`].
     pub fn of_cluster() -> Scopes {
-        Scopes { known: BTreeMap::new(), unknown: None }
+        Scopes { known: Arc::default(), unknown: None }
     }
 
     /// Adds a kind.
     pub fn insert(&mut self, group: &str, kind: &str, scope: Scope) {
-        self.known.insert((group.to_owned(), kind.to_owned()), scope);
+        Arc::make_mut(&mut self.known).insert((group.to_owned(), kind.to_owned()), scope);
     }
 
     /// Adds the kind that a CustomResourceDefinition defines. Anything else is left alone.
