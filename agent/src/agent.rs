@@ -259,7 +259,9 @@ where
         match event {
             None => break,
             Some(Ok(Event::Init)) => listed.clear(),
-            Some(Ok(Event::InitApply(resource) | Event::Apply(resource))) => {
+            Some(Ok(Event::InitApply(mut resource) | Event::Apply(mut resource))) => {
+                // Nobody here asks who wrote which field of it, and that is most of its size.
+                resource.meta_mut().managed_fields = None;
                 let id = (resource.namespace().unwrap_or_default(), resource.name_any());
                 let resource = Arc::new(resource);
                 shelf.put(id.clone(), resource.clone());
