@@ -28,6 +28,8 @@ pub enum Step {
         /// A scalar.
         value: Value,
     },
+    /// The element of a set.
+    Item(Value),
 }
 
 impl FieldPath {
@@ -44,7 +46,16 @@ impl FieldPath {
             Step::Element { key, value: wanted } => {
                 value.as_array()?.iter().find(|element| element.get(key) == Some(wanted))
             }
+            Step::Item(wanted) => value.as_array()?.iter().find(|element| *element == wanted),
         })
+    }
+
+    pub(crate) fn of(steps: Vec<Step>) -> FieldPath {
+        FieldPath(steps)
+    }
+
+    pub(crate) fn of_keys(keys: &[&str]) -> FieldPath {
+        FieldPath(keys.iter().map(|key| Step::Key((*key).to_owned())).collect())
     }
 
     fn below(&self, step: Step) -> FieldPath {
@@ -63,6 +74,8 @@ impl fmt::Display for FieldPath {
                 Step::Key(key) => write!(f, ".{key}")?,
                 Step::Element { key, value: Value::String(value) } => write!(f, "[{key}={value}]")?,
                 Step::Element { key, value } => write!(f, "[{key}={value}]")?,
+                Step::Item(Value::String(value)) => write!(f, "[{value}]")?,
+                Step::Item(value) => write!(f, "[{value}]")?,
             }
         }
         Ok(())
@@ -240,6 +253,7 @@ fn owns(fields: &Map<String, Value>, path: &[Step], live: &Value) -> bool {
                         element.get(key) == Some(value) && child.selects(place, element) && owns(below, rest, element)
                     })
                 }
+                Step::Item(value) => matches!(&child, Child::Item(item) if item == value),
             }
         })
 }

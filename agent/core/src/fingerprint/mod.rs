@@ -13,6 +13,7 @@
 //! shows as drift once, until the next apply has answered.
 
 mod drift;
+mod fields;
 
 use std::fmt;
 
@@ -22,6 +23,8 @@ use sha2::{Digest, Sha256};
 use crate::names;
 
 pub use drift::{Culprit, FieldPath, Step, differences, other_owners};
+pub use fields::{FieldSet, co_owners, others};
+pub(crate) use fields::{entries_of_others, has_subresource, text_of};
 
 /// The first 16 bytes of the SHA-256 of an object's canonical JSON: keys sorted, no blanks, integral floats written as
 /// integers.
@@ -155,7 +158,7 @@ fn project_fields(fields: &Map<String, Value>, live: &Value) -> Option<Value> {
 }
 
 /// One path element of FieldsV1. `.`, the thing itself, is none: it leads nowhere.
-enum Child<'a> {
+pub(crate) enum Child<'a> {
     /// `f:name`: a key of a map.
     Field(&'a str),
     /// `k:{"name":"web"}`: the list element with these keys.
@@ -167,7 +170,7 @@ enum Child<'a> {
 }
 
 impl<'a> Child<'a> {
-    fn parse(text: &'a str) -> Option<Child<'a>> {
+    pub(crate) fn parse(text: &'a str) -> Option<Child<'a>> {
         let (kind, rest) = text.split_once(':')?;
         match kind {
             "f" => Some(Child::Field(rest)),
@@ -179,7 +182,7 @@ impl<'a> Child<'a> {
     }
 
     /// Whether it means this element of a list. An absent key is never equal to a key's default.
-    fn selects(&self, index: usize, element: &Value) -> bool {
+    pub(crate) fn selects(&self, index: usize, element: &Value) -> bool {
         match self {
             Child::Field(_) => false,
             Child::Keys(keys) => keys.iter().all(|(name, value)| element.get(name) == Some(value)),
