@@ -10,3 +10,5 @@ mod spine;
 mod lanes;
 mod guards;
 mod ownership;
+mod owners;
+mod replacing;

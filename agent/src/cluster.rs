@@ -11,6 +11,7 @@ mod inventory;
 mod kinds;
 mod live;
 mod objects;
+mod send;
 mod watch;
 
 pub use events::Severity;
@@ -18,6 +19,7 @@ pub use identity::{Account, AccountClient};
 pub use kinds::{Kind, Kinds};
 pub use live::{Live, Wakes};
 pub use objects::{Applied, Deleted, Outcome};
+pub use send::{Propagation, Refusal, Refused};
 pub use watch::WatchHandle;
 
 use std::sync::Arc;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use towpath_core::status::Outcome;
@@ -19,6 +20,8 @@ pub struct Metrics {
     syncs: Family<SyncLabels, Counter>,
     sync_seconds: Family<EnvironmentLabels, Histogram, fn() -> Histogram>,
     drifts: Family<EnvironmentLabels, Counter>,
+    fights: Family<EnvironmentLabels, Counter>,
+    contended: Family<EnvironmentLabels, Gauge>,
     alarms: Family<RepositoryLabels, Counter>,
 }
 
@@ -51,6 +54,8 @@ impl Default for Metrics {
             syncs: Family::default(),
             sync_seconds: Family::new_with_constructor(|| Histogram::new(SYNC_SECONDS)),
             drifts: Family::default(),
+            fights: Family::default(),
+            contended: Family::default(),
             alarms: Family::default(),
         }
     }
@@ -74,6 +79,17 @@ impl Metrics {
         self.drifts.get_or_create(&EnvironmentLabels { environment: environment.to_owned() }).inc();
     }
 
+    /// Somebody began to fight over an object.
+    pub fn fight(&self, environment: &str) {
+        self.fights.get_or_create(&EnvironmentLabels { environment: environment.to_owned() }).inc();
+    }
+
+    /// How many objects somebody fights over now.
+    pub fn contended(&self, environment: &str, objects: u32) {
+        let labels = EnvironmentLabels { environment: environment.to_owned() };
+        self.contended.get_or_create(&labels).set(i64::from(objects));
+    }
+
     /// A branch was rewritten, deleted, or came back.
     pub fn alarm(&self, repository: &str) {
         self.alarms.get_or_create(&RepositoryLabels { repository: repository.to_owned() }).inc();
@@ -84,6 +100,8 @@ impl Metrics {
         let labels = EnvironmentLabels { environment: environment.to_owned() };
         self.sync_seconds.remove(&labels);
         self.drifts.remove(&labels);
+        self.fights.remove(&labels);
+        self.contended.remove(&labels);
         for outcome in [Ended::Applied, Ended::Failed, Ended::Overtaken] {
             self.syncs.remove(&SyncLabels { environment: environment.to_owned(), outcome });
         }
@@ -99,6 +117,12 @@ impl Metrics {
             self.sync_seconds.clone(),
         );
         registry.register("towpath_drift", "Objects that differed from what was applied", self.drifts.clone());
+        registry.register("towpath_fights", "Objects that somebody began to fight over", self.fights.clone());
+        registry.register(
+            "towpath_contended_objects",
+            "Objects that somebody fights over now, mended at most every 30 s",
+            self.contended.clone(),
+        );
         registry.register(
             "towpath_branch_alarms",
             "Branches that were rewritten, deleted, or came back",

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use towpath_core::environment::{self, DriftMode, Preflight, SyncMode};
 use towpath_core::fault::{Problem, Problems};
+use towpath_core::ignore::Rule;
 use towpath_core::lane::{BranchNames, LaneRule, is_branch_name};
 use towpath_core::names;
+use towpath_core::pointer::Pointer;
 use towpath_core::status::{Condition, EnvironmentStatus};
 
 /// A deploy repository that the agent watches.
@@ -171,6 +173,15 @@ pub struct EnvironmentSpec {
     /// `Always` sends what would change as a dry run before the first write, `Never` does not.
     #[serde(default)]
     pub preflight: Preflights,
+    /// Field managers, beside those of kubectl, Flux and Argo CD, that had objects before: what they own of an object
+    /// that is adopted, or own together with us, becomes ours, so that what git does not have goes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub take_over: Vec<String>,
+    /// Fields that are not sent, or are left to other managers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub ignore: Vec<Ignore>,
     /// How long a sync may take to become healthy, such as `10m`, which is the default: between 1 s and 24 h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
@@ -190,6 +201,57 @@ pub struct Allow {
     /// Cluster-scoped kinds, as `Namespace` or `ClusterRole.rbac.authorization.k8s.io`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cluster_kinds: Vec<String>,
+}
+
+/// Fields of some objects that are not sent, or are left to other managers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ignore {
+    /// The API group of the objects, `""` for the core group. Any by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Their kind. Any by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Their name, in which `*` stands for any text. Any by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// JSON pointers such as `/spec/replicas`. Without managers these fields are never sent, not even when the object
+    /// is created. All fields by default, which needs managers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub pointers: Vec<String>,
+    /// Field managers: what they own is left to them for as long as they own it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub managers: Vec<String>,
+}
+
+impl Ignore {
+    /// Reads the pointers of the rule in this place of the list.
+    fn resolve(self, place: usize, found: &mut Vec<Problem>) -> Rule {
+        let mut pointers = Vec::new();
+        for (index, text) in self.pointers.iter().enumerate() {
+            match Pointer::parse(text) {
+                Ok(pointer) => pointers.push(pointer),
+                Err(error) => {
+                    found.push(Problem::setup(format!("spec.ignore[{place}].pointers[{index}]: {error}")));
+                }
+            }
+        }
+        if self.pointers.is_empty() && self.managers.is_empty() {
+            let problem = Problem::setup(format!("spec.ignore[{place}]: neither pointers nor managers"));
+            found.push(problem.hint("name the fields, or whose fields they are"));
+        }
+        for (index, manager) in self.managers.iter().enumerate() {
+            if manager.is_empty() || manager == names::FIELD_MANAGER {
+                let text = format!("spec.ignore[{place}].managers[{index}]: {manager:?} is no other manager");
+                found.push(Problem::setup(text));
+            }
+        }
+        let managers = self.managers.into_iter().collect();
+        Rule { group: self.group, kind: self.kind, name: self.name, pointers, managers }
+    }
 }
 
 /// Whether an environment moves by itself.
@@ -329,6 +391,8 @@ impl Environment {
             prune,
             drift,
             preflight,
+            take_over,
+            ignore,
             timeout,
             suspend,
         } = self.spec.clone();
@@ -356,6 +420,8 @@ impl Environment {
                 found.push(Problem::setup(format!("{namespace:?} is not the name of a namespace")));
             }
         }
+        let ignore: Vec<Rule> =
+            ignore.into_iter().enumerate().map(|(place, rule)| rule.resolve(place, &mut found)).collect();
         match (name, lane, path, timeout) {
             (Ok(name), Ok(lane), Ok(path), Ok(timeout)) if found.is_empty() => Ok(environment::Environment {
                 name,
@@ -384,6 +450,8 @@ impl Environment {
                     Preflights::Always => Preflight::Always,
                     Preflights::Never => Preflight::Never,
                 },
+                take_over: take_over.into_iter().filter(|manager| manager != names::FIELD_MANAGER).collect(),
+                ignore,
                 timeout,
                 suspend,
             }),
@@ -446,6 +514,25 @@ mod tests {
         for good in ["1s", "24h", "1h30m"] {
             assert!(environment(|environment| environment.spec.timeout = Some(good.into())).is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn a_bad_rule_is_refused_with_its_field() {
+        let refused = |rule: &str| {
+            let rule = serde_saphyr::from_str(rule).unwrap();
+            let problems = environment(|environment| environment.spec.ignore = vec![Ignore::default(), rule]);
+            problems.unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        };
+        assert!(refused("{pointers: [/spec/replicas]}").contains("spec.ignore[0]: neither pointers nor managers"));
+        let said = refused("{pointers: [/spec/replicas, spec.replicas]}");
+        assert!(said.contains("spec.ignore[1].pointers[1]: \"spec.replicas\" is not a JSON pointer"), "{said}");
+        let said = refused("{pointers: [/metadata/name]}");
+        assert!(said.contains("spec.ignore[1].pointers[0]: \"/metadata/name\" is the identity"), "{said}");
+        let said = refused("{managers: [towpath]}");
+        assert!(said.contains("spec.ignore[1].managers[0]"), "{said}");
+        let good = Ignore { managers: vec!["tuner".into()], ..Ignore::default() };
+        let resolved = environment(|environment| environment.spec.ignore = vec![good]).unwrap();
+        assert!(!resolved.ignore[0].leaves_out());
     }
 
     #[test]

@@ -16,13 +16,18 @@
 //! that leaves something half said. A revision that cannot be applied leaves the one before it running and mended.
 
 mod apply;
+mod autoscale;
 mod desire;
+mod handover;
 mod health;
 mod members;
 mod observe;
+mod ownership;
 mod preflight;
 mod prune;
+mod replace;
 mod report;
+mod send;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,7 +36,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use towpath_core::candidate::{self, Candidate};
-use towpath_core::environment::{Environment, SyncMode};
+use towpath_core::environment::{DriftMode, Environment, SyncMode};
 use towpath_core::fault::Problem;
 use towpath_core::fingerprint::Fingerprint;
 use towpath_core::health::Health;
@@ -41,7 +46,7 @@ use towpath_core::names::EnvironmentName;
 use towpath_core::plan::{self, Action, Fate, Known, Observed, Plan, Why};
 use towpath_core::policy::{Cleared, PolicyCache};
 use towpath_core::render::RenderCache;
-use towpath_core::status::{EnvironmentStatus, KeptStatus, Report};
+use towpath_core::status::{EnvironmentStatus, KeptStatus, Notice, Report};
 
 use crate::cluster::{Account, Cluster, Kind, Kinds, WatchHandle};
 use crate::repo::View;
@@ -76,6 +81,8 @@ pub struct Pass<'a> {
     pub confirmed: Option<&'a str>,
     /// Who has which object.
     pub claims: &'a Claims,
+    /// Divides the waits of a pass, in tests.
+    pub time_scale: u32,
     /// Whether something newer makes this pass pointless: asked before each write.
     pub overtaken: &'a (dyn Fn() -> bool + Send + Sync),
 }
@@ -163,7 +170,16 @@ pub struct Memory {
     explained: HashMap<ObjectKey, (Instant, String)>,
     /// When it was asked which of these old ConfigMaps are still read, and the answer.
     in_use: Option<(Instant, BTreeSet<ObjectKey>, BTreeSet<ObjectKey>)>,
+    /// What is known of other managers.
+    ownership: ownership::Ownership,
     failures: u32,
+}
+
+impl Memory {
+    /// When another pass is needed although nothing wakes one.
+    pub fn look_at(&self) -> Option<Instant> {
+        self.ownership.look_at()
+    }
 }
 
 /// What decides about the desired objects: the same key means the same objects.
@@ -196,6 +212,11 @@ struct Progress {
     kept: Vec<KeptStatus>,
     confirmation: Option<String>,
     drift: Vec<(String, String)>,
+    notices: Vec<Notice>,
+    /// Objects that somebody fights over.
+    contended: u32,
+    /// How many of the problems are only waits for something to end.
+    waits: usize,
     /// Whether anything was sent for another reason than drift.
     moved: bool,
     /// How many objects there are, and those that are not healthy.
@@ -203,10 +224,19 @@ struct Progress {
     unhealthy: BTreeMap<String, (Health, String)>,
 }
 
+impl Progress {
+    /// Something must end before the rest can be done.
+    fn wait(&mut self, problem: Problem) {
+        self.waits += 1;
+        self.problems.push(problem);
+    }
+}
+
 /// Runs one pass.
 pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
     let started = Timestamp::now();
     let environment = pass.environment;
+    memory.ownership.begin();
     if environment.suspend {
         memory.watches.clear();
         return report::suspended(pass);
@@ -298,7 +328,8 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
     };
 
     stages.done("observe");
-    let plan = plan::plan(&plan::Facts {
+    autoscale::take_back(pass, memory, &account, &desired, &observed, &kinds).await;
+    let mut plan = plan::plan(&plan::Facts {
         environment: pass.environment,
         commit: wanted.commit,
         desired: &desired,
@@ -308,6 +339,12 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         generated: &desire::is_hash_named,
         confirmed: pass.confirmed,
     });
+    ownership::prepare(pass, memory, &mut plan);
+    let is_new = is_move || pass.status.observed_generation != Some(pass.environment.generation);
+    let unproven = match is_new {
+        true => Vec::new(),
+        false => ownership::prove(pass, memory, &account, &desired, &observed, &kinds, &mut plan).await,
+    };
     stages.done("plan");
     let refused: Vec<Problem> = plan.refusals().cloned().collect();
     if is_move && !refused.is_empty() {
@@ -320,12 +357,17 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
 
     stages.done("preflight");
     let mut progress = Progress { problems: refused, warnings: desired.warnings().to_vec(), ..Progress::default() };
+    progress.problems.extend(unproven);
     progress.failed = progress.problems.len() as u32;
     progress.moved = is_move || plan.writes().any(|step| matches!(step.action, Action::Configure(Why::Changed)));
     if let Err(problem) = members::enroll(pass, memory, &desired, &plan).await {
         return untouched(problem);
     }
     apply::apply(pass, memory, &account, &desired, &plan, &mut kinds, &mut progress).await;
+    if pass.environment.drift == DriftMode::Correct || is_new {
+        handover::mark(pass, &account, &desired, &observed, &plan, &kinds, &mut progress).await;
+    }
+    ownership::conclude(pass, memory, &desired, &plan, &mut progress);
     stages.done("apply");
     prune::prune(pass, memory, &account, &plan, &kinds, &mut progress).await;
     if let Err(problem) = members::record(pass, memory).await {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::ignore::Rule;
 use crate::lane::LaneRule;
 use crate::names::EnvironmentName;
 
@@ -72,6 +73,10 @@ pub struct Environment {
     pub drift: DriftMode,
     /// Dry run first or not.
     pub preflight: Preflight,
+    /// Field managers whose fields are taken over beside those of the known former tools.
+    pub take_over: BTreeSet<String>,
+    /// Fields that are left out, or left to others.
+    pub ignore: Vec<Rule>,
     /// How long a sync may take to become healthy.
     pub timeout: Duration,
     /// Neither synced nor mended.
@@ -99,6 +104,8 @@ pub(crate) fn sample() -> Environment {
         prune: true,
         drift: DriftMode::Correct,
         preflight: Preflight::Always,
+        take_over: BTreeSet::new(),
+        ignore: Vec::new(),
         timeout: Duration::from_secs(600),
         suspend: false,
     }

@@ -111,6 +111,14 @@ impl Packed {
     }
 }
 
+/// Kinds whose deletion takes more with it than the object.
+pub fn is_protected(key: &ObjectKey) -> bool {
+    matches!(
+        (key.group.as_str(), key.kind.as_str()),
+        ("", "Namespace" | "PersistentVolumeClaim") | ("apiextensions.k8s.io", "CustomResourceDefinition")
+    )
+}
+
 /// An annotation of an object.
 pub fn annotation_of<'a>(body: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     body.get("metadata")?.get("annotations")?.get(name)?.as_str()

@@ -12,11 +12,13 @@ mod order;
 mod removals;
 mod table;
 
+pub use crate::manifest::is_protected;
 pub use order::{Stage, stage_of};
-pub use removals::{Fate, Keep, deletion_budget, is_protected};
+pub use removals::{Fate, Keep, deletion_budget};
 pub use table::{Row, Table};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::environment::{DriftMode, Environment};
 use crate::fault::Problem;
@@ -24,6 +26,7 @@ use crate::fingerprint::Fingerprint;
 use crate::health::ObjectHealth;
 use crate::inventory::Inventory;
 use crate::manifest::ObjectKey;
+use crate::owners;
 use crate::policy::{Cleared, Desired};
 use crate::revision::CommitId;
 
@@ -38,8 +41,14 @@ pub struct Seen {
     pub has_controller: bool,
     /// Whether it is being deleted.
     pub is_terminating: bool,
-    /// Whether its annotation, as it was applied, says that it is never pruned.
+    /// Whether its annotations, as they were applied, say that it is never pruned, or not touched at all.
     pub never_prune: bool,
+    /// Managers who own a value together with us.
+    pub co_owners: Vec<String>,
+    /// Stands for who else owns what of it, status not counted: another number, other owners.
+    pub others: u64,
+    /// Whether a rollout controller has its hands in it.
+    pub is_rolled: bool,
     /// The ApplySet that it says to be part of.
     pub part_of: Option<String>,
     /// How it is.
@@ -87,8 +96,19 @@ pub enum Why {
     Disowned,
     /// It is taken over, as its annotation says.
     Adopted,
+    /// A tool that had it before owns values together with us: what git drops would stay.
+    CoOwned,
     /// Nobody remembers what was sent, and what is there is not literally what is desired.
     Unproven,
+}
+
+/// What an object waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Somebody fights over it: it is mended later.
+    Contended,
+    /// It is being deleted: it is created when it is gone.
+    Terminating,
 }
 
 /// What to do with a desired object.
@@ -102,6 +122,8 @@ pub enum Action {
     Leave,
     /// It has drifted, and drift is only reported.
     Report,
+    /// It is not touched now, and looked at again.
+    Wait(Wait),
     /// It must not be touched.
     Refuse(Problem),
 }
@@ -117,6 +139,10 @@ pub struct Step {
     pub stage: Stage,
     /// What to do.
     pub action: Action,
+    /// Whether it is read before it is sent: others have their hands in it, or may have.
+    pub is_looked_at: bool,
+    /// Whether an autoscaler in git has it for a target.
+    pub is_autoscaled: bool,
 }
 
 /// What to do for one environment.
@@ -134,6 +160,11 @@ impl Plan {
     /// Steps that send something.
     pub fn writes(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().filter(|step| matches!(step.action, Action::Create | Action::Configure(_)))
+    }
+
+    /// Objects that are not touched because they are being deleted.
+    pub fn terminating(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(|step| step.action == Action::Wait(Wait::Terminating))
     }
 
     /// Whether nothing is sent, deleted or struck off.
@@ -173,18 +204,21 @@ pub struct Facts<'a> {
 
 /// Compares what should be there with what is there.
 pub fn plan(facts: &Facts) -> Plan {
-    let mut steps: Vec<Step> = facts
-        .desired
-        .objects()
-        .iter()
-        .enumerate()
-        .map(|(index, desired)| Step {
-            index,
-            key: desired.key.clone(),
-            stage: stage_of(&desired.key),
-            action: action_for(desired, facts),
-        })
-        .collect();
+    let targets: BTreeSet<&ObjectKey> = facts.desired.objects().iter().filter_map(|it| it.scales.as_deref()).collect();
+    let step = |(index, desired): (usize, &Arc<Desired>)| {
+        let action = action_for(desired, facts);
+        let is_autoscaled = targets.contains(&desired.key);
+        let is_shared =
+            facts.observed.ours.get(&desired.key).is_some_and(|seen| seen.is_rolled || !seen.co_owners.is_empty());
+        let is_looked_at = match action {
+            Action::Configure(Why::Changed | Why::Unproven) => is_autoscaled || is_shared,
+            Action::Configure(_) => true,
+            _ => false,
+        };
+        let key = desired.key.clone();
+        Step { index, stage: stage_of(&key), key, action, is_looked_at, is_autoscaled }
+    };
+    let mut steps: Vec<Step> = facts.desired.objects().iter().enumerate().map(step).collect();
     // A stable sort: within a stage the order of keys stays.
     steps.sort_by_key(|step| step.stage);
     let (removals, confirmation) = removals::removals(facts);
@@ -210,11 +244,18 @@ fn action_for(desired: &Desired, facts: &Facts) -> Action {
         );
     }
     let Some(seen) = facts.observed.ours.get(&desired.key) else { return Action::Create };
+    if seen.is_terminating {
+        return Action::Wait(Wait::Terminating);
+    }
     let Some(found) = seen.fingerprint else { return drifted(Why::Disowned, facts.environment.drift) };
+    let is_co_owned = facts.environment.drift == DriftMode::Correct
+        && seen.co_owners.iter().any(|manager| owners::is_former(manager, &facts.environment.take_over));
     match facts.known.get(&desired.key) {
         Some(known) if known.sent != desired.fingerprint => Action::Configure(Why::Changed),
+        Some(known) if known.held == found && is_co_owned => Action::Configure(Why::CoOwned),
         Some(known) if known.held == found => Action::Leave,
         Some(_) => drifted(Why::Drifted, facts.environment.drift),
+        None if found == desired.fingerprint && is_co_owned => Action::Configure(Why::CoOwned),
         None if found == desired.fingerprint => Action::Leave,
         None => Action::Configure(Why::Unproven),
     }

@@ -20,9 +20,12 @@ pub use cache::PolicyCache;
 use crate::environment::Environment;
 use crate::fault::{Place, Problem, Problems};
 use crate::fingerprint::{self, Fingerprint};
+use crate::ignore::Rule;
+use crate::left;
 use crate::limits;
 use crate::manifest::{Manifest, ObjectKey, Packed, annotation_of};
 use crate::names::{self, EnvironmentName, annotation};
+use crate::pointer::Pointer;
 use crate::render::Rendered;
 use crate::scope::{Scope, Scopes};
 
@@ -51,22 +54,28 @@ pub struct Desired {
     pub adopt: bool,
     /// It is neither applied nor mended.
     pub leave_alone: bool,
+    /// It may be deleted and created again where a field cannot be changed.
+    pub replace: bool,
+    /// The object whose replicas it sets, if it is an autoscaler.
+    pub scales: Option<Box<ObjectKey>>,
     manifest: Arc<Packed>,
-    labels: Arc<Labels>,
+    stamp: Arc<Stamp>,
 }
 
 impl Desired {
     /// What is sent. It is made anew at each call: few objects are sent, and all of them are kept.
     pub fn body(&self) -> Map<String, Value> {
-        complete(self.manifest.open().body, self.key.namespace.as_deref(), &self.labels)
+        complete(self.manifest.open().body, &self.key, &self.stamp)
     }
 }
 
-/// The labels by which an object is known to be ours.
+/// What every object of an environment gets, and loses.
 #[derive(Debug, PartialEq)]
-struct Labels {
+struct Stamp {
     environment: String,
     apply_set: String,
+    /// The rules that leave fields out.
+    ignore: Vec<Rule>,
 }
 
 /// Everything an environment should have, allowed by every rule.
@@ -120,8 +129,11 @@ fn judge(
     definitions.for_each(|definition| scopes.insert_defined_by(&definition.open().body));
 
     let mut kept = cache.begin(facts.environment, scopes);
-    let labels =
-        Arc::new(Labels { environment: facts.environment.name.to_string(), apply_set: apply_set(facts.environment) });
+    let stamp = Arc::new(Stamp {
+        environment: facts.environment.name.to_string(),
+        apply_set: apply_set(facts.environment),
+        ignore: facts.environment.ignore.iter().filter(|rule| rule.leaves_out()).cloned().collect(),
+    });
     let mut found = Vec::new();
     let mut objects = Vec::with_capacity(manifests.len());
     for manifest in manifests {
@@ -132,7 +144,7 @@ fn judge(
             continue;
         }
         let mut judged = Judged { found: Vec::new(), warnings: Vec::new() };
-        let object = judge_one(manifest, facts.environment, cache.scopes(), &labels, &mut judged);
+        let object = judge_one(manifest, facts.environment, cache.scopes(), &stamp, &mut judged);
         warnings.extend(judged.warnings.iter().cloned());
         if let Some(object) = object {
             let desired = Arc::new(object);
@@ -178,7 +190,7 @@ fn judge_one(
     packed: &Arc<Packed>,
     environment: &Environment,
     scopes: &Scopes,
-    labels: &Arc<Labels>,
+    stamp: &Arc<Stamp>,
     judged: &mut Judged,
 ) -> Option<Desired> {
     let manifest = packed.open();
@@ -201,16 +213,21 @@ fn judge_one(
     };
     let says = |name: &str, value: &str| manifest.annotation(name) == Some(value);
     let (adopt, leave_alone) = (says(annotation::ADOPT, "true"), says(annotation::RECONCILE, "Disabled"));
+    let replace = says(annotation::REPLACE, "true");
     let Manifest { key, api_version, body, source } = manifest;
+    let key = ObjectKey { namespace, ..key };
+    let body = complete(body, &key, stamp);
     Some(Desired {
-        fingerprint: fingerprint::of_desired(&complete(body, namespace.as_deref(), labels)),
-        key: ObjectKey { namespace, ..key },
+        fingerprint: fingerprint::of_desired(&body),
+        scales: left::scaled_by(&key, &body).map(Box::new),
+        key,
         api_version,
         source,
         adopt,
         leave_alone,
+        replace,
         manifest: packed.clone(),
-        labels: labels.clone(),
+        stamp: stamp.clone(),
     })
 }
 
@@ -221,19 +238,23 @@ fn unknown_kind(manifest: &Manifest) -> Problem {
 }
 
 /// A document as it is sent: in its namespace, without what is ignored or the server's own, with our labels.
-fn complete(mut body: Map<String, Value>, namespace: Option<&str>, labels: &Labels) -> Map<String, Value> {
-    for pointer in marks::pointers(annotation_of(&body, annotation::IGNORE).unwrap_or_default()) {
-        remove_at(&mut body, &pointer);
-    }
+fn complete(mut body: Map<String, Value>, key: &ObjectKey, stamp: &Stamp) -> Map<String, Value> {
+    let by_annotation = marks::pointers(annotation_of(&body, annotation::IGNORE).unwrap_or_default());
+    let by_rule = stamp.ignore.iter().filter(|rule| rule.is_about(key)).flat_map(|rule| rule.pointers.iter().cloned());
+    let mut ignored: Vec<Pointer> = by_annotation.into_iter().flatten().chain(by_rule).collect();
+    // Later elements of a list first, so that a place means the element that it meant in git.
+    ignored.sort_by(Pointer::by_place);
+    ignored.dedup();
+    ignored.iter().rev().for_each(|pointer| pointer.remove(&mut body));
     server_fields::strip(&mut body);
     let metadata = metadata_of(&mut body);
-    match namespace {
-        Some(namespace) => drop(metadata.insert("namespace".to_owned(), Value::from(namespace))),
+    match &key.namespace {
+        Some(namespace) => drop(metadata.insert("namespace".to_owned(), Value::from(namespace.as_str()))),
         None => drop(metadata.remove("namespace")),
     }
     let stamped = child_of(metadata, "labels");
-    stamped.insert(names::ENVIRONMENT_LABEL.to_owned(), Value::from(labels.environment.as_str()));
-    stamped.insert(names::PART_OF_LABEL.to_owned(), Value::from(labels.apply_set.as_str()));
+    stamped.insert(names::ENVIRONMENT_LABEL.to_owned(), Value::from(stamp.environment.as_str()));
+    stamped.insert(names::PART_OF_LABEL.to_owned(), Value::from(stamp.apply_set.as_str()));
     body
 }
 
@@ -244,28 +265,6 @@ pub fn apply_set(environment: &Environment) -> String {
     use sha2::Digest;
     let hash = sha2::Sha256::digest(format!("{}.{}.Environment.{}", environment.name, environment.home, names::GROUP));
     format!("applyset-{}-v1", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(hash))
-}
-
-/// Removes what a JSON pointer (RFC 6901) points to, if it is there.
-fn remove_at(body: &mut Map<String, Value>, pointer: &str) {
-    let Some((parent, last)) = pointer.rsplit_once('/') else { return };
-    let last = last.replace("~1", "/").replace("~0", "~");
-    if parent.is_empty() {
-        body.shift_remove(&last);
-        return;
-    }
-    let (first, rest) = parent[1..].split_once('/').map_or((&parent[1..], ""), |(first, rest)| (first, rest));
-    let Some(child) = body.get_mut(&first.replace("~1", "/").replace("~0", "~")) else { return };
-    let rest = if rest.is_empty() { String::new() } else { format!("/{rest}") };
-    match child.pointer_mut(&rest) {
-        Some(Value::Object(map)) => drop(map.shift_remove(&last)),
-        Some(Value::Array(list)) => {
-            if let Some(index) = last.parse::<usize>().ok().filter(|index| *index < list.len()) {
-                list.remove(index);
-            }
-        }
-        _ => {}
-    }
 }
 
 fn metadata_of(body: &mut Map<String, Value>) -> &mut Map<String, Value> {

@@ -127,6 +127,9 @@ pub struct SyncRecord {
     pub pruned: u32,
     /// Objects that failed or were refused.
     pub failed: u32,
+    /// What the apply took from other managers, by object, field and manager, at most 20 lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub took_over: Vec<String>,
     /// What went wrong, the first line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -247,6 +250,39 @@ pub struct EnvironmentStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// What kind of thing a [`Notice`] tells. The name is the reason of the Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// Fields of another manager are ours now.
+    TookOver,
+    /// Git dropped a field, and it stays because somebody else has it too.
+    FieldStays,
+    /// Somebody changes an object again and again; it is mended more slowly from now on.
+    Contended,
+    /// A contended object has come to rest.
+    ContentionEnded,
+    /// An object was deleted to be created anew.
+    Replaced,
+}
+
+impl NoticeKind {
+    /// Whether somebody should look.
+    pub fn is_warning(self) -> bool {
+        matches!(self, NoticeKind::FieldStays | NoticeKind::Contended)
+    }
+}
+
+/// Something that happened once to an object and is worth an Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Of what kind.
+    pub kind: NoticeKind,
+    /// The object.
+    pub object: String,
+    /// What happened. Never with a value.
+    pub message: String,
+}
+
 /// What one pass found and did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -280,6 +316,10 @@ pub struct Report {
     pub confirmation: Option<String>,
     /// Drift that was found.
     pub drift: Vec<(String, String)>,
+    /// What happened that is worth an Event.
+    pub notices: Vec<Notice>,
+    /// How many objects somebody fights over.
+    pub contended: u32,
     /// Since when the sync has been becoming healthy.
     pub rolling_since: Option<Timestamp>,
     /// What the pass came to.

@@ -1,7 +1,7 @@
 //! The task of one Environment: it wakes for a closed list of reasons, runs a pass, and writes the status.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -13,7 +13,7 @@ use towpath_core::environment;
 use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 use towpath_core::names::{EnvironmentName, annotation};
-use towpath_core::status::{self, EnvironmentStatus, Outcome, Report, State};
+use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, State};
 
 use super::{Id, Shared, Sight, Slot};
 use crate::cluster::{Severity, Wakes};
@@ -31,6 +31,8 @@ const UNWRITTEN: Duration = Duration::from_secs(5);
 const FULL_LOOK: Duration = Duration::from_secs(600);
 /// How long the first look at a repository may take before its absence is said.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
+/// Notices of one pass that become Events.
+const MAX_NOTICES: usize = 20;
 /// How long a request waits for a fresh look at the repository.
 const FRESH_LOOK: Duration = Duration::from_secs(60);
 
@@ -197,6 +199,7 @@ impl Task {
             request: request.as_ref(),
             confirmed: resource.annotations().get(annotation::CONFIRM_PRUNE).map(String::as_str),
             claims: &self.shared.claims,
+            time_scale: self.shared.settings.time_scale.max(1),
             overtaken: &overtaken,
         };
         sync::run(&pass, &mut self.memory).await
@@ -251,6 +254,19 @@ impl Task {
             self.shared.metrics.drift(name);
             cluster.event(resource, Severity::Normal, "Drift", &format!("{object}: {what}")).await;
         }
+        for (number, notice) in report.notices.iter().enumerate() {
+            let Notice { kind, object, message } = notice;
+            tracing::info!(environment = name, object, message, "{kind:?}");
+            let severity = if kind.is_warning() { Severity::Warning } else { Severity::Normal };
+            // A thousand objects may be adopted at once; the rest is in the log and in the sync's record.
+            if number < MAX_NOTICES {
+                cluster.event(resource, severity, &format!("{kind:?}"), &format!("{object}: {message}")).await;
+            }
+            if *kind == NoticeKind::Contended {
+                self.shared.metrics.fight(name);
+            }
+        }
+        self.shared.metrics.contended(name, report.contended);
         if next.state == State::Blocked && next.problems != self.status.problems {
             for problem in &next.problems {
                 tracing::warn!(environment = name, problem, "blocked");
@@ -273,6 +289,8 @@ impl Task {
             Decision::KeepWatching { until: at } => settings.scaled(ROLLOUT_LOOK).min(until(at)),
             Decision::Retry { at } => settings.scaled(until(at)),
         };
+        let soon = self.memory.look_at().map(|at| at.saturating_duration_since(Instant::now()));
+        let pause = soon.map_or(pause, |soon| pause.min(soon));
         let pause = if self.is_written { pause } else { pause.min(settings.scaled(UNWRITTEN)) };
         pause.max(Duration::from_millis(20))
     }
@@ -318,6 +336,8 @@ fn blocked(resource: &Environment, problems: Vec<Problem>) -> Report {
         kept: Vec::new(),
         confirmation: None,
         drift: Vec::new(),
+        notices: Vec::new(),
+        contended: 0,
         rolling_since: resource.status.as_ref().and_then(|status| status.rolling_since),
         decision: Decision::WaitForChange,
     }

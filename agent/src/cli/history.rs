@@ -106,6 +106,7 @@ mod tests {
             unchanged: 9,
             pruned: 0,
             failed: 0,
+            took_over: Vec::new(),
             message: None,
         };
         let bad = SyncRecord {

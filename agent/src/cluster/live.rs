@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use towpath_core::fingerprint;
 use towpath_core::health;
+use towpath_core::left;
 use towpath_core::manifest::{ObjectKey, group_of};
 use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, PART_OF_LABEL};
 use towpath_core::plan::{self, Row, Seen};
@@ -89,7 +90,12 @@ impl Reading {
                 has_controller: owners.is_some_and(|owners| owners.iter().any(is_controller)),
                 is_terminating: metadata.get("deletionTimestamp").is_some(),
                 never_prune: metadata.pointer("/annotations/towpath.dev~1prune").and_then(Value::as_str)
-                    == Some("Never"),
+                    == Some("Never")
+                    || metadata.pointer("/annotations/towpath.dev~1reconcile").and_then(Value::as_str)
+                        == Some("Disabled"),
+                co_owners: fingerprint::co_owners(object),
+                others: fingerprint::others(object),
+                is_rolled: left::is_rolled(object),
                 part_of: metadata
                     .get("labels")
                     .and_then(|labels| labels.get(PART_OF_LABEL)?.as_str())

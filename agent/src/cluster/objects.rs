@@ -7,13 +7,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use towpath_core::fault::Problem;
 use towpath_core::manifest::ObjectKey;
-use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, FIELD_MANAGER, PART_OF_LABEL};
+use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, PART_OF_LABEL};
 use towpath_core::plan::{Foreign, Known};
 use towpath_core::policy::Desired;
 
 use super::call::{self, CALL_DEADLINE, Failure, LIST_DEADLINE};
 use super::kinds::encoded;
 use super::live::Reading;
+use super::send::Propagation;
 use super::{AccountClient, Kind};
 
 /// What an apply did.
@@ -57,31 +58,8 @@ impl AccountClient {
     /// `Content` when the server refuses what is sent, `Setup` when the account may not, else `Passing`; at the
     /// object's place in the repository.
     pub async fn apply(&self, kind: &Kind, desired: &Desired, dry_run: bool) -> Result<Applied, Problem> {
-        let mut path = kind.path(desired.key.namespace.as_deref(), Some(&desired.key.name));
-        path.push_str(&format!("?fieldManager={FIELD_MANAGER}&force=true&fieldValidation=Strict"));
-        if dry_run {
-            path.push_str("&dryRun=All");
-        }
-        let request = Request::builder()
-            .method(Method::PATCH)
-            .uri(path)
-            .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
-            .header(http::header::ACCEPT, "application/json")
-            .body(serde_json::to_vec(&desired.body()).expect("a tree of JSON values can always be written"))
-            .expect("the parts of the path are names that were checked");
-        let answer = call::repeatable(&self.client, &self.permits, CALL_DEADLINE, &request).await;
-        let answer = answer.map_err(|failure| self.problem(&failure, &desired.key).at(desired.source.clone()))?;
-        let outcome = if answer.status == http::StatusCode::CREATED { Outcome::Created } else { Outcome::Configured };
-        let reading = Reading::of(&answer.body, Timestamp::now()).ok_or_else(|| {
-            Problem::passing(format!("the answer to applying {} is no object", desired.key)).at(desired.source.clone())
-        })?;
-        let uid = reading.seen.uid.clone();
-        let known = reading.seen.fingerprint.map(|held| Known { sent: desired.fingerprint, held });
-        if !dry_run {
-            // The event of our own write may come before or after this answer; whichever is newer stays.
-            self.live.put(reading);
-        }
-        Ok(Applied { outcome, uid, known })
+        let sent = self.send(kind, desired, &desired.body(), true, dry_run).await;
+        sent.map(|(applied, _)| applied).map_err(|refused| refused.problem)
     }
 
     /// Deletes one object if it still has this UID.
@@ -89,11 +67,25 @@ impl AccountClient {
     /// # Errors
     /// When the server refuses or does not answer; the object is then still a member.
     pub async fn delete(&self, kind: &Kind, key: &ObjectKey, uid: &str) -> Result<Deleted, Problem> {
+        self.delete_as(kind, key, uid, Propagation::Background).await
+    }
+
+    /// Deletes one object if it still has this UID, and says what becomes of what it owns.
+    ///
+    /// # Errors
+    /// When the server refuses or does not answer; the object is then still a member.
+    pub async fn delete_as(
+        &self,
+        kind: &Kind,
+        key: &ObjectKey,
+        uid: &str,
+        propagation: Propagation,
+    ) -> Result<Deleted, Problem> {
         let options = json!({
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "preconditions": {"uid": uid},
-            "propagationPolicy": "Background",
+            "propagationPolicy": format!("{propagation:?}"),
         });
         let request = Request::builder()
             .method(Method::DELETE)
@@ -196,7 +188,7 @@ impl AccountClient {
         items_of(answer.map_err(|failure| call::problem(&failure, &self.account.to_string(), false))?.body)
     }
 
-    fn problem(&self, failure: &Failure, key: &ObjectKey) -> Problem {
+    pub(super) fn problem(&self, failure: &Failure, key: &ObjectKey) -> Problem {
         let is_secret = key.group.is_empty() && key.kind == "Secret";
         let mut problem = call::problem(failure, &self.account.to_string(), is_secret);
         problem.message = format!("{key}: {}", problem.message);

@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
-use serde_json::Value;
 use towpath_core::fault::Problem;
-use towpath_core::fingerprint;
 use towpath_core::inventory::Member;
 use towpath_core::manifest::ObjectKey;
-use towpath_core::plan::{Action, Known, Plan, Stage, Step, Why};
-use towpath_core::policy::{Cleared, Desired};
+use towpath_core::plan::{Action, Known, Plan, Stage, Step};
+use towpath_core::policy::Cleared;
 use towpath_core::scope::defined_kind;
 
+use super::send::{self, Sent};
 use super::{CONCURRENCY, Memory, Pass, Progress};
-use crate::cluster::{AccountClient, Applied, Kinds, Outcome};
+use crate::cluster::{AccountClient, Kinds, Outcome};
 
 /// How long a CustomResourceDefinition may take until its kind is served.
 const ESTABLISHED_WITHIN: Duration = Duration::from_secs(20);
@@ -34,7 +33,11 @@ pub(super) async fn apply(
     memory.known.retain(|key, _| desired_keys.contains(key));
     for stage in [Stage::Namespaces, Stage::Definitions, Stage::Foundations, Stage::Workloads, Stage::Gates] {
         let steps: Vec<&Step> = plan.writes().filter(|step| step.stage == stage).collect();
+        let is_ending = plan.terminating().any(|step| step.stage == stage);
         if steps.is_empty() {
+            if is_ending {
+                return;
+            }
             continue;
         }
         if stage > Stage::Definitions
@@ -45,7 +48,7 @@ pub(super) async fn apply(
         }
         let mut sends = Vec::new();
         for step in steps {
-            sends.push(send(pass, account, &desired.objects()[step.index], step, kinds).boxed());
+            sends.push(send::send(pass, account, &desired.objects()[step.index], step, kinds).boxed());
         }
         let mut results = futures::stream::iter(sends).buffer_unordered(CONCURRENCY);
         let problems_before = progress.problems.len();
@@ -56,12 +59,21 @@ pub(super) async fn apply(
                     progress.failed += 1;
                     progress.problems.push(problem);
                 }
-                Sent::Done(step, applied, drift) => {
+                Sent::Waits(problem, notices) => {
+                    progress.notices.extend(notices);
+                    progress.wait(problem);
+                }
+                Sent::Done(step, mut done) => {
+                    // Created anew after it was created once: somebody deleted it.
+                    done.is_correction |= step.action == Action::Create && memory.known.contains_key(&step.key);
+                    memory.ownership.sent(pass, &step.key, &mut done);
+                    let applied = done.applied;
                     match applied.outcome {
                         Outcome::Created => progress.created += 1,
                         Outcome::Configured => progress.configured += 1,
                     }
-                    progress.drift.extend(drift);
+                    progress.drift.extend(done.drift.map(|text| (step.key.to_string(), text)));
+                    progress.notices.extend(done.notices);
                     match applied.known {
                         Some(known) => drop(memory.known.insert(step.key.clone(), known)),
                         None => drop(memory.known.remove(&step.key)),
@@ -74,7 +86,7 @@ pub(super) async fn apply(
                 }
             }
         }
-        if progress.overtaken || progress.problems.len() > problems_before {
+        if is_ending || progress.overtaken || progress.problems.len() > problems_before {
             return;
         }
     }
@@ -95,59 +107,6 @@ pub(super) async fn apply(
             }
         }
     }
-}
-
-enum Sent<'a> {
-    Done(&'a Step, Applied, Option<(String, String)>),
-    Failed(Problem),
-    Overtaken,
-}
-
-async fn send<'a>(
-    pass: &Pass<'_>,
-    account: &AccountClient,
-    object: &Desired,
-    step: &'a Step,
-    kinds: &Kinds,
-) -> Sent<'a> {
-    if (pass.overtaken)() {
-        return Sent::Overtaken;
-    }
-    let Some(kind) = kinds.get(&object.api_version, &object.key.kind) else {
-        return Sent::Failed(
-            Problem::passing(format!("the cluster does not serve {} {} yet", object.api_version, object.key.kind))
-                .at(object.source.clone()),
-        );
-    };
-    let drift = match step.action {
-        Action::Configure(Why::Drifted) => {
-            // Who changed what can only be said before it is mended.
-            let found = account.read(kind, &object.key).await.ok().flatten();
-            Some(found.map_or_else(|| "it was deleted".to_owned(), |found| describe_drift(object, &found)))
-        }
-        Action::Configure(Why::Disowned) => Some("our label or our ownership of its fields was gone".to_owned()),
-        _ => None,
-    };
-    match account.apply(kind, object, false).await {
-        Ok(applied) => Sent::Done(step, applied, drift.map(|text| (object.key.to_string(), text))),
-        Err(problem) => Sent::Failed(problem),
-    }
-}
-
-/// Which fields differ, and whose they are now. Values are left out: a Secret has some.
-fn describe_drift(object: &Desired, found: &Value) -> String {
-    let expected = fingerprint::expected(&object.body());
-    let Some(found_ours) = fingerprint::project(found) else {
-        return "none of its fields is ours any longer".to_owned();
-    };
-    let paths = fingerprint::differences(&expected, &found_ours);
-    let culprits = fingerprint::other_owners(found, &paths);
-    if culprits.is_empty() {
-        return "it differed from git".to_owned();
-    }
-    let lines: Vec<String> =
-        culprits.iter().take(5).map(|culprit| format!("{} changed by {}", culprit.path, culprit.manager)).collect();
-    lines.join(", ")
 }
 
 /// Waits until the kinds of these steps are served. Only kinds that this very plan defines are waited for.

@@ -8,7 +8,7 @@ use towpath_core::fault::Problem;
 use towpath_core::plan::{Action, Plan, Stage, Step};
 use towpath_core::policy::Cleared;
 
-use super::{CONCURRENCY, Pass};
+use super::{CONCURRENCY, Pass, replace};
 use crate::cluster::{AccountClient, Kinds};
 
 /// Sends what would change as a dry run, and gives everything that was refused. One object alone is sent for good at
@@ -37,7 +37,7 @@ pub(super) async fn preflight(
     for step in writes.into_iter().filter(can_be_tried) {
         let object = &desired.objects()[step.index];
         if let Some(kind) = kinds.get(&object.api_version, &object.key.kind) {
-            tries.push(async move { account.apply(kind, object, true).await.err() }.boxed());
+            tries.push(replace::denial(account, kind, object, step).boxed());
         }
     }
     futures::stream::iter(tries).buffer_unordered(CONCURRENCY).filter_map(std::future::ready).collect().await

@@ -8,7 +8,7 @@ use towpath_core::decide::{self, Decision};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::health::{self, Health};
 use towpath_core::revision::Revision;
-use towpath_core::status::{Outcome, Report, SyncRecord, Trigger};
+use towpath_core::status::{MAX_LISTED, Notice, NoticeKind, Outcome, Report, SyncRecord, Trigger};
 
 use super::{Memory, Pass, Progress, desire};
 
@@ -63,6 +63,8 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
             let nothing = Progress { problems: problems.clone(), ..Progress::default() };
             Some(record(pass, refused, true, &nothing, (started, now)))
         }
+        // What only waits for something to end is told when it is done.
+        (None, Some(_)) if progress.waits > 0 && progress.waits == problems.len() => None,
         (None, Some(revision)) if is_move || (did_something && progress.moved) => {
             Some(record(pass, revision, is_move, &progress, (started, now)))
         }
@@ -87,6 +89,8 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         kept: progress.kept,
         confirmation: progress.confirmation,
         drift: progress.drift,
+        notices: progress.notices,
+        contended: progress.contended,
         rolling_since: rolling_since.filter(|_| decision != Decision::Settled),
         decision,
     }
@@ -123,8 +127,15 @@ fn record(
         unchanged: progress.unchanged,
         pruned: progress.pruned,
         failed: progress.failed,
+        took_over: took_over(&progress.notices),
         message: progress.problems.first().map(ToString::to_string),
     }
+}
+
+/// What was taken from other managers, as lines of the record.
+fn took_over(notices: &[Notice]) -> Vec<String> {
+    let taken = notices.iter().filter(|notice| notice.kind == NoticeKind::TookOver);
+    taken.take(MAX_LISTED).map(|notice| format!("{}: {}", notice.object, notice.message)).collect()
 }
 
 /// The report of an environment that is suspended: nothing was looked at.
@@ -145,6 +156,8 @@ pub(super) fn suspended(pass: &Pass<'_>) -> Report {
         kept: Vec::new(),
         confirmation: None,
         drift: Vec::new(),
+        notices: Vec::new(),
+        contended: 0,
         rolling_since: pass.status.rolling_since,
         decision: Decision::Settled,
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use super::Facts;
-use crate::manifest::ObjectKey;
+use crate::manifest::{ObjectKey, is_protected};
 use crate::revision::CommitId;
 
 /// What to do with a member that is no longer desired.
@@ -53,14 +53,6 @@ impl fmt::Display for Keep {
             Keep::Unserved => "the cluster does not serve its kind, so nothing is known of it",
         })
     }
-}
-
-/// Kinds whose deletion takes more with it than the object.
-pub fn is_protected(key: &ObjectKey) -> bool {
-    matches!(
-        (key.group.as_str(), key.kind.as_str()),
-        ("", "Namespace" | "PersistentVolumeClaim") | ("apiextensions.k8s.io", "CustomResourceDefinition")
-    )
 }
 
 /// How many of `members` may be deleted at once without a confirmation: the larger of 5 and a fifth, but never more

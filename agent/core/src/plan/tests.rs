@@ -46,6 +46,9 @@ fn seen(fingerprint: Option<Fingerprint>) -> Seen {
         has_controller: false,
         is_terminating: false,
         never_prune: false,
+        co_owners: Vec::new(),
+        others: 0,
+        is_rolled: false,
         part_of: None,
         health: ObjectHealth { health: Health::Healthy, message: String::new() },
     }
@@ -325,4 +328,28 @@ fn namespaces_come_first_and_gates_last() {
     assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
     assert_eq!(stage("", "Secret"), Stage::Foundations);
     assert_eq!(stage("example.com", "Widget"), Stage::Workloads);
+}
+
+#[test]
+fn an_object_that_a_former_tool_owns_too_is_taken_over() {
+    let mut world = World::settled(&["a"]);
+    world.ours("a").co_owners = vec!["hand".into()];
+    assert_eq!(world.action("a"), Action::Leave, "anybody may own a value with us");
+    world.ours("a").co_owners = vec!["hand".into(), "kubectl-client-side-apply".into()];
+    assert_eq!(world.action("a"), Action::Configure(Why::CoOwned));
+    world.environment.drift = DriftMode::Report;
+    assert_eq!(world.action("a"), Action::Leave);
+    world.environment.drift = DriftMode::Correct;
+    world.ours("a").co_owners = vec!["helm".into()];
+    world.environment.take_over = ["helm".to_owned()].into();
+    assert_eq!(world.action("a"), Action::Configure(Why::CoOwned));
+}
+
+#[test]
+fn what_is_being_deleted_is_waited_for() {
+    let mut world = World::settled(&["a"]);
+    world.ours("a").is_terminating = true;
+    world.ours("a").fingerprint = Some(print(2));
+    assert_eq!(world.action("a"), Action::Wait(Wait::Terminating));
+    assert_eq!(world.plan().terminating().count(), 1);
 }

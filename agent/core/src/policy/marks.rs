@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use crate::fault::Problem;
-use crate::manifest::Manifest;
-use crate::names::{self, annotation};
+use crate::manifest::{Manifest, is_protected};
+use crate::names::annotation;
+use crate::pointer::{NotAPointer, Pointer};
 
 /// Refuses forged ownership marks, unknown annotations under our name, and values that mean nothing.
 pub(super) fn judge(manifest: &Manifest, found: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
@@ -41,6 +42,9 @@ pub(super) fn judge(manifest: &Manifest, found: &mut Vec<Problem>, warnings: &mu
         }
         let meaning = match name.as_str() {
             annotation::PRUNE => (text == "Never").then_some(()).ok_or("the only value is Never"),
+            annotation::REPLACE if is_protected(&manifest.key) => {
+                Err("what takes more with it than itself is never replaced: remove the annotation")
+            }
             annotation::ADOPT | annotation::REPLACE => {
                 (text == "true").then_some(()).ok_or("the only value is \"true\"")
             }
@@ -51,13 +55,13 @@ pub(super) fn judge(manifest: &Manifest, found: &mut Vec<Problem>, warnings: &mu
             }
             _ => pointers(text)
                 .iter()
-                .all(|pointer| pointer.starts_with('/') && !is_identity(pointer))
+                .all(Result::is_ok)
                 .then_some(())
                 .ok_or("JSON pointers such as /spec/replicas, separated by commas; not the object's identity"),
         };
         if let Err(hint) = meaning {
             refuse(format!("annotation {name} of {} cannot be {text:?}", manifest.key), hint);
-        } else if matches!(name.as_str(), annotation::WAVE | annotation::HOOK | annotation::REPLACE) {
+        } else if matches!(name.as_str(), annotation::WAVE | annotation::HOOK) {
             warnings.push(
                 Problem::content(format!("annotation {name} of {} has no effect yet", manifest.key))
                     .at(manifest.source.clone()),
@@ -67,14 +71,7 @@ pub(super) fn judge(manifest: &Manifest, found: &mut Vec<Problem>, warnings: &mu
 }
 
 /// The JSON pointers of an `ignore` annotation.
-pub(super) fn pointers(text: &str) -> Vec<String> {
-    text.split([',', ' ', '\n']).map(str::trim).filter(|pointer| !pointer.is_empty()).map(str::to_owned).collect()
-}
-
-fn is_identity(pointer: &str) -> bool {
-    let environment = names::ENVIRONMENT_LABEL.replace('/', "~1");
-    matches!(
-        pointer,
-        "/" | "/apiVersion" | "/kind" | "/metadata" | "/metadata/name" | "/metadata/namespace" | "/metadata/labels"
-    ) || pointer == format!("/metadata/labels/{environment}")
+pub(super) fn pointers(text: &str) -> Vec<Result<Pointer, NotAPointer>> {
+    let parts = text.split([',', ' ', '\n']).map(str::trim).filter(|pointer| !pointer.is_empty());
+    parts.map(Pointer::parse).collect()
 }

@@ -226,3 +226,41 @@ fn what_was_cleared_is_taken_from_the_cache_only_under_the_same_terms() {
     let elsewhere = Environment { namespace: "elsewhere".into(), ..environment };
     assert_eq!(judge(&elsewhere, &manifests).objects[0].key.namespace.as_deref(), Some("elsewhere"));
 }
+
+#[test]
+fn a_rule_of_the_environment_leaves_fields_out() {
+    let rule = |pointers: &[&str], managers: &[&str]| Rule {
+        kind: Some("ConfigMap".into()),
+        pointers: pointers.iter().map(|pointer| Pointer::parse(pointer).unwrap()).collect(),
+        managers: managers.iter().map(|name| (*name).to_owned()).collect(),
+        ..Rule::default()
+    };
+    let data = |rules| {
+        let environment = Environment { ignore: rules, ..environment() };
+        let facts = Facts { environment: &environment, scopes: &Scopes::offline(), claimed: &|_| None };
+        let list = config_map(|body| body["spec"] = json!({"list": [1, 2, 3]}));
+        let cleared = judge_all(vec![list], &facts).unwrap();
+        let body = Value::Object(cleared.objects()[0].body());
+        (body["data"].clone(), body["spec"]["list"].clone())
+    };
+    assert_eq!(data(vec![rule(&["/data/k"], &[])]), (json!({}), json!([1, 2, 3])));
+    assert_eq!(
+        data(vec![rule(&["/data/k"], &["tuner"])]),
+        (json!({"k": "v"}), json!([1, 2, 3])),
+        "only while it owns it"
+    );
+    // Places are those in git, whatever goes first.
+    assert_eq!(data(vec![rule(&["/spec/list/0", "/spec/list/1"], &[])]).1, json!([3]));
+}
+
+#[test]
+fn what_takes_more_with_it_is_never_replaced() {
+    let replaced = |kind: &str| {
+        let annotations = json!({"towpath.dev/replace": "true"});
+        let metadata = json!({"name": "a", "annotations": annotations});
+        judge(vec![manifest(1, json!({"apiVersion": "v1", "kind": kind, "metadata": metadata}))])
+    };
+    assert!(replaced("ConfigMap").unwrap().objects()[0].replace);
+    let said = replaced("PersistentVolumeClaim").unwrap_err().to_string();
+    assert!(said.contains("never replaced"), "{said}");
+}

@@ -3,13 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use expect_test::expect_file;
 use serde_json::json;
 
 use super::*;
-use crate::environment::{DriftMode, Preflight, SyncMode};
 use crate::lane::LaneRule;
 use crate::revision::BlobId;
 use crate::tree::{File, TreeBuilder};
@@ -35,15 +33,7 @@ fn environment(path: &str, values: Value) -> Environment {
         path: path.into(),
         namespace: "shop-test".into(),
         values,
-        sync: SyncMode::Automatic,
-        account: "towpath-deployer".into(),
-        allowed_namespaces: BTreeSet::new(),
-        allowed_cluster_kinds: BTreeSet::new(),
-        prune: true,
-        drift: DriftMode::Correct,
-        preflight: Preflight::Always,
-        timeout: Duration::from_secs(600),
-        suspend: false,
+        ..crate::environment::sample()
     }
 }
 

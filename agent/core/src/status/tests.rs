@@ -35,6 +35,8 @@ fn report() -> Report {
         kept: Vec::new(),
         confirmation: None,
         drift: Vec::new(),
+        notices: Vec::new(),
+        contended: 0,
         rolling_since: None,
         decision: Decision::Settled,
     }
@@ -63,6 +65,7 @@ fn record(number: i64, outcome: Outcome) -> SyncRecord {
         unchanged: 0,
         pruned: 0,
         failed: 0,
+        took_over: Vec::new(),
         message: (outcome == Outcome::Failed).then(|| "no".to_owned()),
     }
 }
