@@ -146,6 +146,11 @@ impl Election {
         Election { identity: identity.into(), terms, observed: None, missing_since: None, renewed: None }
     }
 
+    /// This replica's own name.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
     /// The times.
     pub fn terms(&self) -> &Terms {
         &self.terms

@@ -213,6 +213,7 @@ impl Chance {
 }
 
 /// What a replica of the made-up cluster is doing.
+#[allow(clippy::large_enum_variant, reason = "there are three of them")]
 enum Doing {
     Resting {
         until: u64,
