@@ -9,4 +9,5 @@ mod processes;
 mod spine;
 mod lanes;
 mod guards;
+mod leader;
 mod ownership;
