@@ -11,3 +11,4 @@ mod lanes;
 mod guards;
 mod leader;
 mod ownership;
+mod token;
