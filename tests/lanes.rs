@@ -95,8 +95,10 @@ async fn a_new_release_branch_that_cannot_be_applied_stays_a_candidate() {
     world.start_agent();
     let first = world.runs("half-ready", "r1.1").await;
 
-    world.repo.branch("r1.2", "r1.1");
-    world.repo.commit("r1.2", "broken", &[("test/c.yaml", "apiVersion: v1\nkind: [\n")]);
+    // Under its name when it is whole: a branch of that name that is still the old one would be followed.
+    world.repo.branch("next", "r1.1");
+    world.repo.commit("next", "broken", &[("test/c.yaml", "apiVersion: v1\nkind: [\n")]);
+    world.repo.branch("r1.2", "next");
     let status = world.status_where("half-ready", "blocked", |status| status.state == State::Blocked).await;
     assert_eq!(status.running, first.running);
     assert!(status.candidate.unwrap().revision.starts_with("r1.2@sha1:"));

@@ -9,6 +9,8 @@ mod processes;
 mod spine;
 mod lanes;
 mod guards;
+mod leader;
 mod ownership;
 mod owners;
 mod replacing;
+mod token;

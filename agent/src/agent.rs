@@ -4,6 +4,7 @@
 //! which lane it follows and asks for a look. They end with the custom resource that they are for.
 
 mod environment;
+mod lead;
 mod repository;
 
 use std::collections::HashMap;
@@ -23,10 +24,11 @@ use towpath_core::lane::LaneRule;
 
 use crate::board::Shelf;
 pub use crate::board::{Board, Id};
-use crate::cluster::Cluster;
+use crate::cluster::{BackOff, Cluster};
 use crate::metrics::Metrics;
 use crate::repo::View;
 use crate::sync::Claims;
+pub use lead::{Replica, Start, lead};
 
 /// Passes that run at one time. Each waits for the API server most of its time.
 const MAX_PASSES: usize = 16;
@@ -152,15 +154,15 @@ impl Slot {
 }
 
 impl Shared {
-    /// Everything that tasks share, before any of them runs.
-    pub fn new(settings: Settings, cluster: Cluster) -> Arc<Shared> {
+    /// Everything that tasks share, before any of them runs. What outlives them is handed in.
+    pub fn new(settings: Settings, cluster: Cluster, board: Arc<Board>, metrics: Arc<Metrics>) -> Arc<Shared> {
         Arc::new(Shared {
             settings,
             cluster,
             slots: Slots::default(),
             claims: Claims::default(),
-            board: Arc::default(),
-            metrics: Arc::default(),
+            board,
+            metrics,
             passes: Semaphore::new(MAX_PASSES),
             names: Mutex::default(),
         })
@@ -246,7 +248,7 @@ where
         None => Api::all(client),
     };
     let shelf = (tending.shelf)(&shared.board);
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).backoff(BackOff::default()));
     let mut tasks: HashMap<Id, Tended<K>> = HashMap::new();
     let mut listed: Vec<Id> = Vec::new();
     // Tasks whose resource is gone: one for a new resource of that name begins after the old one has ended.

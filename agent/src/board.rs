@@ -32,6 +32,12 @@ impl Board {
         self.repositories.all()
     }
 
+    /// Forgets everything: nobody keeps it up to date any more.
+    pub fn clear(&self) {
+        self.environments.clear();
+        self.repositories.clear();
+    }
+
     /// Whether both have been listed once: before that nothing is known.
     pub fn is_ready(&self) -> bool {
         self.environments.is_listed() && self.repositories.is_listed()
@@ -80,6 +86,12 @@ impl<K> Shelf<K> {
         self.changes.send_modify(|(listed, count)| (*listed, *count) = (true, *count + 1));
     }
 
+    /// Forgets all of them: nothing is known until they are listed again.
+    fn clear(&self) {
+        self.resources.lock().expect("nothing panics while it holds this lock").clear();
+        self.changes.send_modify(|(listed, count)| (*listed, *count) = (false, *count + 1));
+    }
+
     /// Whether they were listed once.
     pub fn is_listed(&self) -> bool {
         self.changes.borrow().0
@@ -117,5 +129,7 @@ mod tests {
         assert!(!board.is_ready());
         board.repositories.listed(&[]);
         assert!(board.is_ready());
+        board.clear();
+        assert!(!board.is_ready(), "what nobody keeps up to date is not known");
     }
 }

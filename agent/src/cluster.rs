@@ -4,42 +4,57 @@
 //! [`AccountClient`] is an environment's service account, and the only one that can read or write workloads. Both
 //! share one pool of connections; an account is a header on each request.
 
+mod brake;
 mod call;
 mod events;
+mod fence;
+mod gate;
 mod identity;
 mod inventory;
 mod kinds;
+mod lease;
 mod live;
 mod objects;
+mod pod;
 mod send;
+mod token;
 mod watch;
 
 pub use events::Severity;
+pub use fence::{Fence, uptime};
+pub use gate::Manner;
 pub use identity::{Account, AccountClient};
 pub use kinds::{Kind, Kinds};
+pub use lease::{Lease, Place};
 pub use live::{Live, Wakes};
 pub use objects::{Applied, Deleted, Outcome};
+pub use pod::Pod;
 pub use send::{Propagation, Refusal, Refused};
-pub use watch::WatchHandle;
+pub use watch::{BackOff, WatchHandle};
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Config};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use towpath_core::fault::Problem;
+
+use gate::Permits;
 
 /// Requests under way at one time, watches not counted. Beyond 32 only the latency of a kube-apiserver grows.
 const MAX_REQUESTS: usize = 16;
+
+/// How an agent calls itself in the header `User-Agent`.
+pub fn user_agent(identity: &str) -> String {
+    format!("towpath/{} ({identity})", env!("CARGO_PKG_VERSION"))
+}
 
 /// The agent's own access to its cluster.
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
-    permits: Arc<Semaphore>,
+    permits: Arc<Permits>,
     kinds: Arc<kinds::Cache>,
     live: Arc<Live>,
     watches: Arc<watch::Watches>,
@@ -52,20 +67,11 @@ impl Cluster {
     /// # Errors
     /// `Setup` when the configuration names certificates or credentials that cannot be read, or asks for a program to
     /// be run for credentials, which is never done.
-    pub fn connect(mut config: Config) -> Result<Cluster, Problem> {
-        if config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
-            return Err(Problem::setup("the kubeconfig wants a program to be run for credentials")
-                .hint("use a kubeconfig with a token or a client certificate"));
-        }
-        // Each call has its own deadline and few tries; the default retries for many minutes (15 tries, up to 1000 s).
-        config.default_retry = false;
-        config.connect_timeout = Some(Duration::from_secs(10));
-        config.read_timeout = None;
-        let client = Client::try_from(config)
-            .map_err(|error| Problem::setup(format!("cannot reach the API server: {error}")))?;
+    pub fn connect(config: Config, manner: Manner) -> Result<Cluster, Problem> {
+        let (client, gate) = gate::open(config, manner)?;
         Ok(Cluster {
             client,
-            permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            permits: Arc::new(Permits::new(MAX_REQUESTS, gate)),
             kinds: Arc::default(),
             live: Arc::default(),
             watches: Arc::default(),
@@ -76,6 +82,11 @@ impl Cluster {
     /// The kube client with the agent's own identity, for its own custom resources.
     pub fn own_client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// Changes whenever the API server is well again after it was away or throttled.
+    pub fn recoveries(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.permits.gate.brake.recoveries()
     }
 
     /// What the watches have seen.

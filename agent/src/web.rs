@@ -14,6 +14,7 @@ mod lookout;
 mod page;
 mod probes;
 mod request;
+mod standing;
 mod words;
 
 use std::net::SocketAddr;
@@ -28,11 +29,13 @@ use axum::routing::{get, post};
 use futures::future::BoxFuture;
 use kube::ResourceExt;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use towpath_core::fault::Problem;
+use towpath_core::lease::Standing;
 
 use crate::board::{Board, Id};
 use crate::metrics::Metrics;
@@ -59,6 +62,8 @@ pub struct Settings {
     pub probes: SocketAddr,
     /// What callers must know.
     pub token: Option<Token>,
+    /// Whether this replica leads: one that stands by has nothing to show.
+    pub standing: watch::Receiver<Standing>,
 }
 
 /// The token that callers must know. It may be replaced while the agent runs.
@@ -154,8 +159,9 @@ pub async fn serve(
     let page = Listener::bind(settings.listen, MAX_CONNECTIONS).await?;
     let probes = Listener::bind(settings.probes, MAX_PROBE_CONNECTIONS).await?;
     tracing::info!(page = %page.address, probes = %probes.address, "listening");
+    let standing = settings.standing.clone();
     let routes = router(board.clone(), annotate, settings, stop.clone());
-    tokio::join!(page.run(routes, stop.clone()), probes.run(probes::router(board, metrics), stop));
+    tokio::join!(page.run(routes, stop.clone()), probes.run(probes::router(board, metrics, standing), stop));
     Ok(())
 }
 
@@ -181,6 +187,7 @@ pub fn router(board: Arc<Board>, annotate: Annotate, settings: Settings, stop: C
             let problem = api::Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "this is a mistake in towpath itself");
             problem.hint("the log has the details").into_response()
         }))
+        .layer(axum::middleware::from_fn_with_state(state.clone(), standing::stand_by))
         .layer(axum::middleware::from_fn_with_state(state.clone(), guard::admit))
         .layer(axum::middleware::from_fn(guard::add_headers))
         .with_state(state)

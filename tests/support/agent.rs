@@ -59,6 +59,8 @@ pub fn start(start: &Start) -> Result<Running> {
         .args(["--time-scale", &start.time_scale.to_string()])
         .args(&start.arguments)
         .env("KUBECONFIG", &start.kubeconfig)
+        // Its name in the audit log.
+        .env("POD_NAME", start.namespace.as_deref().unwrap_or("agent"))
         .env(
             "RUST_LOG",
             std::env::var("TOWPATH_TEST_LOG").unwrap_or_else(|_| "info,towpath=debug,kube_client=off".into()),

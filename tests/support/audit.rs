@@ -25,6 +25,8 @@ pub struct Request {
     pub uri: String,
     /// Status code.
     pub code: u64,
+    /// What the client calls itself: which of several agents it is.
+    pub client: String,
 }
 
 impl Request {
@@ -38,6 +40,13 @@ impl Request {
 /// A place in the log: what comes after it is of interest.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(u64);
+
+impl Mark {
+    /// The beginning of the log.
+    pub fn start() -> Mark {
+        Mark(0)
+    }
+}
 
 /// The end of the log as it is now.
 ///
@@ -78,6 +87,7 @@ pub fn since(log: &Path, mark: Mark) -> Result<Vec<Request>> {
             name: text("/objectRef/name"),
             uri: text("/requestURI"),
             code: event.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or_default(),
+            client: text("/userAgent"),
         });
     }
     Ok(requests)

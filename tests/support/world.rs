@@ -284,10 +284,13 @@ impl World {
         audit::mark(&self.plane.audit_log()).expect("the audit log can be read")
     }
 
-    /// The requests about this namespace that were made by the agent after a mark, as itself or as an account.
+    /// The requests about this namespace, or none, that were made by the agent after a mark, as itself or as an account.
     pub fn requests_since(&self, mark: Mark) -> Vec<Request> {
         let mut requests = self.all_requests_since(mark);
-        requests.retain(|request| request.namespace == self.namespace || request.namespace.is_empty());
+        requests.retain(|request| {
+            let is_its = request.client.contains(&format!("({}_", self.namespace));
+            request.namespace == self.namespace || (request.namespace.is_empty() && is_its)
+        });
         requests
     }
 

@@ -31,4 +31,5 @@ pub mod policy;
 pub mod inventory;
 pub mod plan;
 pub mod decide;
+pub mod lease;
 pub mod status;

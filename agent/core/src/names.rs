@@ -18,6 +18,9 @@ pub const ENVIRONMENT_LABEL: &str = "towpath.dev/environment";
 /// Label on every managed object; its value is the id of the ApplySet (KEP-3659).
 pub const PART_OF_LABEL: &str = "applyset.kubernetes.io/part-of";
 
+/// Label of the agent's pod that leads; the Service selects it.
+pub const LEADER_LABEL: &str = "towpath.dev/leader";
+
 /// The account an environment is applied with where it names none.
 pub const DEFAULT_ACCOUNT: &str = "towpath-deployer";
 

@@ -50,11 +50,17 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         looked_for: None,
     };
     let mut slot: Option<Arc<Slot>> = None;
+    let mut recoveries = shared.cluster.recoveries();
     loop {
+        recoveries.borrow_and_update();
         let now = resource.borrow_and_update().clone();
         let (decision, view, wakes) = match task.prepare(&now, &mut slot) {
             Err(problems) => {
-                task.write(&now, &blocked(&now, problems)).await;
+                let report = blocked(&now, problems);
+                tokio::select! {
+                    () = task.write(&now, &report) => {}
+                    () = stop.cancelled() => break,
+                }
                 (Decision::WaitForChange, None, None)
             }
             Ok((environment, slot)) => {
@@ -64,16 +70,22 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
                     report = task.pass(&now, &environment, &slot, &mut view, &resource) => report,
                     () = stop.cancelled() => break,
                 };
-                task.write(&now, &report).await;
+                tokio::select! {
+                    () = task.write(&now, &report) => {}
+                    () = stop.cancelled() => break,
+                }
                 (report.decision, Some(view), Some(wakes))
             }
         };
         let pause = task.pause(decision);
+        let is_troubled = matches!(decision, Decision::Retry { .. }) || !task.is_written;
         tokio::select! {
             changed = resource.changed() => if changed.is_err() { break },
             () = news(view) => {}
             () = drift(&wakes) => {}
             () = health(&wakes) => tokio::time::sleep(HEALTH_GATHERED).await,
+            // Whoever waits for an API server that was away need not wait longer.
+            Ok(()) = recoveries.changed(), if is_troubled => {}
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => break,
         }

@@ -3,25 +3,32 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::FutureExt;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use towpath_core::fault::Problem;
+use towpath_core::lease::{self, Standing};
 use tracing_subscriber::EnvFilter;
 
 use super::access::Kube;
 use super::exit::{Code, Failure};
 use crate::agent::{self, Settings};
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster, Fence, Lease, Manner, Place, Pod};
 use crate::disk;
+use crate::metrics::Metrics;
 use crate::resources::Environment;
 use crate::web;
 
 /// What is logged where RUST_LOG says nothing. What a watch of kube trips over the agent says itself.
 const DEFAULT_LOG: &str = "info,kube_client=warn,kube_runtime=error,tower=warn,hyper=warn";
+
+/// Characters of the pod's or machine's name in the name of a replica.
+const MAX_NAME: usize = 100;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -46,6 +53,27 @@ pub(super) struct Args {
     /// The ssh program, for repositories that are reached by it.
     #[arg(long, value_name = "PROGRAM", env = "TOWPATH_SSH", default_value = "ssh")]
     ssh: PathBuf,
+    /// Run as one of several replicas: the one that holds the Lease works, the others stand by.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TOWPATH_LEADER_ELECT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    leader_elect: bool,
+    /// The Lease of the replicas, in the agent's own namespace if none is named.
+    #[arg(long, value_name = "[NAMESPACE/]NAME", env = "TOWPATH_LEASE", default_value = "towpath")]
+    lease: String,
+    /// After how many seconds without a sign of life another replica takes over.
+    #[arg(long, value_name = "SECONDS", env = "TOWPATH_LEASE_DURATION", default_value_t = lease::DEFAULT_LEASE_DURATION.as_secs())]
+    lease_duration: u64,
+    /// The pod that this replica runs in: it is labelled while it leads.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pod: Option<String>,
     /// How the log is written, to stderr. RUST_LOG says what is in it.
     #[arg(long, value_name = "FORMAT", env = "TOWPATH_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
@@ -70,7 +98,8 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
     start_log(args.log_format);
     let token = args.token_file.as_deref().map(read_token).transpose()?.map(web::Token::new);
     let _watch = args.token_file.clone().zip(token.clone()).map(|(file, token)| follow_token(file, token));
-    let cluster = Cluster::connect(args.kube.config().await?)?;
+    let config = args.kube.config().await?;
+    let identity = identity(args.pod.as_deref());
     let settings = Settings {
         cluster_name: args.cluster,
         namespace: args.namespace,
@@ -84,25 +113,84 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
         cache = %settings.cache.display(),
         listen = %args.listen,
         probes = %args.probes,
+        identity,
         "the agent starts"
     );
-    let shared = agent::Shared::new(settings, cluster);
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
-    let web = web::Settings { listen: args.listen, probes: args.probes, token };
-    let cluster = shared.cluster.clone();
-    let annotate: web::Annotate = Arc::new(move |(namespace, name), annotations| {
-        let cluster = cluster.clone();
-        async move { cluster.annotate::<Environment>(&namespace, &name, annotations).await.map(drop) }.boxed()
+
+    let (board, metrics) = (Arc::<agent::Board>::default(), Arc::<Metrics>::default());
+    let standing = watch::Sender::new(match args.leader_elect {
+        true => Standing::StandingBy { leader: None },
+        false => Standing::Alone,
     });
+    let replica = match args.leader_elect {
+        false => None,
+        true => {
+            let terms = lease::Terms::new(Duration::from_secs(args.lease_duration))?.divided(settings.time_scale);
+            let place = place(&args.lease, std::env::var("POD_NAMESPACE").ok(), &config.default_namespace);
+            let lease = Lease::connect(config.clone(), place, &identity, terms)?;
+            let pod = args.pod.as_deref().map(|pod| Pod::beside(&lease, pod));
+            Some(agent::Replica { lease, pod, standing: standing.clone(), board: board.clone() })
+        }
+    };
+    // The cluster of the current term, for requests that people make on the page.
+    let current: Arc<Mutex<Option<Cluster>>> = Arc::default();
+    let start = {
+        let (current, board, metrics) = (current.clone(), board.clone(), metrics.clone());
+        move |fence| {
+            let manner = Manner {
+                fence,
+                user_agent: Some(cluster::user_agent(&identity)),
+                time_scale: settings.time_scale,
+                unbraked: false,
+            };
+            let cluster = Cluster::connect(config.clone(), manner)?;
+            *current.lock().expect("nothing panics while it holds this lock") = Some(cluster.clone());
+            Ok(agent::Shared::new(settings.clone(), cluster, board.clone(), metrics.clone()))
+        }
+    };
+    let annotate: web::Annotate = Arc::new(move |(namespace, name), annotations| {
+        let cluster = current.lock().expect("nothing panics while it holds this lock").clone();
+        async move {
+            let Some(cluster) = cluster else { return Err(Problem::passing("this replica does not lead")) };
+            cluster.annotate::<Environment>(&namespace, &name, annotations).await.map(drop)
+        }
+        .boxed()
+    });
+    let web = web::Settings { listen: args.listen, probes: args.probes, token, standing: standing.subscribe() };
+    let agent = async {
+        match replica {
+            Some(replica) => agent::lead(replica, &start, stop.clone()).await,
+            None => agent::run(start(Fence::none())?, stop.clone()).await,
+        }
+    };
     // Neither is of use without the other: the first to end ends both.
     let (agent, web) = tokio::join!(
-        ending(agent::run(shared.clone(), stop.clone()), &stop),
-        ending(web::serve(shared.board.clone(), shared.metrics.clone(), annotate, web, stop.clone()), &stop),
+        ending(agent, &stop),
+        ending(web::serve(board.clone(), metrics.clone(), annotate, web, stop.clone()), &stop),
     );
     agent.and(web)?;
     tracing::info!("the agent has stopped");
     Ok(Code::Done)
+}
+
+/// A name for this process that no other has: the pod's or the machine's, and something by chance, so that a container
+/// that starts again is not taken for the one before it.
+fn identity(pod: Option<&str>) -> String {
+    let machine = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = pod.map_or_else(machine, str::to_owned);
+    let name: String = name.trim().chars().filter(|c| c.is_ascii_graphic()).take(MAX_NAME).collect();
+    format!("{}_{:016x}", if name.is_empty() { "towpath" } else { &name }, rand::random::<u64>())
+}
+
+/// Where the Lease is: in the namespace that is named, else that of the pod, else that of the configuration.
+fn place(lease: &str, pod_namespace: Option<String>, default_namespace: &str) -> Place {
+    let own = pod_namespace.filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| default_namespace.to_owned());
+    match lease.split_once('/') {
+        Some((namespace, name)) => Place { namespace: namespace.to_owned(), name: name.to_owned() },
+        None => Place { namespace: own, name: lease.to_owned() },
+    }
 }
 
 async fn ending(task: impl Future<Output = Result<(), Problem>>, stop: &CancellationToken) -> Result<(), Problem> {
@@ -188,6 +276,26 @@ mod tests {
         assert!(read_token(&file).is_err());
         std::fs::write(&file, "secret\n").unwrap();
         assert_eq!(secrecy::ExposeSecret::expose_secret(&read_token(&file).unwrap()), "secret");
+    }
+
+    #[test]
+    fn every_process_has_a_name_of_its_own() {
+        let first = identity(Some("towpath-5d7-x2k"));
+        assert!(first.starts_with("towpath-5d7-x2k_"), "{first}");
+        assert_ne!(first, identity(Some("towpath-5d7-x2k")), "a container that starts again is another replica");
+        assert!(identity(Some("\r\nX: y")).starts_with("X:y_"), "it stands in a header");
+        assert!(identity(Some("")).starts_with("towpath_"));
+    }
+
+    #[test]
+    fn the_lease_is_in_the_namespace_that_is_named_or_the_own() {
+        let at = |lease, pod: Option<&str>| {
+            let place = place(lease, pod.map(str::to_owned), "default");
+            format!("{}/{}", place.namespace, place.name)
+        };
+        assert_eq!(at("towpath", Some("towpath-system")), "towpath-system/towpath");
+        assert_eq!(at("towpath", None), "default/towpath");
+        assert_eq!(at("ops/shop", Some("towpath-system")), "ops/shop");
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use super::access::{Access, DEADLINE, Flags, call, problem};
 use super::exit::{self, Code, Failure};
 use super::local::{Source, Subject, subject};
 use super::output;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Manner};
 use crate::resources::Repository;
 
 /// Dry runs under way at one time.
@@ -116,7 +116,7 @@ async fn from_cluster(access: &Access, name: &str) -> Result<Subject, Failure> {
 
 /// Members of the environment that git no longer has.
 async fn gone(access: &Access, environment: &Environment, objects: &[Arc<Desired>]) -> Vec<ObjectKey> {
-    let inventory = match Cluster::connect(access.config.clone()) {
+    let inventory = match Cluster::connect(access.config.clone(), Manner::default()) {
         Ok(cluster) => cluster.read_inventory(environment).await,
         Err(problem) => Err(problem),
     };

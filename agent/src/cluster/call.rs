@@ -4,12 +4,17 @@ use std::future::Future;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 use kube::Client;
 use kube::client::Body;
 use kube::core::Status;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use towpath_core::fault::Problem;
+
+use super::brake::{self, Sort};
+use super::fence;
+use super::gate::Permits;
 
 /// Time for one read or write, all tries together.
 pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(20);
@@ -17,8 +22,8 @@ pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(20);
 pub(super) const LIST_DEADLINE: Duration = Duration::from_secs(60);
 /// Tries of one request that may be repeated without harm.
 const TRIES: u32 = 4;
-/// The longest pause that a server may ask for within a call.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The first pause between two tries; each further one is three times as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of one answer.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
@@ -59,28 +64,38 @@ impl Failure {
 }
 
 /// Sends a request that may be sent again: a server-side apply, a read, a deletion with preconditions.
+///
+/// A pause that the server asks for is kept. One that is longer than what is left of the deadline ends the call at once:
+/// whoever asked tries again later, and holds no permit until then.
 pub(super) async fn repeatable(
     client: &Client,
-    permits: &Semaphore,
+    permits: &Permits,
     deadline: Duration,
     request: &http::Request<Vec<u8>>,
 ) -> Result<Answer, Failure> {
+    let end = Instant::now() + deadline;
+    let brake = &permits.gate.brake;
+    let sort = if request.method() == http::Method::GET { Sort::Read } else { Sort::Write };
     let tries = async {
-        let mut pause = Duration::from_millis(100);
+        let mut pause = FIRST_PAUSE;
         for number in 1.. {
-            let permit = permits.acquire().await.expect("the semaphore is never closed");
+            let permit = permits.acquire().await;
             let result = send(client, request).await;
             drop(permit);
             match result {
                 Err((failure, may_pass)) if may_pass.is_some() && number < TRIES => {
-                    let asked = may_pass.flatten().unwrap_or(Duration::ZERO);
                     // Not what it said: that may repeat a Secret.
                     tracing::debug!(
                         code = failure.code(),
                         number,
                         "the API server did not take the request; trying again"
                     );
-                    tokio::time::sleep(asked.max(pause).min(LONGEST_PAUSE)).await;
+                    let wait = may_pass.flatten().unwrap_or(Duration::ZERO).max(pause);
+                    let next = (Instant::now() + wait).max(brake.free_at(sort).unwrap_or_else(Instant::now));
+                    if next >= end {
+                        return Err(failure);
+                    }
+                    tokio::time::sleep(wait).await;
                     pause *= 3;
                 }
                 Err((failure, _)) => return Err(failure),
@@ -89,10 +104,21 @@ pub(super) async fn repeatable(
         }
         unreachable!("the loop ends by returning")
     };
-    match tokio::time::timeout(deadline, tries).await {
+    match tokio::time::timeout_at(end, tries).await {
+        Ok(Err(Failure::Refused(status))) if status.code == 401 && permits.gate.bears_refusal() => {
+            Err(Failure::NoAnswer(TOKEN_REFUSED.to_owned()))
+        }
         Ok(result) => result,
-        Err(_) => Err(Failure::NoAnswer(format!("no answer within {} s", deadline.as_secs()))),
+        Err(_) => Err(Failure::NoAnswer(no_answer_within(deadline, permits))),
     }
+}
+
+/// While the agent's token is being replaced.
+const TOKEN_REFUSED: &str = "it does not take the agent's token at the moment";
+
+fn no_answer_within(deadline: Duration, permits: &Permits) -> String {
+    let why = permits.gate.brake.trouble().map(|why| format!(" ({why})")).unwrap_or_default();
+    format!("no answer within {} s{why}", deadline.as_secs())
 }
 
 /// `Some` beside the failure where another try may help; inside it the pause that the server asked for.
@@ -105,13 +131,15 @@ async fn send(client: &Client, request: &http::Request<Vec<u8>>) -> Result<Answe
     *copy.headers_mut() = request.headers().clone();
 
     let no_answer = |error: &dyn std::fmt::Display| (Failure::NoAnswer(error.to_string()), Some(None));
-    let response = client.send(copy).await.map_err(|error| no_answer(&error))?;
+    let response = client.send(copy).await.map_err(|error| match fence::is_fenced(&error) {
+        true => (Failure::NoAnswer(fence::Fenced.to_string()), None),
+        false => no_answer(&error),
+    })?;
     let status = response.status();
     let asked_pause = response
         .headers()
         .get(http::header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .map(Duration::from_secs);
+        .and_then(|value| brake::retry_after(value.to_str().ok()?, Timestamp::now()));
     let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER_BYTES)
         .collect()
         .await
@@ -129,6 +157,8 @@ async fn send(client: &Client, request: &http::Request<Vec<u8>>) -> Result<Answe
     });
     let may_pass = match status.as_u16() {
         429 | 502..=504 => Some(asked_pause),
+        // The token may just have been replaced.
+        401 => Some(None),
         500 if !is_untypable(&refused) => Some(None),
         _ => None,
     };
@@ -141,16 +171,21 @@ fn is_untypable(status: &Status) -> bool {
 }
 
 /// A call of the agent's own, made by kube's typed API.
-pub(super) async fn own<T>(permits: &Semaphore, call: impl Future<Output = kube::Result<T>>) -> Result<T, Problem> {
-    let permit = permits.acquire().await.expect("the semaphore is never closed");
+pub(super) async fn own<T>(permits: &Permits, call: impl Future<Output = kube::Result<T>>) -> Result<T, Problem> {
+    let permit = permits.acquire().await;
     let result = tokio::time::timeout(CALL_DEADLINE, call).await;
     drop(permit);
-    match result {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(kube::Error::Api(status))) => Err(problem(&Failure::Refused(status), "the agent", false)),
-        Ok(Err(error)) => Err(problem(&Failure::NoAnswer(error.to_string()), "the agent", false)),
-        Err(_) => Err(Problem::passing(format!("the API server did not answer within {} s", CALL_DEADLINE.as_secs()))),
-    }
+    let failure = match result {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(kube::Error::Api(status))) if status.code == 401 && permits.gate.bears_refusal() => {
+            Failure::NoAnswer(TOKEN_REFUSED.to_owned())
+        }
+        Ok(Err(kube::Error::Api(status))) => Failure::Refused(status),
+        Ok(Err(error)) if fence::is_fenced(&error) => Failure::NoAnswer(fence::Fenced.to_string()),
+        Ok(Err(error)) => Failure::NoAnswer(error.to_string()),
+        Err(_) => Failure::NoAnswer(no_answer_within(CALL_DEADLINE, permits)),
+    };
+    Err(problem(&failure, "the agent", false))
 }
 
 /// A failure for people. What the server says of a Secret may hold its values, so it is left out.
@@ -163,6 +198,7 @@ pub(super) fn problem(failure: &Failure, who: &str, is_secret: bool) -> Problem 
     let said = towpath_core::revision::clean_line(said, 500);
     let is_webhook = status.message.contains("admission webhook") || status.message.contains("calling webhook");
     match status.code {
+        429 => Problem::passing(format!("the API server throttles this agent: {said}")),
         401 => Problem::setup(format!("{who} is not known to the API server: {said}"))
             .hint("check the agent's service account token"),
         403 if is_webhook => Problem::setup(said),

@@ -6,6 +6,7 @@ use kube::{Resource, ResourceExt};
 use towpath_core::revision::clean_line;
 
 use super::Cluster;
+use super::call::CALL_DEADLINE;
 
 /// How an Event is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +42,11 @@ impl Cluster {
             secondary: None,
         };
         let reference: ObjectReference = about.object_ref(&());
-        if let Err(error) = recorder.publish(&event, &reference).await {
-            tracing::warn!(%error, about = about.name_any(), reason, "an Event was not published");
-        }
+        let error = match tokio::time::timeout(CALL_DEADLINE, recorder.publish(&event, &reference)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(error, about = about.name_any(), reason, "an Event was not published");
     }
 }

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex};
 use http::HeaderValue;
 use kube::Client;
 use kube::client::Body;
-use tokio::sync::Semaphore;
 use towpath_core::fault::Problem;
 use towpath_core::names;
 
+use super::gate::Permits;
 use super::{Cluster, Live, watch};
 
 /// A service account.
@@ -54,7 +54,7 @@ impl fmt::Display for Account {
 pub struct AccountClient {
     pub(super) account: Account,
     pub(super) client: Client,
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) permits: Arc<Permits>,
     pub(super) live: Arc<Live>,
     pub(super) watches: Arc<watch::Watches>,
 }

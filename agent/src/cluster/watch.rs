@@ -5,11 +5,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use jiff::Timestamp;
 use kube::api::{Api, DynamicObject};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
+use rand::RngExt;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use towpath_core::fault::Problem;
@@ -19,6 +23,46 @@ use towpath_core::names::ENVIRONMENT_LABEL;
 use super::call::{self, Failure};
 use super::live::{Covered, Live, Reading};
 use super::{Account, AccountClient, Kind};
+
+/// The first pause before an interrupted watch is taken up again.
+const FIRST_PAUSE: Duration = Duration::from_millis(800);
+/// The longest one. What all watches together may ask of a server that is away, the brake decides.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// A watch that was not interrupted for so long begins with the first pause again.
+const CALM: Duration = Duration::from_secs(120);
+
+/// The pauses of a watch that is interrupted again and again: doubled each time, and spread by chance so that many
+/// watches do not come back in step.
+#[derive(Clone, Debug)]
+pub struct BackOff {
+    next: Duration,
+    last: Option<Instant>,
+}
+
+impl Default for BackOff {
+    fn default() -> Self {
+        BackOff { next: FIRST_PAUSE, last: None }
+    }
+}
+
+impl Iterator for BackOff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        if self.last.is_some_and(|last| last.elapsed() > CALM) {
+            self.next = FIRST_PAUSE;
+        }
+        self.last = Some(Instant::now());
+        let pause = self.next.mul_f64(rand::rng().random_range(0.5..1.0));
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
+}
+
+impl Backoff for BackOff {
+    /// An event came. Not a reason to be quick: a server may send one and break off, again and again.
+    fn reset(&mut self) {}
+}
 
 /// How far a watch has come.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,7 +147,7 @@ async fn follow(
     who: String,
 ) {
     let config = watcher::Config::default().labels(ENVIRONMENT_LABEL).streaming_lists();
-    let mut events = std::pin::pin!(kube::runtime::WatchStreamExt::default_backoff(watcher(api, config)));
+    let mut events = std::pin::pin!(watcher(api, config).backoff(BackOff::default()));
     // Which environment each object belonged to when it was last seen here.
     let mut owners: HashMap<ObjectKey, String> = HashMap::new();
     let mut listed: HashMap<ObjectKey, Option<String>> = HashMap::new();
@@ -166,5 +210,20 @@ fn lasting(error: watcher::Error, who: &str) -> Option<Problem> {
         watcher::Error::WatchError(status) => status,
         _ => return None,
     };
-    matches!(status.code, 401 | 403 | 404).then(|| call::problem(&Failure::Refused(status), who, false))
+    // A refused token is no judgement about this watch: it is replaced, and the watcher goes on asking.
+    matches!(status.code, 403 | 404).then(|| call::problem(&Failure::Refused(status), who, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_limit_and_differ() {
+        let pauses: Vec<Duration> = BackOff::default().take(20).collect();
+        assert!(pauses[0] <= FIRST_PAUSE && pauses[0] >= FIRST_PAUSE / 2);
+        assert!(pauses[5..].iter().all(|pause| *pause <= LONGEST_PAUSE && *pause >= LONGEST_PAUSE / 2), "{pauses:?}");
+        let others: Vec<Duration> = BackOff::default().take(20).collect();
+        assert_ne!(pauses, others);
+    }
 }

@@ -67,6 +67,18 @@ pub(super) fn not_found(what: &str) -> String {
     )
 }
 
+/// What a replica shows that stands by. `who` says who leads.
+pub(super) fn stands_by(who: &str) -> String {
+    frame(
+        "Standing by – Towpath",
+        html! {
+            h1 { "Standing by" }
+            p { "This replica of the agent does not work at the moment: " (who) "." }
+            p { "The Service leads to the one that does, such as by " code { "kubectl -n towpath port-forward service/towpath 8080:80" } "." }
+        },
+    )
+}
+
 /// All environments.
 pub(super) fn overview(
     environments: &[Arc<Environment>],

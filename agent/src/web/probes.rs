@@ -13,8 +13,10 @@ use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
+use towpath_core::lease::Standing;
 use towpath_core::status::Condition;
 
 use super::words;
@@ -28,10 +30,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 struct State {
     board: Arc<Board>,
     metrics: Arc<Metrics>,
+    standing: watch::Receiver<Standing>,
 }
 
 /// `/healthz`, `/readyz` and `/metrics`.
-pub(super) fn router(board: Arc<Board>, metrics: Arc<Metrics>) -> Router {
+pub(super) fn router(board: Arc<Board>, metrics: Arc<Metrics>, standing: watch::Receiver<Standing>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -39,12 +42,18 @@ pub(super) fn router(board: Arc<Board>, metrics: Arc<Metrics>) -> Router {
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN))
         .layer(RequestBodyLimitLayer::new(0))
         .layer(axum::middleware::from_fn(super::guard::add_headers))
-        .with_state(State { board, metrics })
+        .with_state(State { board, metrics, standing })
 }
 
 async fn ready(Has(state): Has<State>) -> Response {
-    if state.board.is_ready() {
-        return "ok\n".into_response();
+    match &*state.standing.borrow() {
+        // It is ready to take over as soon as it has seen the Lease.
+        Standing::StandingBy { leader: Some(_) } => return "ok: stands by\n".into_response(),
+        Standing::StandingBy { leader: None } => {
+            return (StatusCode::SERVICE_UNAVAILABLE, "the lease was not read yet\n").into_response();
+        }
+        Standing::Alone | Standing::Leading if state.board.is_ready() => return "ok\n".into_response(),
+        Standing::Alone | Standing::Leading => {}
     }
     (StatusCode::SERVICE_UNAVAILABLE, "the custom resources are not listed yet\n").into_response()
 }
@@ -62,6 +71,9 @@ async fn metrics_text(Has(state): Has<State>) -> Response {
 fn write(state: &State, text: &mut String) -> std::fmt::Result {
     let mut registry = Registry::default();
     state.metrics.register(&mut registry);
+    let leads = Gauge::<i64>::default();
+    leads.set(i64::from(state.standing.borrow().works()));
+    registry.register("towpath_leader", "1 where this replica works, 0 where it stands by", leads);
     derive(&state.board, &mut registry);
     text::encode(text, &registry)
 }

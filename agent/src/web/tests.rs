@@ -53,11 +53,17 @@ fn no_cluster() -> Annotate {
     Arc::new(|_, _| Box::pin(async { Err(Problem::passing("the API server did not answer")) }))
 }
 
+/// There is no election.
+fn alone() -> watch::Receiver<Standing> {
+    watch::Sender::new(Standing::Alone).subscribe()
+}
+
 fn settings(listen: &str, token: Option<&str>) -> Settings {
     Settings {
         listen: listen.parse().unwrap(),
         probes: "127.0.0.1:0".parse().unwrap(),
         token: token.map(|token| Token::new(SecretString::from(token))),
+        standing: alone(),
     }
 }
 
@@ -360,13 +366,38 @@ fn an_empty_board_is_a_page_too() {
 #[tokio::test]
 async fn the_agent_is_ready_when_it_knows_its_resources() {
     let board = sample(Timestamp::now());
-    let routes = probes::router(board.clone(), Arc::default());
+    let routes = probes::router(board.clone(), Arc::default(), alone());
     assert_eq!(send(&routes, "GET", "/healthz", &[], "").await.0, StatusCode::OK);
     assert_eq!(send(&routes, "GET", "/readyz", &[], "").await.0, StatusCode::SERVICE_UNAVAILABLE);
     board.environments.listed(&[]);
     board.repositories.listed(&[]);
     assert_eq!(send(&routes, "GET", "/readyz", &[], "").await.0, StatusCode::OK);
     assert_eq!(send(&routes, "GET", "/", &[], "").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_replica_that_stands_by_is_ready_and_shows_who_leads() {
+    let standing = watch::Sender::new(Standing::StandingBy { leader: None });
+    let board = Arc::new(Board::default());
+    let probes = probes::router(board.clone(), Arc::default(), standing.subscribe());
+    assert_eq!(send(&probes, "GET", "/healthz", &[], "").await.0, StatusCode::OK);
+    assert_eq!(send(&probes, "GET", "/readyz", &[], "").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    standing.send_replace(Standing::StandingBy { leader: Some("towpath-x2k_1".into()) });
+    assert_eq!(send(&probes, "GET", "/readyz", &[], "").await.0, StatusCode::OK);
+    assert!(send(&probes, "GET", "/metrics", &[], "").await.1.contains("towpath_leader 0\n"));
+
+    let settings = Settings { standing: standing.subscribe(), ..settings("0.0.0.0:8080", Some(TOKEN)) };
+    let page = router(board, no_cluster(), settings, CancellationToken::new());
+    let bearer = bearer(TOKEN);
+    for path in ["/", "/environments/prod", "/api/v1/environments"] {
+        let (status, text) = send(&page, "GET", path, &[("authorization", &*bearer)], "").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(text.contains("towpath-x2k_1 leads"), "{text}");
+        assert_eq!(send(&page, "GET", path, &[], "").await.0, StatusCode::UNAUTHORIZED, "strangers learn nothing");
+    }
+    standing.send_replace(Standing::Leading);
+    assert_eq!(send(&page, "GET", "/", &[("authorization", &*bearer)], "").await.0, StatusCode::OK);
+    assert_eq!(send(&probes, "GET", "/readyz", &[], "").await.0, StatusCode::SERVICE_UNAVAILABLE, "not listed yet");
 }
 
 #[tokio::test]
@@ -379,7 +410,7 @@ async fn metrics_are_what_was_counted_and_what_the_board_shows() {
     metrics.forget("gone");
     metrics.drift("staging");
     metrics.alarm("shop");
-    let routes = probes::router(sample(Timestamp::now()), metrics);
+    let routes = probes::router(sample(Timestamp::now()), metrics, alone());
     let (status, text) = send(&routes, "GET", "/metrics", &[], "").await;
     assert_eq!(status, StatusCode::OK);
     for line in [
@@ -394,6 +425,7 @@ async fn metrics_are_what_was_counted_and_what_the_board_shows() {
         r#"towpath_environment_objects{environment="staging"} 184"#,
         r#"towpath_environment_problems{environment="test-payments"} 2"#,
         r#"towpath_repository_ready{repository="shop"} 1"#,
+        "towpath_leader 1",
     ] {
         assert!(text.lines().any(|known| known == line), "{line}\nis not in\n{text}");
     }
