@@ -9,4 +9,8 @@ mod processes;
 mod spine;
 mod lanes;
 mod guards;
+mod endings;
+mod farewell;
+mod handover;
+mod prune;
 mod ownership;

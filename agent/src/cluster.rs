@@ -6,10 +6,13 @@
 
 mod call;
 mod events;
+mod finalizer;
 mod identity;
 mod inventory;
 mod kinds;
+mod labelled;
 mod live;
+mod namespaces;
 mod objects;
 mod watch;
 
@@ -17,6 +20,7 @@ pub use events::Severity;
 pub use identity::{Account, AccountClient};
 pub use kinds::{Kind, Kinds};
 pub use live::{Live, Wakes};
+pub use namespaces::NamespaceState;
 pub use objects::{Applied, Deleted, Outcome};
 pub use watch::WatchHandle;
 

@@ -18,6 +18,13 @@ pub const ENVIRONMENT_LABEL: &str = "towpath.dev/environment";
 /// Label on every managed object; its value is the id of the ApplySet (KEP-3659).
 pub const PART_OF_LABEL: &str = "applyset.kubernetes.io/part-of";
 
+/// Finalizer of an Environment whose members are deleted with it.
+pub const FINALIZER: &str = "towpath.dev/members";
+
+/// The agent's own name: of its Deployment, its account, its rights, and the value of their label
+/// `app.kubernetes.io/name`.
+pub const AGENT: &str = "towpath";
+
 /// The account an environment is applied with where it names none.
 pub const DEFAULT_ACCOUNT: &str = "towpath-deployer";
 
@@ -46,6 +53,8 @@ pub mod annotation {
     pub const REQUESTED_BY: &str = "towpath.dev/requestedBy";
     /// Environment only: the deletions that a person has confirmed, as `<commit>:<digest of the list>`.
     pub const CONFIRM_PRUNE: &str = "towpath.dev/confirmPrune";
+    /// Environment only: who confirmed them.
+    pub const CONFIRMED_BY: &str = "towpath.dev/confirmedBy";
 }
 
 /// The name of an Environment: a DNS label, for it becomes a label value and a part of ref names.

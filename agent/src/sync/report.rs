@@ -8,7 +8,7 @@ use towpath_core::decide::{self, Decision};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::health::{self, Health};
 use towpath_core::revision::Revision;
-use towpath_core::status::{Outcome, Report, SyncRecord, Trigger};
+use towpath_core::status::{Leftovers, Outcome, Report, SyncRecord, Trigger};
 
 use super::{Memory, Pass, Progress, desire};
 
@@ -84,8 +84,7 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         objects: progress.objects,
         unhealthy: progress.unhealthy,
         worst,
-        kept: progress.kept,
-        confirmation: progress.confirmation,
+        leftovers: progress.leftovers,
         drift: progress.drift,
         rolling_since: rolling_since.filter(|_| decision != Decision::Settled),
         decision,
@@ -142,8 +141,7 @@ pub(super) fn suspended(pass: &Pass<'_>) -> Report {
         objects: 0,
         unhealthy: BTreeMap::new(),
         worst: None,
-        kept: Vec::new(),
-        confirmation: None,
+        leftovers: Leftovers::default(),
         drift: Vec::new(),
         rolling_since: pass.status.rolling_since,
         decision: Decision::Settled,

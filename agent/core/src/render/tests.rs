@@ -44,6 +44,8 @@ fn environment(path: &str, values: Value) -> Environment {
         preflight: Preflight::Always,
         timeout: Duration::from_secs(600),
         suspend: false,
+        deletion_policy: crate::environment::DeletionPolicy::Orphan,
+        moved_from: None,
     }
 }
 
