@@ -65,12 +65,12 @@ async fn a_mass_deletion_waits_for_a_confirmation_of_this_very_list() {
     world.repo.branch("master", "next");
     let status = world
         .status_where("budget", "asking for a confirmation", |status| {
-            status.confirm_prune.is_some() && status.kept.len() == 6
+            status.leftovers.confirm_prune.is_some() && status.leftovers.kept.len() == 6
         })
         .await;
     let deletes: Vec<_> = world.requests_since(mark).into_iter().filter(|request| request.verb == "delete").collect();
     assert!(deletes.is_empty(), "{deletes:#?}");
-    let confirm = status.confirm_prune.unwrap();
+    let confirm = status.leftovers.confirm_prune.unwrap();
     let patch = json!({"metadata": {"annotations": {"towpath.dev/confirmPrune": confirm}}});
     world.patch("towpath.dev/v1alpha1", "Environment", "budget", patch).await;
     for number in 0..6 {

@@ -5,6 +5,8 @@
 
 mod environment;
 mod lead;
+mod kin;
+mod parting;
 mod repository;
 
 use std::collections::HashMap;
@@ -27,6 +29,7 @@ pub use crate::board::{Board, Id};
 use crate::cluster::{BackOff, Cluster};
 use crate::metrics::Metrics;
 use crate::repo::View;
+use crate::resources::Environment;
 use crate::sync::Claims;
 pub use lead::{Replica, Start, lead};
 
@@ -44,6 +47,8 @@ pub struct Settings {
     pub cache: PathBuf,
     /// The `ssh` program.
     pub ssh: PathBuf,
+    /// The namespace that the agent itself runs in, where it is known: nothing of the agent is ever pruned.
+    pub own_namespace: Option<String>,
     /// Divides every wait of minutes and seconds (polls, back-off); 1 except in tests.
     pub time_scale: u32,
 }
@@ -70,6 +75,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     passes: Semaphore,
     names: Mutex<HashMap<String, Id>>,
+    /// Who acts for an environment holds its reins, so that one that takes over another never acts beside it.
+    reins: Mutex<HashMap<Id, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// Where a repository's task and the tasks of its environments meet.
@@ -165,6 +172,7 @@ impl Shared {
             metrics,
             passes: Semaphore::new(MAX_PASSES),
             names: Mutex::default(),
+            reins: Mutex::default(),
         })
     }
 
@@ -177,6 +185,24 @@ impl Shared {
         }
         Err(Problem::setup(format!("an Environment of this name is already in namespace {}", owner.0))
             .hint("give one of the two another name: a name is a label value, and unique in one agent"))
+    }
+
+    /// Takes the reins of an environment, and of the one that it takes over.
+    async fn reins(&self, id: &Id, resource: &Environment) -> Vec<tokio::sync::OwnedMutexGuard<()>> {
+        let earlier = resource.spec.moved_from.as_ref().map(|name| (id.0.clone(), name.clone()));
+        let mut ids: Vec<Id> = earlier.into_iter().chain([id.clone()]).collect();
+        // Always in the same order, or two that name each other would wait for each other.
+        ids.sort();
+        ids.dedup();
+        let mut held = Vec::new();
+        for id in ids {
+            let mutex = {
+                let mut reins = self.reins.lock().expect("nothing panics while it holds this lock");
+                reins.entry(id).or_default().clone()
+            };
+            held.push(mutex.lock_owned().await);
+        }
+        held
     }
 
     fn give_name_back(&self, id: &Id) {

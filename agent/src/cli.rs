@@ -14,6 +14,7 @@ mod get;
 mod sync;
 mod history;
 mod suspend;
+mod confirm;
 mod crds;
 mod completion;
 mod version;
@@ -58,6 +59,8 @@ enum Command {
     Suspend(suspend::Args),
     /// Sync and mend an environment again.
     Resume(suspend::Args),
+    /// Look at the deletions of an environment that wait for a person, and confirm them.
+    Confirm(confirm::Args),
     /// Print the manifests of an environment, from files, without a cluster.
     Render(render::Args),
     /// Name everything that is wrong with an environment, from files, without a cluster.
@@ -110,6 +113,7 @@ async fn execute(command: Command) -> Result<Code, Failure> {
         Command::History(args) => history::run(args).await,
         Command::Suspend(args) => suspend::run(args, true).await,
         Command::Resume(args) => suspend::run(args, false).await,
+        Command::Confirm(args) => confirm::run(args).await,
         Command::Render(args) => render::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Diff(args) => diff::run(args).await,

@@ -9,11 +9,11 @@ use kube::{CustomResource, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use towpath_core::environment::{self, DriftMode, Preflight, SyncMode};
+use towpath_core::environment::{self, DeletionPolicy, DriftMode, Preflight, SyncMode};
 use towpath_core::fault::{Problem, Problems};
 use towpath_core::ignore::Rule;
 use towpath_core::lane::{BranchNames, LaneRule, is_branch_name};
-use towpath_core::names;
+use towpath_core::names::{self, EnvironmentName};
 use towpath_core::pointer::Pointer;
 use towpath_core::status::{Condition, EnvironmentStatus};
 
@@ -189,6 +189,16 @@ pub struct EnvironmentSpec {
     /// Neither synced nor mended while it is true.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
+    /// What becomes of its objects when the Environment is deleted. `Orphan` leaves them as they are, so that an
+    /// Environment of the same name takes them up again. `Prune` deletes them, workloads first; Namespaces,
+    /// CustomResourceDefinitions, PersistentVolumeClaims and what is never pruned stay.
+    #[serde(default)]
+    pub deletion_policy: Deletion,
+    /// The name that this Environment had before, in the same namespace: it takes over everything of that one, and
+    /// nothing is deleted or made anew. While both are there, the earlier one does nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub moved_from: Option<String>,
 }
 
 /// What an environment may touch beside its own namespace.
@@ -272,6 +282,16 @@ pub enum Drift {
     Correct,
     /// Only shown.
     Report,
+}
+
+/// What becomes of the objects of an Environment that is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub enum Deletion {
+    /// They stay.
+    #[default]
+    Orphan,
+    /// They are deleted.
+    Prune,
 }
 
 /// Whether what would change is sent as a dry run first.
@@ -395,6 +415,8 @@ impl Environment {
             ignore,
             timeout,
             suspend,
+            deletion_policy,
+            moved_from,
         } = self.spec.clone();
         let home = self.namespace().unwrap_or_default();
         let mut found = Vec::new();
@@ -413,6 +435,15 @@ impl Environment {
                     .hint("write its name, or namespace/name where it is in another namespace"),
             );
         }
+        let moved_from = moved_from.map(|earlier| match earlier.parse::<EnvironmentName>() {
+            Ok(earlier) if earlier.as_str() != self.name_any() => Ok(earlier),
+            Ok(_) => Err(Problem::setup("spec.movedFrom: it names the Environment itself")),
+            Err(error) => Err(Problem::setup(format!("spec.movedFrom: {error}"))),
+        });
+        let moved_from = moved_from.transpose().unwrap_or_else(|problem| {
+            found.push(problem);
+            None
+        });
         let namespace = namespace.unwrap_or_else(|| home.clone());
         let allow = allow.unwrap_or_default();
         for namespace in allow.namespaces.iter().chain([&namespace]) {
@@ -454,6 +485,11 @@ impl Environment {
                 ignore,
                 timeout,
                 suspend,
+                deletion_policy: match deletion_policy {
+                    Deletion::Orphan => DeletionPolicy::Orphan,
+                    Deletion::Prune => DeletionPolicy::Prune,
+                },
+                moved_from,
             }),
             (name, lane, path, timeout) => {
                 found.extend([name.err(), lane.err(), path.err(), timeout.err()].into_iter().flatten());
@@ -492,6 +528,15 @@ mod tests {
         assert_eq!(resolved.account, "towpath-deployer");
         assert_eq!(resolved.timeout, Duration::from_secs(600));
         assert!(resolved.prune);
+        assert_eq!(resolved.deletion_policy, DeletionPolicy::Orphan);
+    }
+
+    #[test]
+    fn an_environment_cannot_be_moved_from_itself() {
+        let moved = |from: &str| environment(|environment| environment.spec.moved_from = Some(from.into()));
+        assert!(moved("prod").is_err());
+        assert!(moved("").is_err());
+        assert_eq!(moved("production").unwrap().moved_from, Some("production".parse().unwrap()));
     }
 
     #[test]
@@ -501,9 +546,10 @@ mod tests {
             environment.spec.lane = "--force".into();
             environment.spec.path = "../other".into();
             environment.spec.timeout = Some("-1s".into());
+            environment.spec.moved_from = Some("Prod".into());
         })
         .unwrap_err();
-        assert_eq!(problems.iter().count(), 4, "{problems}");
+        assert_eq!(problems.iter().count(), 5, "{problems}");
     }
 
     #[test]

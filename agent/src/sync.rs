@@ -17,10 +17,15 @@
 
 mod apply;
 mod autoscale;
+mod claims;
 mod desire;
+mod ending;
+mod farewell;
 mod handover;
 mod health;
+mod in_use;
 mod members;
+mod neighbours;
 mod observe;
 mod ownership;
 mod preflight;
@@ -29,9 +34,11 @@ mod replace;
 mod report;
 mod send;
 
-use std::collections::hash_map::Entry;
+pub use claims::Claims;
+pub use farewell::{Farewell, Parting, farewell};
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -43,13 +50,14 @@ use towpath_core::health::Health;
 use towpath_core::inventory::Inventory;
 use towpath_core::manifest::ObjectKey;
 use towpath_core::names::EnvironmentName;
-use towpath_core::plan::{self, Action, Fate, Known, Observed, Plan, Why};
-use towpath_core::policy::{Cleared, PolicyCache};
+use towpath_core::plan::{self, Action, Fate, Keep, Known, Observed, Plan, Why};
+use towpath_core::policy::{self, Cleared, PolicyCache};
 use towpath_core::render::RenderCache;
-use towpath_core::status::{EnvironmentStatus, KeptStatus, Notice, Report};
+use towpath_core::status::{EnvironmentStatus, KeptStatus, Leftovers, Notice, Report};
 
 use crate::cluster::{Account, Cluster, Kind, Kinds, WatchHandle};
 use crate::repo::View;
+use claims::Wants;
 
 /// Objects that are sent at one time.
 const CONCURRENCY: usize = 16;
@@ -81,70 +89,14 @@ pub struct Pass<'a> {
     pub confirmed: Option<&'a str>,
     /// Who has which object.
     pub claims: &'a Claims,
-    /// Divides the waits of a pass, in tests.
+    /// The namespace that the agent itself runs in, where it is known.
+    pub own_namespace: Option<&'a str>,
+    /// Other environments of this agent that may have objects in one of these namespaces (`None`: cluster-scoped).
+    pub neighbours: &'a (dyn Fn(&BTreeSet<Option<&str>>) -> Vec<Environment> + Send + Sync),
+    /// Divides the waits of a pass; 1 except in tests.
     pub time_scale: u32,
     /// Whether something newer makes this pass pointless: asked before each write.
     pub overtaken: &'a (dyn Fn() -> bool + Send + Sync),
-}
-
-/// Which environment of this agent has an object. The first one keeps it.
-#[derive(Default)]
-pub struct Claims(Mutex<Owners>);
-
-#[derive(Default)]
-struct Owners {
-    by_object: HashMap<ObjectKey, EnvironmentName>,
-    by_environment: HashMap<EnvironmentName, Vec<ObjectKey>>,
-}
-
-impl Owners {
-    fn claim(&mut self, environment: &EnvironmentName, key: &ObjectKey) {
-        if let Entry::Vacant(vacant) = self.by_object.entry(key.clone()) {
-            vacant.insert(environment.clone());
-            self.by_environment.entry(environment.clone()).or_default().push(key.clone());
-        }
-    }
-
-    fn forget(&mut self, environment: &EnvironmentName) {
-        for key in self.by_environment.remove(environment).unwrap_or_default() {
-            self.by_object.remove(&key);
-        }
-    }
-}
-
-impl Claims {
-    fn other_than(&self, environment: &EnvironmentName, key: &ObjectKey) -> Option<EnvironmentName> {
-        self.lock().by_object.get(key).filter(|owner| *owner != environment).cloned()
-    }
-
-    /// Takes objects for an environment, all of them or none.
-    fn take(&self, environment: &EnvironmentName, keys: &[&ObjectKey]) -> Result<(), Problem> {
-        let mut owners = self.lock();
-        for key in keys {
-            if let Some(owner) = owners.by_object.get(*key).filter(|owner| *owner != environment) {
-                return Err(Problem::setup(format!("{key} belongs to environment {owner} already"))
-                    .hint("two environments cannot have one object: rename it, or put it in another namespace"));
-            }
-        }
-        keys.iter().for_each(|key| owners.claim(environment, key));
-        Ok(())
-    }
-
-    /// Sets what an environment has.
-    pub fn set(&self, environment: &EnvironmentName, inventory: &Inventory) {
-        let mut owners = self.lock();
-        owners.forget(environment);
-        inventory.iter().for_each(|(key, _)| owners.claim(environment, key));
-    }
-
-    /// Forgets an environment that is no longer there.
-    pub fn forget(&self, environment: &EnvironmentName) {
-        self.lock().forget(environment);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Owners> {
-        self.0.lock().expect("nothing panics while it holds this lock")
-    }
 }
 
 /// What is kept between passes to save work. None of it is truth: an empty memory comes to the same end.
@@ -168,10 +120,21 @@ pub struct Memory {
     account: Option<Account>,
     watches: HashMap<(Kind, Option<String>), Arc<WatchHandle>>,
     explained: HashMap<ObjectKey, (Instant, String)>,
-    /// When it was asked which of these old ConfigMaps are still read, and the answer.
-    in_use: Option<(Instant, BTreeSet<ObjectKey>, BTreeSet<ObjectKey>)>,
+    in_use: in_use::Memory,
     /// What is known of other managers.
     ownership: ownership::Ownership,
+    /// Deletions that were refused, and when they are tried again.
+    refused_deletions: BTreeMap<ObjectKey, prune::RefusedDeletion>,
+    /// Since when deletions have been waiting for other environments to look.
+    waits_since: Option<Instant>,
+    /// Namespaces on their way out.
+    ending: BTreeMap<String, ending::Ending>,
+    /// Where members may be although there is no inventory.
+    lost_in: BTreeSet<members::Place>,
+    /// What is in git although it cannot be applied, for others have some of it.
+    wanted: Option<BTreeSet<ObjectKey>>,
+    /// Whether this pass has told others what is in git.
+    has_told: bool,
     failures: u32,
 }
 
@@ -209,8 +172,7 @@ struct Progress {
     overtaken: bool,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
-    kept: Vec<KeptStatus>,
-    confirmation: Option<String>,
+    leftovers: Leftovers,
     drift: Vec<(String, String)>,
     notices: Vec<Notice>,
     /// Objects that somebody fights over.
@@ -257,6 +219,7 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
     let may_move = environment.sync == SyncMode::Automatic || pass.request.is_some();
     let moves = candidate.clone().filter(|candidate| may_move && running.as_ref() != Some(candidate));
 
+    memory.has_told = false;
     let mut done = None;
     let mut refused = None;
     for (wanted, is_move) in [(moves.clone(), true), (running, false)] {
@@ -310,20 +273,25 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         Ok(kinds) => kinds,
         Err(problem) => return untouched(problem),
     };
-    let desired = match desire::desired(pass, memory, wanted, &mut kinds).await {
+    let found = desire::desired(pass, memory, wanted, &mut kinds).await;
+    if let Err(problem) = members::load(pass, memory).await {
+        return untouched(problem);
+    }
+    tell_others(pass, memory, wanted, found.as_ref().ok());
+    let desired = match found {
         Ok(desired) => desired,
         Err(problems) => return Attempt::Untouched(problems),
     };
     stages.done("desire");
-    if let Err(problem) = members::load(pass, memory).await {
-        return untouched(problem);
-    }
+    ending::look(pass, memory, &desired).await;
     let observed = match observe::observe(pass, memory, &account, &desired, &kinds).await {
         Ok(observed) => observed,
         Err(problem) => {
             // It may have failed because the cluster serves something else by now.
             memory.kinds_doubtful = Some(Instant::now());
-            return untouched(problem);
+            let mut problems = vec![problem];
+            ending::learn(pass, memory, &desired, &mut problems).await;
+            return Attempt::Untouched(problems);
         }
     };
 
@@ -338,7 +306,13 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         inventory: memory.inventory.as_ref().expect("it was loaded above"),
         generated: &desire::is_hash_named,
         confirmed: pass.confirmed,
+        own_namespace: pass.own_namespace,
+        wanted_by: &|key| {
+            let environment = pass.environment;
+            pass.claims.wanted_by(&environment.name, environment.moved_from.as_ref(), key)
+        },
     });
+    members::find_again(memory, &plan, &observed, &kinds);
     ownership::prepare(pass, memory, &mut plan);
     let is_new = is_move || pass.status.observed_generation != Some(pass.environment.generation);
     let unproven = match is_new {
@@ -346,11 +320,13 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         false => ownership::prove(pass, memory, &account, &desired, &observed, &kinds, &mut plan).await,
     };
     stages.done("plan");
-    let refused: Vec<Problem> = plan.refusals().cloned().collect();
+    let mut refused: Vec<Problem> = plan.refusals().cloned().collect();
+    refused.dedup();
     if is_move && !refused.is_empty() {
         return Attempt::Untouched(refused);
     }
-    let denied = preflight::preflight(pass, &account, &desired, &plan, &kinds).await;
+    let mut denied = preflight::preflight(pass, &account, &desired, &plan, &kinds).await;
+    ending::learn(pass, memory, &desired, &mut denied).await;
     if !denied.is_empty() {
         return Attempt::Untouched(denied);
     }
@@ -368,8 +344,9 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
         handover::mark(pass, &account, &desired, &observed, &plan, &kinds, &mut progress).await;
     }
     ownership::conclude(pass, memory, &desired, &plan, &mut progress);
+    ending::learn(pass, memory, &desired, &mut progress.problems).await;
     stages.done("apply");
-    prune::prune(pass, memory, &account, &plan, &kinds, &mut progress).await;
+    prune::prune(pass, memory, &account, &plan, &kinds, &wanted.commit.short(), &mut progress).await;
     if let Err(problem) = members::record(pass, memory).await {
         progress.problems.push(problem);
     }
@@ -380,15 +357,47 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
     Attempt::Done(Box::new(progress))
 }
 
+/// Says what is in git here, so that other environments know what they may delete, and wakes those that waited for it.
+fn tell_others(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, desired: Option<&Arc<Cleared>>) {
+    let wants = match (desired, memory.wanted.take()) {
+        (Some(desired), _) => Wants::Cleared(desired.clone()),
+        (None, Some(keys)) => Wants::Keys(keys),
+        // Nothing is known of what is in git.
+        (None, None) => return,
+    };
+    let (environment, inventory) = (pass.environment, memory.inventory.as_ref());
+    let set = policy::apply_set(environment);
+    let is_first = !std::mem::replace(&mut memory.has_told, true);
+    for waiting in pass.claims.looked(&environment.name, set, wanted, wants, is_first, inventory) {
+        pass.cluster.live().wakes(&waiting).moved.notify_one();
+    }
+}
+
 /// What the plan itself has to say.
 fn summarize(plan: &Plan, observed: &Observed, memory: &mut Memory, progress: &mut Progress) {
     progress.unchanged = plan.steps.iter().filter(|step| step.action == Action::Leave).count() as u32;
-    progress.confirmation = plan.confirmation.clone();
+    let leftovers = &mut progress.leftovers;
     for (key, fate) in &plan.removals {
         if let Fate::Keep(reason) = fate {
-            progress.kept.push(KeptStatus { object: key.to_string(), reason: reason.to_string() });
+            let since = match reason {
+                Keep::Terminating { since, .. } => Some(*since),
+                // It is listed with the orphans.
+                Keep::Unproven(_) => continue,
+                _ => None,
+            };
+            leftovers.kept.push(KeptStatus { since, ..KeptStatus::new(key, reason) });
         }
     }
+    leftovers.orphans = plan.orphans.iter().map(|(key, why)| KeptStatus::new(key, why)).collect();
+    if let Some(confirmation) = &plan.confirmation {
+        leftovers.confirmation = Some(confirmation.value.clone());
+        leftovers.to_confirm = confirmation.objects.iter().map(ToString::to_string).collect();
+        if confirmation.is_other_confirmed {
+            let said = "what was confirmed is another list of deletions, or another commit: it confirms nothing";
+            progress.warnings.push(Problem::setup(said).hint("look at the list and confirm it with towpath confirm"));
+        }
+    }
+    leftovers.kinds = memory.inventory.as_ref().map(members::kinds_of).unwrap_or_default();
     // Drift that is only reported is told once for each state that it is found in.
     let mut reported = BTreeMap::new();
     for step in plan.steps.iter().filter(|step| step.action == Action::Report) {

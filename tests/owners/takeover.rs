@@ -219,7 +219,11 @@ async fn an_object_that_leaves_git_while_it_is_disabled_stays() {
     world.start_agent();
     let status = world.runs("disabled", "master").await;
     assert!(world.get("v1", "ConfigMap", "left").await.is_some());
-    assert!(status.kept.iter().any(|kept| kept.object.contains("disabled/left")), "{:?}", status.kept);
+    assert!(
+        status.leftovers.kept.iter().any(|kept| kept.object.contains("disabled/left")),
+        "{:?}",
+        status.leftovers.kept
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

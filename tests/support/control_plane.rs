@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use crate::process::{Running, spawn};
+use crate::process::{Running, remove_at_the_end, spawn};
 
 /// A control plane that ends with this process.
 pub struct ControlPlane {
@@ -32,6 +32,11 @@ pub fn shared() -> &'static ControlPlane {
 }
 
 impl ControlPlane {
+    /// Where its servers keep their files. It goes with this process.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Builds what is missing and starts everything.
     ///
     /// # Errors
@@ -39,6 +44,7 @@ impl ControlPlane {
     pub fn start() -> Result<ControlPlane> {
         let binaries = build(&[])?;
         let folder = tempfile::Builder::new().prefix("towpath-").tempdir()?;
+        remove_at_the_end(folder.path())?;
         let at = |name: &str| folder.path().join(name);
         let show = |name: &str| at(name).display().to_string();
         let scripts = scripts();

@@ -42,6 +42,21 @@ pub fn spawn(mut command: Command, log: &Path) -> Result<Running> {
     Ok(Running { child })
 }
 
+/// Removes a folder when this process has ended, however it ends: a static is never dropped, and a killed process drops
+/// nothing at all.
+///
+/// # Errors
+/// When no shell can be started.
+pub fn remove_at_the_end(folder: &Path) -> Result<()> {
+    // Its input ends when we do. It waits a moment, for the servers that write there end at the same time.
+    let mut command = Command::new("sh");
+    command.args(["-c", "read -r _; sleep 0.3; rm -rf \"$FOLDER\""]).env("FOLDER", folder);
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    // Kept open on purpose until we end.
+    std::mem::forget(child.stdin);
+    Ok(())
+}
+
 #[allow(unsafe_code, reason = "the only way to say something between fork and exec")]
 fn end_with_parent(command: &mut Command) {
     use std::os::unix::process::CommandExt;

@@ -77,7 +77,7 @@ impl World {
         )
         .await?;
         let token = token(&admin, "towpath", "towpath").await?;
-        let folder = tempfile::Builder::new().prefix(&format!("towpath-{name}-")).tempdir()?;
+        let folder = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(plane.folder())?;
         let repo = DeployRepo::new(folder.path().join("deploy.git"));
         let start = Start {
             kubeconfig: plane.kubeconfig_for(&namespace, &token)?,

@@ -36,6 +36,15 @@ pub enum Preflight {
     Never,
 }
 
+/// What becomes of the members when the Environment is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeletionPolicy {
+    /// They stay as they are, with their labels.
+    Orphan,
+    /// They are deleted.
+    Prune,
+}
+
 /// An Environment, resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Environment {
@@ -81,6 +90,10 @@ pub struct Environment {
     pub timeout: Duration,
     /// Neither synced nor mended.
     pub suspend: bool,
+    /// What becomes of its members when it is deleted.
+    pub deletion_policy: DeletionPolicy,
+    /// The Environment of the same namespace whose members it takes over, without making any of them anew.
+    pub moved_from: Option<EnvironmentName>,
 }
 
 /// A production environment, for the tests of the rooms after this one.
@@ -108,5 +121,7 @@ pub(crate) fn sample() -> Environment {
         ignore: Vec::new(),
         timeout: Duration::from_secs(600),
         suspend: false,
+        deletion_policy: DeletionPolicy::Orphan,
+        moved_from: None,
     }
 }

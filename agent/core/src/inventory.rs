@@ -21,6 +21,9 @@ pub struct Member {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
     members: Arc<BTreeMap<ObjectKey, Member>>,
+    /// Members whose deletion a person confirmed, and for which commit (its first digits). A confirmation is for one
+    /// exact list, so what it said of each member must outlive a deletion that is cut short.
+    confirmed: BTreeMap<ObjectKey, String>,
 }
 
 /// Why a stored inventory cannot be read.
@@ -54,8 +57,9 @@ impl Inventory {
         self.members.is_empty()
     }
 
-    /// Adds a member, or learns its UID and version.
+    /// Adds a member, or learns its UID and version. What was confirmed of it no longer holds.
     pub fn insert(&mut self, key: ObjectKey, member: Member) {
+        self.confirmed.remove(&key);
         if self.members.get(&key) != Some(&member) {
             Arc::make_mut(&mut self.members).insert(key, member);
         }
@@ -63,17 +67,32 @@ impl Inventory {
 
     /// Takes a member out. Only for one whose absence was confirmed by the API server.
     pub fn remove(&mut self, key: &ObjectKey) {
+        self.confirmed.remove(key);
         if self.members.contains_key(key) {
             Arc::make_mut(&mut self.members).remove(key);
         }
     }
 
-    /// As lines of `apiVersion kind namespace name uid`, `-` for what is not there. None of them can hold a blank.
+    /// Writes down that a person confirmed the deletion of a member at a commit.
+    pub fn confirm(&mut self, key: &ObjectKey, commit: &str) {
+        if self.members.contains_key(key) {
+            self.confirmed.insert(key.clone(), commit.to_owned());
+        }
+    }
+
+    /// Whether the deletion of a member was confirmed at this very commit.
+    pub fn is_confirmed(&self, key: &ObjectKey, commit: &str) -> bool {
+        self.confirmed.get(key).is_some_and(|known| known == commit)
+    }
+
+    /// As lines of `apiVersion kind namespace name uid`, `-` for what is not there, and behind it the commit at which
+    /// its deletion was confirmed. None of them can hold a blank.
     pub fn to_lines(&self) -> String {
         let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let line = |(key, member): (&ObjectKey, &Member)| {
             let ObjectKey { group: _, kind, namespace, name } = key;
-            format!("{} {kind} {} {name} {}\n", member.api_version, dash(namespace), dash(&member.uid))
+            let confirmed = self.confirmed.get(key).map(|commit| format!(" {commit}")).unwrap_or_default();
+            format!("{} {kind} {} {name} {}{confirmed}\n", member.api_version, dash(namespace), dash(&member.uid))
         };
         self.members.iter().map(line).collect()
     }
@@ -86,7 +105,8 @@ impl Inventory {
         let mut inventory = Inventory::default();
         for (index, line) in text.lines().enumerate() {
             let fields: Vec<&str> = line.split(' ').collect();
-            let [api_version, kind, namespace, name, uid] = fields[..] else {
+            let ([api_version, kind, namespace, name, uid] | [api_version, kind, namespace, name, uid, _]) = fields[..]
+            else {
                 return Err(Unreadable { line: index + 1, text: line.chars().take(80).collect() });
             };
             let present = |text: &str| (text != "-").then(|| text.to_owned());
@@ -96,7 +116,10 @@ impl Inventory {
                 namespace: present(namespace),
                 name: name.to_owned(),
             };
-            inventory.insert(key, Member { api_version: api_version.to_owned(), uid: present(uid) });
+            inventory.insert(key.clone(), Member { api_version: api_version.to_owned(), uid: present(uid) });
+            if let Some(commit) = fields.get(5) {
+                inventory.confirm(&key, commit);
+            }
         }
         Ok(inventory)
     }
@@ -118,6 +141,7 @@ mod tests {
             Member { api_version: "apps/v1".into(), uid: Some("1-2".into()) },
         );
         inventory.insert(key("Odd", None, "a.b"), Member { api_version: "apps/v1".into(), uid: None });
+        inventory.confirm(&key("Odd", None, "a.b"), "abababa");
         assert_eq!(Inventory::from_lines(&inventory.to_lines()), Ok(inventory));
     }
 
@@ -125,5 +149,16 @@ mod tests {
     fn a_damaged_inventory_is_no_smaller_inventory() {
         let error = Inventory::from_lines("apps/v1 Deployment web api 1\nv1 ConfigMap we").unwrap_err();
         assert_eq!(error.line, 2);
+    }
+
+    #[test]
+    fn what_is_applied_again_is_no_longer_confirmed_for_deletion() {
+        let (odd, member) = (key("Odd", None, "a"), Member { api_version: "apps/v1".into(), uid: Some("1".into()) });
+        let mut inventory = Inventory::default();
+        inventory.insert(odd.clone(), member.clone());
+        inventory.confirm(&odd, "abababa");
+        assert!(inventory.is_confirmed(&odd, "abababa") && !inventory.is_confirmed(&odd, "cdcdcdc"));
+        inventory.insert(odd.clone(), member);
+        assert!(!inventory.is_confirmed(&odd, "abababa"));
     }
 }

@@ -20,6 +20,12 @@ pub const PART_OF_LABEL: &str = "applyset.kubernetes.io/part-of";
 
 /// Label of the agent's pod that leads; the Service selects it.
 pub const LEADER_LABEL: &str = "towpath.dev/leader";
+/// Finalizer of an Environment whose members are deleted with it.
+pub const FINALIZER: &str = "towpath.dev/members";
+
+/// The agent's own name: of its Deployment, its account, its rights, and the value of their label
+/// `app.kubernetes.io/name`.
+pub const AGENT: &str = "towpath";
 
 /// The account an environment is applied with where it names none.
 pub const DEFAULT_ACCOUNT: &str = "towpath-deployer";
@@ -49,6 +55,8 @@ pub mod annotation {
     pub const REQUESTED_BY: &str = "towpath.dev/requestedBy";
     /// Environment only: the deletions that a person has confirmed, as `<commit>:<digest of the list>`.
     pub const CONFIRM_PRUNE: &str = "towpath.dev/confirmPrune";
+    /// Environment only: who confirmed them.
+    pub const CONFIRMED_BY: &str = "towpath.dev/confirmedBy";
 }
 
 /// The name of an Environment: a DNS label, for it becomes a label value and a part of ref names.

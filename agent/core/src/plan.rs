@@ -8,17 +8,23 @@
 //! - The deletion budget, the protected kinds and `Never` hold; only a confirmation for exactly this revision and
 //!   exactly this list lifts the first two.
 
+mod farewell;
 mod order;
+mod orphans;
+mod own;
 mod removals;
 mod table;
 
 pub use crate::manifest::is_protected;
+pub use farewell::{Leaving, farewell};
 pub use order::{Stage, stage_of};
-pub use removals::{Fate, Keep, deletion_budget};
+pub use removals::{Confirmation, Fate, Keep, deletion_budget};
 pub use table::{Row, Table};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use crate::environment::{DriftMode, Environment};
 use crate::fault::Problem;
@@ -26,6 +32,7 @@ use crate::fingerprint::Fingerprint;
 use crate::health::ObjectHealth;
 use crate::inventory::Inventory;
 use crate::manifest::ObjectKey;
+use crate::names::EnvironmentName;
 use crate::owners;
 use crate::policy::{Cleared, Desired};
 use crate::revision::CommitId;
@@ -39,10 +46,12 @@ pub struct Seen {
     pub fingerprint: Option<Fingerprint>,
     /// Whether a controller owns it (`ownerReferences[].controller`).
     pub has_controller: bool,
-    /// Whether it is being deleted.
-    pub is_terminating: bool,
+    /// Set while it is being deleted.
+    pub terminating: Option<Box<Terminating>>,
     /// Whether its annotations, as they were applied, say that it is never pruned, or not touched at all.
     pub never_prune: bool,
+    /// Whether it is labelled as a part of the agent itself (`app.kubernetes.io/name: towpath`).
+    pub is_of_agent: bool,
     /// Managers who own a value together with us.
     pub co_owners: Vec<String>,
     /// Stands for who else owns what of it, status not counted: another number, other owners.
@@ -55,6 +64,15 @@ pub struct Seen {
     pub health: ObjectHealth,
 }
 
+/// What is known of an object on its way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terminating {
+    /// Since when.
+    pub since: Timestamp,
+    /// What holds it.
+    pub finalizers: Vec<String>,
+}
+
 /// An object that exists without our label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {
@@ -62,6 +80,10 @@ pub struct Foreign {
     pub uid: String,
     /// Who seems to have it, in words: a label of another tool, or the field managers.
     pub owner: String,
+    /// Whether our Apply entry is in its managedFields: it was ours, and its label was taken off.
+    pub is_applied_by_us: bool,
+    /// Whether it carries the label of another environment.
+    pub is_of_other_environment: bool,
 }
 
 /// One complete reading of the cluster. A reading with a hole in it is none: the door gives an error instead.
@@ -71,8 +93,22 @@ pub struct Observed {
     pub ours: Table,
     /// Objects that stand where a desired one would go, and do not carry our label.
     pub foreign: BTreeMap<ObjectKey, Foreign>,
-    /// Objects of kinds that the cluster does not serve now: nothing is known of them.
+    /// Objects of kinds that the cluster does not serve now, or that may not be listed: nothing is known of them.
     pub unserved: BTreeSet<ObjectKey>,
+    /// Those of `ours` that still carry the label of the environment that they are taken over from.
+    pub inherited: BTreeSet<ObjectKey>,
+    /// Objects with our label that say to be part of another ApplySet, and are no members.
+    pub strays: BTreeMap<ObjectKey, Seen>,
+    /// Namespaces that are being deleted, with what holds them. Nothing can be made there, and what is not seen there
+    /// is not asked for.
+    pub ending: BTreeMap<String, Problem>,
+}
+
+impl Observed {
+    /// Why nothing is done about an object: its namespace is on its way out.
+    fn ending_of(&self, key: &ObjectKey) -> Option<&Problem> {
+        self.ending.get(key.namespace.as_ref()?)
+    }
 }
 
 /// What is remembered of an object's last apply by this process. Without it (after a restart) the rendered content is
@@ -98,6 +134,8 @@ pub enum Why {
     Adopted,
     /// A tool that had it before owns values together with us: what git drops would stay.
     CoOwned,
+    /// Another environment of this agent hands it over.
+    HandedOver,
     /// Nobody remembers what was sent, and what is there is not literally what is desired.
     Unproven,
 }
@@ -152,8 +190,15 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The members that are no longer desired.
     pub removals: Vec<(ObjectKey, Fate)>,
-    /// What a person must confirm before the kept deletions happen: `<commit>:<digest>`.
-    pub confirmation: Option<String>,
+    /// What a person must confirm before the kept deletions happen.
+    pub confirmation: Option<Confirmation>,
+    /// Members whose deletion was confirmed just now: to be written down before the first of them is deleted.
+    pub newly_confirmed: Vec<ObjectKey>,
+    /// Objects that are proven to be ours and are in no inventory: its list was lost, or a sync was killed before it could
+    /// say that it had made them. They are members from here on.
+    pub unlisted: Vec<ObjectKey>,
+    /// Objects that look like members and cannot be proven to be ours, and why. Nothing is done about them.
+    pub orphans: Vec<(ObjectKey, &'static str)>,
 }
 
 impl Plan {
@@ -200,6 +245,10 @@ pub struct Facts<'a> {
     pub generated: &'a dyn Fn(&ObjectKey) -> bool,
     /// The value of the confirmation annotation.
     pub confirmed: Option<&'a str>,
+    /// The namespace that the agent itself runs in.
+    pub own_namespace: Option<&'a str>,
+    /// Which other environment of this agent wants an object that this one no longer has in git.
+    pub wanted_by: &'a dyn Fn(&ObjectKey) -> Option<EnvironmentName>,
 }
 
 /// Compares what should be there with what is there.
@@ -221,13 +270,25 @@ pub fn plan(facts: &Facts) -> Plan {
     let mut steps: Vec<Step> = facts.desired.objects().iter().enumerate().map(step).collect();
     // A stable sort: within a stage the order of keys stays.
     steps.sort_by_key(|step| step.stage);
-    let (removals, confirmation) = removals::removals(facts);
-    Plan { steps, removals, confirmation }
+    let removals::Removals { fates, confirmation, newly_confirmed, unlisted } = removals::removals(facts);
+    let orphans = orphans::orphans(facts, &fates);
+    Plan { steps, removals: fates, confirmation, newly_confirmed, unlisted, orphans }
 }
 
 fn action_for(desired: &Desired, facts: &Facts) -> Action {
     if desired.leave_alone {
         return Action::Leave;
+    }
+    let action = action_by_what_is_there(desired, facts);
+    match facts.observed.ending_of(&desired.key) {
+        Some(problem) if matches!(action, Action::Create | Action::Configure(_)) => Action::Refuse(problem.clone()),
+        _ => action,
+    }
+}
+
+fn action_by_what_is_there(desired: &Desired, facts: &Facts) -> Action {
+    if facts.observed.inherited.contains(&desired.key) {
+        return Action::Configure(Why::HandedOver);
     }
     if let Some(foreign) = facts.observed.foreign.get(&desired.key) {
         let is_member = facts.inventory.get(&desired.key).and_then(|member| member.uid.as_ref()) == Some(&foreign.uid);
@@ -237,14 +298,17 @@ fn action_for(desired: &Desired, facts: &Facts) -> Action {
         if desired.adopt {
             return Action::Configure(Why::Adopted);
         }
+        let said = format!("{} exists already and is not ours: {}", desired.key, foreign.owner);
+        // Another environment may give it up without a commit of ours.
+        let problem = if foreign.is_of_other_environment { Problem::setup(said) } else { Problem::content(said) };
         return Action::Refuse(
-            Problem::content(format!("{} exists already and is not ours: {}", desired.key, foreign.owner))
+            problem
                 .at(desired.source.clone())
                 .hint("annotate the manifest with towpath.dev/adopt: \"true\" to take it over, or rename it"),
         );
     }
     let Some(seen) = facts.observed.ours.get(&desired.key) else { return Action::Create };
-    if seen.is_terminating {
+    if seen.terminating.is_some() {
         return Action::Wait(Wait::Terminating);
     }
     let Some(found) = seen.fingerprint else { return drifted(Why::Disowned, facts.environment.drift) };

@@ -261,9 +261,14 @@ fn complete(mut body: Map<String, Value>, key: &ObjectKey, stamp: &Stamp) -> Map
 /// The id of the ApplySet whose parent is an Environment (KEP-3659: base64url of the SHA-256 of
 /// `name.namespace.kind.group`).
 pub fn apply_set(environment: &Environment) -> String {
+    apply_set_of(&environment.name, &environment.home)
+}
+
+/// The id of the ApplySet of an Environment by its name and namespace, whether it is still there or not.
+pub fn apply_set_of(environment: &EnvironmentName, home: &str) -> String {
     use base64::Engine;
     use sha2::Digest;
-    let hash = sha2::Sha256::digest(format!("{}.{}.Environment.{}", environment.name, environment.home, names::GROUP));
+    let hash = sha2::Sha256::digest(format!("{environment}.{home}.Environment.{}", names::GROUP));
     format!("applyset-{}-v1", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(hash))
 }
 

@@ -2,6 +2,10 @@
 //!
 //! [`EnvironmentStatus`] is the `status` of the custom resource, and what the page, the API and the command line show.
 
+mod leftovers;
+
+pub use leftovers::{KeptStatus, LeftoverStatus, Leftovers};
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -147,15 +151,6 @@ pub struct ObjectStatus {
     pub message: String,
 }
 
-/// A member that is no longer in git and stays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct KeptStatus {
-    /// `ConfigMap web/old`.
-    pub object: String,
-    /// Why it stays.
-    pub reason: String,
-}
-
 /// The last drift that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -233,12 +228,9 @@ pub struct EnvironmentStatus {
     /// Objects that are not healthy, at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unhealthy: Vec<ObjectStatus>,
-    /// Members that are no longer in git and stay, at most 20.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub kept: Vec<KeptStatus>,
-    /// What to put into the annotation `towpath.dev/confirmPrune` to have the kept objects deleted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub confirm_prune: Option<String>,
+    /// What is not in git and is still there.
+    #[serde(flatten)]
+    pub leftovers: LeftoverStatus,
     /// The last drift.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftStatus>,
@@ -310,10 +302,8 @@ pub struct Report {
     pub unhealthy: BTreeMap<String, (Health, String)>,
     /// The worst of them, `None` where it is not known.
     pub worst: Option<Health>,
-    /// Members that stay, with the reason.
-    pub kept: Vec<KeptStatus>,
-    /// What a person must confirm.
-    pub confirmation: Option<String>,
+    /// What is not in git and is still there.
+    pub leftovers: Leftovers,
     /// Drift that was found.
     pub drift: Vec<(String, String)>,
     /// What happened that is worth an Event.
@@ -377,8 +367,7 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
                 message: shorten(message),
             })
             .collect();
-        status.kept = report.kept.iter().take(MAX_LISTED).cloned().collect();
-        status.confirm_prune = report.confirmation.clone();
+        status.leftovers = leftovers::fold(&before.leftovers, &report.leftovers, now);
     }
     status.rolling_since = report.rolling_since;
     status.problems = lines(&report.problems);

@@ -1,10 +1,11 @@
 //! The task of one Environment: it wakes for a closed list of reasons, runs a pass, and writes the status.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use towpath_core::candidate;
@@ -13,9 +14,9 @@ use towpath_core::environment;
 use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 use towpath_core::names::{EnvironmentName, annotation};
-use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, State};
+use towpath_core::status::{self, EnvironmentStatus, Leftovers, Notice, NoticeKind, Outcome, Report, State};
 
-use super::{Id, Shared, Sight, Slot};
+use super::{Id, Shared, Sight, Slot, kin};
 use crate::cluster::{Severity, Wakes};
 use crate::repo::View;
 use crate::resources::Environment;
@@ -50,20 +51,43 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         looked_for: None,
     };
     let mut slot: Option<Arc<Slot>> = None;
+    // What Environments are to each other is known when all of them are.
+    let mut board = shared.board.environments.changes();
+    tokio::select! {
+        _ = board.wait_for(|(is_listed, _)| *is_listed) => {}
+        () = stop.cancelled() => {}
+    }
     let mut recoveries = shared.cluster.recoveries();
-    loop {
+    while !stop.is_cancelled() {
         recoveries.borrow_and_update();
         let now = resource.borrow_and_update().clone();
-        let (decision, view, wakes) = match task.prepare(&now, &mut slot) {
+        if now.meta().deletion_timestamp.is_some() {
+            let looks = async {
+                let _reins = shared.reins(&id, &now).await;
+                task.part(&now).await
+            };
+            let pause = tokio::select! {
+                pause = looks => pause,
+                () = stop.cancelled() => break,
+            };
+            tokio::select! {
+                changed = resource.changed() => if changed.is_err() { break },
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => break,
+            }
+            continue;
+        }
+        let (decision, again, view, wakes) = match task.prepare(&now, &mut slot) {
             Err(problems) => {
                 let report = blocked(&now, problems);
                 tokio::select! {
                     () = task.write(&now, &report) => {}
                     () = stop.cancelled() => break,
                 }
-                (Decision::WaitForChange, None, None)
+                (Decision::WaitForChange, None, None, None)
             }
             Ok((environment, slot)) => {
+                task.keep_finalizer(&now, environment.deletion_policy).await;
                 let wakes = shared.cluster.live().wakes(&environment.name);
                 let mut view = slot.sight.subscribe();
                 let report = tokio::select! {
@@ -74,10 +98,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
                     () = task.write(&now, &report) => {}
                     () = stop.cancelled() => break,
                 }
-                (report.decision, Some(view), Some(wakes))
+                (report.decision, report.leftovers.again, Some(view), Some(wakes))
             }
         };
-        let pause = task.pause(decision);
+        let pause = task.pause(decision, again);
         let is_troubled = matches!(decision, Decision::Retry { .. }) || !task.is_written;
         tokio::select! {
             changed = resource.changed() => if changed.is_err() { break },
@@ -123,10 +147,10 @@ async fn health(wakes: &Option<Wakes>) {
     }
 }
 
-struct Task {
-    shared: Arc<Shared>,
-    id: Id,
-    status: EnvironmentStatus,
+pub(super) struct Task {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: Id,
+    pub(super) status: EnvironmentStatus,
     memory: Memory,
     last_request: Option<String>,
     /// Whether the status in the cluster is the one here.
@@ -201,6 +225,14 @@ impl Task {
             let moved = matches!(&*watched.borrow(), Sight::View(view) if wanted(view) != at_start);
             moved || changes.has_changed().unwrap_or(true)
         };
+        // First the reins, then the permit: who holds a permit waits for nobody but the API server.
+        let _reins = self.shared.reins(&self.id, resource).await;
+        if let Some(successor) = kin::successor(&self.shared.board, &self.id) {
+            self.memory = Memory::default();
+            self.shared.claims.forget(&environment.name);
+            return moved(resource, &successor);
+        }
+        let neighbours = |places: &BTreeSet<Option<&str>>| kin::neighbours(&self.shared.board, &self.id, places);
         let _permit = self.shared.passes.acquire().await.expect("the semaphore is never closed");
         let pass = sync::Pass {
             cluster: &self.shared.cluster,
@@ -211,6 +243,8 @@ impl Task {
             request: request.as_ref(),
             confirmed: resource.annotations().get(annotation::CONFIRM_PRUNE).map(String::as_str),
             claims: &self.shared.claims,
+            own_namespace: self.shared.settings.own_namespace.as_deref(),
+            neighbours: &neighbours,
             time_scale: self.shared.settings.time_scale.max(1),
             overtaken: &overtaken,
         };
@@ -218,7 +252,7 @@ impl Task {
     }
 
     /// Folds a report into the status, and writes it if it says something new.
-    async fn write(&mut self, resource: &Environment, report: &Report) {
+    pub(super) async fn write(&mut self, resource: &Environment, report: &Report) {
         let next = status::fold(&self.status, report, Timestamp::now());
         self.tell(resource, report, &next).await;
         if next == self.status && self.is_written {
@@ -291,8 +325,8 @@ impl Task {
         }
     }
 
-    /// How long it is at most until the next pass.
-    fn pause(&self, decision: Decision) -> Duration {
+    /// How long it is at most until the next pass: by the decision, and by a time at which something is tried again.
+    fn pause(&self, decision: Decision, again: Option<Timestamp>) -> Duration {
         let settings = &self.shared.settings;
         let until = |at: Timestamp| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
         let pause = match decision {
@@ -301,6 +335,7 @@ impl Task {
             Decision::KeepWatching { until: at } => settings.scaled(ROLLOUT_LOOK).min(until(at)),
             Decision::Retry { at } => settings.scaled(until(at)),
         };
+        let pause = again.map_or(pause, |at| pause.min(until(at)));
         let soon = self.memory.look_at().map(|at| at.saturating_duration_since(Instant::now()));
         let pause = soon.map_or(pause, |soon| pause.min(soon));
         let pause = if self.is_written { pause } else { pause.min(settings.scaled(UNWRITTEN)) };
@@ -330,8 +365,19 @@ fn request(resource: &Environment, status: &EnvironmentStatus) -> Option<Request
     (!is_handled && !id.is_empty()).then(|| Request { id: id.clone(), by: by.cloned() })
 }
 
+/// The report of an Environment whose objects another one has taken over: it does nothing.
+fn moved(resource: &Environment, successor: &str) -> Report {
+    let said = format!("environment {successor} has taken over everything of this one (spec.movedFrom)");
+    Report {
+        suspended: true,
+        warnings: vec![Problem::setup(said).hint("delete this Environment; its objects stay")],
+        decision: Decision::Settled,
+        ..blocked(resource, Vec::new())
+    }
+}
+
 /// The report of an Environment that cannot even be looked at.
-fn blocked(resource: &Environment, problems: Vec<Problem>) -> Report {
+pub(super) fn blocked(resource: &Environment, problems: Vec<Problem>) -> Report {
     Report {
         generation: resource.metadata.generation.unwrap_or_default(),
         suspended: resource.spec.suspend,
@@ -345,8 +391,7 @@ fn blocked(resource: &Environment, problems: Vec<Problem>) -> Report {
         objects: 0,
         unhealthy: Default::default(),
         worst: None,
-        kept: Vec::new(),
-        confirmation: None,
+        leftovers: Leftovers::default(),
         drift: Vec::new(),
         notices: Vec::new(),
         contended: 0,

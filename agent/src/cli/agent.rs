@@ -77,6 +77,9 @@ pub(super) struct Args {
     /// How the log is written, to stderr. RUST_LOG says what is in it.
     #[arg(long, value_name = "FORMAT", env = "TOWPATH_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
+    /// The namespace that the agent itself runs in, of which it prunes nothing of its own; in a pod it knows by itself.
+    #[arg(long, value_name = "NAMESPACE", env = "TOWPATH_OWN_NAMESPACE")]
+    own_namespace: Option<String>,
     /// Divides every wait of minutes and seconds; for tests.
     #[arg(long, value_name = "NUMBER", env = "TOWPATH_TIME_SCALE", default_value_t = 1, hide = true)]
     time_scale: u32,
@@ -105,6 +108,7 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
         namespace: args.namespace,
         cache: args.cache.unwrap_or_else(default_cache),
         ssh: args.ssh,
+        own_namespace: args.own_namespace.or_else(namespace_of_pod),
         time_scale: args.time_scale.max(1),
     };
     tracing::info!(
@@ -255,6 +259,12 @@ fn follow_token(file: PathBuf, token: web::Token) -> Option<notify::RecommendedW
         Err(problem) => tracing::warn!(%problem, "the token stays as it was"),
     });
     watch.inspect_err(|problem| tracing::warn!(%problem, "the token is read only once")).ok()
+}
+
+/// The namespace of the pod that this runs in, beside the token of its account.
+fn namespace_of_pod() -> Option<String> {
+    let text = std::fs::read_to_string("/var/run/secrets/kubernetes.io/serviceaccount/namespace").ok()?;
+    Some(text.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
 fn default_cache() -> PathBuf {

@@ -15,6 +15,8 @@ use super::exit::{Code, Failure};
 use super::output::{self, Format};
 use crate::resources::Environment;
 
+mod leftovers;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The names of environments; all of the namespace by default.
@@ -26,8 +28,11 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: Format,
     /// Print each environment again when it changes, until interrupted.
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "orphans")]
     watch: bool,
+    /// List what is not in git and is still there: members that are kept, and orphans.
+    #[arg(long)]
+    orphans: bool,
     #[command(flatten)]
     access: Flags,
 }
@@ -40,6 +45,9 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
         return watch(&args, api).await;
     }
     let environments = list(&args, &access, &api).await?;
+    if args.orphans && matches!(args.output, Format::Table | Format::Wide) {
+        return leftovers::print(&environments, args.output == Format::Wide);
+    }
     match args.output {
         Format::Table | Format::Wide if environments.is_empty() => {
             let place =

@@ -12,7 +12,7 @@ use kube::api::{Api, Patch, PatchParams};
 use towpath_core::environment::Environment;
 use towpath_core::fault::Problem;
 use towpath_core::inventory::Inventory;
-use towpath_core::names::FIELD_MANAGER;
+use towpath_core::names::{EnvironmentName, FIELD_MANAGER};
 
 use super::{Cluster, call};
 
@@ -25,8 +25,8 @@ const INVENTORY_LABEL: &str = "towpath.dev/inventory";
 /// The key of the ConfigMap's `binaryData`.
 const KEY: &str = "members.gz";
 
-fn name_of(environment: &Environment) -> String {
-    format!("towpath-inventory-{}", environment.name)
+fn name_of(environment: &EnvironmentName) -> String {
+    format!("towpath-inventory-{environment}")
 }
 
 impl Cluster {
@@ -36,15 +36,27 @@ impl Cluster {
     /// `Passing` when it could not be asked, `Setup` when it cannot be read: a part of an inventory is never taken for
     /// the whole.
     pub async fn read_inventory(&self, environment: &Environment) -> Result<Inventory, Problem> {
-        let api: Api<ConfigMap> = Api::namespaced(self.own_client(), &environment.home);
+        Ok(self.find_inventory(&environment.home, &environment.name).await?.unwrap_or_default())
+    }
+
+    /// Reads the inventory of an environment by its name. `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Cluster::read_inventory`].
+    pub async fn find_inventory(
+        &self,
+        home: &str,
+        environment: &EnvironmentName,
+    ) -> Result<Option<Inventory>, Problem> {
+        let api: Api<ConfigMap> = Api::namespaced(self.own_client(), home);
         let name = name_of(environment);
-        let Some(map) = call::own(&self.permits, api.get_opt(&name)).await? else { return Ok(Inventory::default()) };
+        let Some(map) = call::own(&self.permits, api.get_opt(&name)).await? else { return Ok(None) };
         let damaged = |what: &str| {
-            Problem::setup(format!("the inventory ConfigMap {}/{name} {what}", environment.home))
+            Problem::setup(format!("the inventory ConfigMap {home}/{name} {what}"))
                 .hint("delete it: the members are then found again by their labels")
         };
         let packed = map.binary_data.as_ref().and_then(|data| data.get(KEY)).ok_or_else(|| damaged("is empty"))?;
-        unpack(&packed.0).map_err(|why| damaged(&why))
+        unpack(&packed.0).map(Some).map_err(|why| damaged(&why))
     }
 
     /// Writes the inventory of an environment.
@@ -57,7 +69,7 @@ impl Cluster {
             return Err(Problem::content(format!("{} members are more than an inventory can hold", inventory.len()))
                 .hint("split the environment"));
         }
-        let name = name_of(environment);
+        let name = name_of(&environment.name);
         let map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(name.clone()),

@@ -12,8 +12,8 @@ use towpath_core::fingerprint;
 use towpath_core::health;
 use towpath_core::left;
 use towpath_core::manifest::{ObjectKey, group_of};
-use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, PART_OF_LABEL};
-use towpath_core::plan::{self, Row, Seen};
+use towpath_core::names::{AGENT, ENVIRONMENT_LABEL, EnvironmentName, PART_OF_LABEL};
+use towpath_core::plan::{self, Row, Seen, Terminating};
 
 /// One table for each environment, fed by watches and by the answers to our own writes.
 #[derive(Default)]
@@ -88,11 +88,12 @@ impl Reading {
                 uid: text("uid").unwrap_or_default().to_owned(),
                 fingerprint: fingerprint::of_live(object),
                 has_controller: owners.is_some_and(|owners| owners.iter().any(is_controller)),
-                is_terminating: metadata.get("deletionTimestamp").is_some(),
+                terminating: terminating(metadata),
                 never_prune: metadata.pointer("/annotations/towpath.dev~1prune").and_then(Value::as_str)
                     == Some("Never")
                     || metadata.pointer("/annotations/towpath.dev~1reconcile").and_then(Value::as_str)
                         == Some("Disabled"),
+                is_of_agent: metadata.pointer("/labels/app.kubernetes.io~1name").and_then(Value::as_str) == Some(AGENT),
                 co_owners: fingerprint::co_owners(object),
                 others: fingerprint::others(object),
                 is_rolled: left::is_rolled(object),
@@ -104,6 +105,14 @@ impl Reading {
             },
         })
     }
+}
+
+/// Since when an object is being deleted, and what holds it.
+pub(super) fn terminating(metadata: &Value) -> Option<Box<Terminating>> {
+    let since = metadata.get("deletionTimestamp")?.as_str()?.parse().unwrap_or(Timestamp::UNIX_EPOCH);
+    let finalizers = metadata.get("finalizers").and_then(Value::as_array).into_iter().flatten();
+    let finalizers = finalizers.filter_map(|finalizer| finalizer.as_str().map(str::to_owned)).collect();
+    Some(Box::new(Terminating { since, finalizers }))
 }
 
 impl Live {
@@ -120,6 +129,11 @@ impl Live {
     /// What is known of an environment's objects at this moment.
     pub fn snapshot(&self, environment: &EnvironmentName) -> plan::Table {
         self.lock().get(environment.as_str()).map(|table| table.objects.clone()).unwrap_or_default()
+    }
+
+    /// What is known of one object of an environment.
+    pub fn get(&self, environment: &EnvironmentName, key: &ObjectKey) -> Option<Row> {
+        self.lock().get(environment.as_str())?.objects.row(key).cloned()
     }
 
     /// Takes in a reading. One that is older than what is known is ignored: answers and events overtake each other.

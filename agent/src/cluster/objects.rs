@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use towpath_core::fault::Problem;
 use towpath_core::manifest::ObjectKey;
-use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, PART_OF_LABEL};
-use towpath_core::plan::{Foreign, Known};
+use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, FIELD_MANAGER, PART_OF_LABEL};
+use towpath_core::plan::{Foreign, Known, Terminating};
 use towpath_core::policy::Desired;
 
 use super::call::{self, CALL_DEADLINE, Failure, LIST_DEADLINE};
 use super::kinds::encoded;
-use super::live::Reading;
+use super::live::{Reading, terminating};
 use super::send::Propagation;
 use super::{AccountClient, Kind};
 
@@ -38,12 +38,12 @@ pub struct Applied {
 }
 
 /// The answer to a deletion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deleted {
     /// It is gone: the API server said so.
     Gone,
     /// It is on its way; a finalizer or its children hold it.
-    Pending,
+    Pending(Box<Terminating>),
     /// Another object stands there under its name; that one was not touched.
     Replaced,
 }
@@ -95,16 +95,33 @@ impl AccountClient {
             .expect("the parts of the path are names that were checked");
         match call::repeatable(&self.client, &self.permits, CALL_DEADLINE, &request).await {
             Err(failure) if failure.is_not_found() => Ok(Deleted::Gone),
-            Err(failure) if failure.is_conflict() => Ok(Deleted::Replaced),
+            // Another UID is one conflict of several: a webhook may answer so, and a Namespace on its way out does.
+            Err(failure) if failure.is_conflict() => match self.read(kind, key).await? {
+                None => Ok(Deleted::Gone),
+                Some(found) if found["metadata"]["uid"] != uid => Ok(Deleted::Replaced),
+                Some(found) => self.on_its_way(&found).ok_or_else(|| self.problem(&failure, key)),
+            },
             Err(failure) => Err(self.problem(&failure, key)),
             // The object comes back while finalizers hold it; else a Status says that it is gone.
-            Ok(answer) if answer.body.pointer("/metadata/uid").is_some() => Ok(Deleted::Pending),
+            Ok(answer) if answer.body.pointer("/metadata/uid").is_some() => {
+                Ok(self.on_its_way(&answer.body).unwrap_or(Deleted::Gone))
+            }
             Ok(_) => Ok(Deleted::Gone),
         }
     }
 
+    /// What holds an object that is being deleted; `None` for one that is not.
+    fn on_its_way(&self, object: &Value) -> Option<Deleted> {
+        let terminating = terminating(&object["metadata"])?;
+        if let Some(reading) = Reading::of(object, Timestamp::now()) {
+            self.live.put(reading);
+        }
+        Some(Deleted::Pending(terminating))
+    }
+
     /// Looks for objects by name, whatever their labels: one request for one name, one list of metadata for more.
-    /// Gives those that exist and do not carry the environment's label; those that do are taken into the live table.
+    /// Gives those that exist and carry none of the marks (an environment's label and its ApplySet); those that do are
+    /// taken into the live table.
     ///
     /// # Errors
     /// When it could not be asked: then nothing is known.
@@ -113,8 +130,7 @@ impl AccountClient {
         kind: &Kind,
         namespace: Option<&str>,
         keys: &[ObjectKey],
-        environment: &EnvironmentName,
-        apply_set: &str,
+        marks: &[(&EnvironmentName, &str)],
     ) -> Result<BTreeMap<ObjectKey, Foreign>, Problem> {
         let (name, accept, deadline) = match keys {
             [] => return Ok(BTreeMap::new()),
@@ -140,7 +156,10 @@ impl AccountClient {
             let metadata = &object["metadata"];
             let Some(key) = metadata["name"].as_str().and_then(|name| by_name.get(name)) else { continue };
             let labels = &metadata["labels"];
-            if labels[ENVIRONMENT_LABEL] == environment.as_str() && labels[PART_OF_LABEL] == apply_set {
+            let is_marked = |(environment, apply_set): &(&EnvironmentName, &str)| {
+                labels[ENVIRONMENT_LABEL] == environment.as_str() && labels[PART_OF_LABEL] == *apply_set
+            };
+            if marks.iter().any(is_marked) {
                 // Ours, and the watch has not told of it yet.
                 if let Some(object) = self.read(kind, key).await?
                     && let Some(reading) = Reading::of(&object, Timestamp::now())
@@ -150,7 +169,14 @@ impl AccountClient {
                 continue;
             }
             let uid = metadata["uid"].as_str().unwrap_or_default().to_owned();
-            found.insert((*key).clone(), Foreign { uid, owner: owner_of(metadata) });
+            let of = labels[ENVIRONMENT_LABEL].as_str();
+            let foreign = Foreign {
+                uid,
+                owner: owner_of(metadata),
+                is_applied_by_us: is_applied_by_us(metadata),
+                is_of_other_environment: of.is_some_and(|name| marks.iter().all(|(known, _)| known.as_str() != name)),
+            };
+            found.insert((*key).clone(), foreign);
         }
         Ok(found)
     }
@@ -204,6 +230,14 @@ fn items_of(mut list: Value) -> Result<Vec<Value>, Problem> {
         Some(Value::Null) if is_list => Ok(Vec::new()),
         _ => Err(Problem::passing("the API server answered something else than a list")),
     }
+}
+
+/// Whether managedFields hold an Apply entry of ours.
+fn is_applied_by_us(metadata: &Value) -> bool {
+    let mut entries = metadata["managedFields"].as_array().into_iter().flatten();
+    entries.any(|entry| {
+        entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply" && entry.get("subresource").is_none()
+    })
 }
 
 /// Who seems to have an object, in words.

@@ -1,5 +1,6 @@
 //! From a commit to the objects that may be applied: tree → render → policy.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -79,6 +80,7 @@ async fn render_and_clear(
     wanted: &Candidate,
     kinds: &Kinds,
 ) -> Result<Cleared, Problems> {
+    memory.wanted = None;
     let mirror = pass.view.mirror.clone();
     let mut cache = std::mem::take(&mut memory.cache);
     let commit = wanted.commit;
@@ -92,15 +94,19 @@ async fn render_and_clear(
     .await;
     memory.cache = cache;
     let environment = pass.environment;
-    policy::clear(
-        &rendered?,
-        &policy::Facts {
-            environment,
-            scopes: kinds.scopes(),
-            claimed: &|key| pass.claims.other_than(&environment.name, key),
-        },
-        Some(&mut memory.cleared),
-    )
+    // The rules ask about every object, so that what they ask about is what is in git.
+    let asked = RefCell::new(Vec::new());
+    let claimed = |key: &ObjectKey| {
+        asked.borrow_mut().push(key.clone());
+        pass.claims.other_than(&environment.name, environment.moved_from.as_ref(), key)
+    };
+    let facts = policy::Facts { environment, scopes: kinds.scopes(), claimed: &claimed };
+    let result = policy::clear(&rendered?, &facts, Some(&mut memory.cleared));
+    let is_claim = |problem: &Problem| problem.message.contains(" belongs to environment ");
+    // What no rule would allow is no wish that others must heed.
+    let is_only_claimed = result.as_ref().is_err_and(|problems| problems.iter().all(is_claim));
+    memory.wanted = is_only_claimed.then(|| asked.into_inner().into_iter().collect());
+    result
 }
 
 /// Whether an object is a ConfigMap that the render room named by the hash of its content.

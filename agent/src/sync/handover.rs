@@ -25,8 +25,9 @@ pub(super) async fn mark(
     let mut marks = Vec::new();
     for step in &plan.steps {
         let object = &desired.objects()[step.index];
-        let is_unmarked =
-            |seen: &towpath_core::plan::Seen| !seen.never_prune && !seen.is_terminating && seen.fingerprint.is_some();
+        let is_unmarked = |seen: &towpath_core::plan::Seen| {
+            !seen.never_prune && seen.terminating.is_none() && seen.fingerprint.is_some()
+        };
         if !object.leave_alone || !observed.ours.get(&step.key).is_some_and(is_unmarked) || (pass.overtaken)() {
             continue;
         }

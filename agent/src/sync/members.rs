@@ -1,25 +1,89 @@
 //! The members of an environment, written down before they are applied and struck off after they are gone.
 
+use std::collections::BTreeSet;
+
 use towpath_core::fault::Problem;
-use towpath_core::inventory::Member;
+use towpath_core::inventory::{Inventory, Member};
 use towpath_core::manifest::ObjectKey;
-use towpath_core::plan::Plan;
+use towpath_core::plan::{Observed, Plan};
 use towpath_core::policy::Cleared;
 
 use super::{Memory, Pass};
+use crate::cluster::Kinds;
 
-/// Reads the inventory, once.
+/// Version, kind and namespace of members that may be there: where to look for them by their labels.
+pub(super) type Place = (String, String, Option<String>);
+
+/// Reads the inventory, once. Where it takes another environment over, that one's members are its own. Where the
+/// inventory was lost, the status still says where to look.
 ///
 /// # Errors
 /// When it could not be read: a part of it is never taken for the whole.
 pub(super) async fn load(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), Problem> {
-    if memory.inventory.is_none() {
-        let inventory = pass.cluster.read_inventory(pass.environment).await?;
-        pass.claims.set(&pass.environment.name, &inventory);
-        memory.recorded = Some(inventory.clone());
-        memory.inventory = Some(inventory);
+    if memory.inventory.is_some() {
+        return Ok(());
     }
+    let environment = pass.environment;
+    let stored = pass.cluster.find_inventory(&environment.home, &environment.name).await?;
+    if stored.is_none() {
+        memory.lost_in = places(&pass.status.leftovers.kinds);
+    }
+    let recorded = stored.unwrap_or_default();
+    let mut inventory = recorded.clone();
+    if let Some(earlier) = &environment.moved_from
+        && let Some(inherited) = pass.cluster.find_inventory(&environment.home, earlier).await?
+    {
+        for (key, member) in inherited.iter().filter(|(key, _)| recorded.get(key).is_none()) {
+            inventory.insert(key.clone(), member.clone());
+        }
+    }
+    pass.claims.set(&environment.name, &inventory);
+    memory.recorded = Some(recorded);
+    memory.inventory = Some(inventory);
     Ok(())
+}
+
+/// Reads places as [`kinds_of`] writes them. Others are none.
+pub(super) fn places(kinds: &[String]) -> BTreeSet<Place> {
+    let place = |text: &String| {
+        let mut words = text.split(' ');
+        let (version, kind, namespace) = (words.next()?, words.next()?, words.next()?);
+        Some((version.to_owned(), kind.to_owned(), (namespace != "-").then(|| namespace.to_owned())))
+    };
+    kinds.iter().filter_map(place).collect()
+}
+
+/// Where the members are, as `apps/v1 Deployment shop`, with `-` for no namespace.
+pub(super) fn kinds_of(inventory: &Inventory) -> BTreeSet<String> {
+    let place =
+        |(key, member): (&ObjectKey, &Member)| (member.api_version.clone(), key.kind.clone(), key.namespace.clone());
+    let mut seen: BTreeSet<Place> = BTreeSet::new();
+    for (key, member) in inventory.iter() {
+        // Keys are in order of kind and namespace, so that most repeat the one before.
+        if seen
+            .last()
+            .is_none_or(|last| (&last.0, &last.1, &last.2) != (&member.api_version, &key.kind, &key.namespace))
+        {
+            seen.insert(place((key, member)));
+        }
+    }
+    seen.into_iter()
+        .map(|(version, kind, namespace)| format!("{version} {kind} {}", namespace.as_deref().unwrap_or("-")))
+        .collect()
+}
+
+/// Takes into the inventory what the plan found to be ours although no list has it.
+pub(super) fn find_again(memory: &mut Memory, plan: &Plan, observed: &Observed, kinds: &Kinds) {
+    memory.lost_in.clear();
+    let Some(inventory) = &mut memory.inventory else { return };
+    for key in &plan.unlisted {
+        if let Some(seen) = observed.ours.get(key)
+            && let Some(kind) = kinds.any_version(&key.group, &key.kind)
+        {
+            let uid = Some(seen.uid.clone());
+            inventory.insert(key.clone(), Member { api_version: kind.api_version.clone(), uid });
+        }
+    }
 }
 
 /// Writes down every new member before it is applied, so that a crash in between orphans nothing.
@@ -32,8 +96,9 @@ pub(super) async fn enroll(
     desired: &Cleared,
     plan: &Plan,
 ) -> Result<(), Problem> {
+    let environment = pass.environment;
     let taken: Vec<&ObjectKey> = plan.writes().map(|step| &step.key).collect();
-    if let Err(problem) = pass.claims.take(&pass.environment.name, &taken) {
+    if let Err(problem) = pass.claims.take(&environment.name, environment.moved_from.as_ref(), &taken) {
         // Another environment came first since policy asked; it is asked again at the next pass.
         memory.desired = None;
         return Err(problem);
@@ -47,16 +112,32 @@ pub(super) async fn enroll(
             inventory.insert(object.key.clone(), member);
         }
     }
-    if inventory.len() == before {
+    // What was taken over from another inventory is written down before that one may go.
+    let is_stored = memory.recorded.as_ref().is_some_and(|recorded| recorded.len() == inventory.len());
+    if inventory.len() == before && (is_stored || environment.moved_from.is_none()) {
         return Ok(());
     }
-    let written = pass.cluster.write_inventory(pass.environment, inventory).await;
-    if written.is_err() {
-        // What is stored is not known any more; the next pass reads it again.
-        memory.inventory = None;
+    store(pass, memory).await
+}
+
+/// Writes down which deletions a person has confirmed, before the first of them is done.
+///
+/// # Errors
+/// When it could not be written: then nothing may be deleted.
+pub(super) async fn note_confirmed(
+    pass: &Pass<'_>,
+    memory: &mut Memory,
+    plan: &Plan,
+    commit: &str,
+) -> Result<(), Problem> {
+    let Some(inventory) = &mut memory.inventory else { return Ok(()) };
+    if plan.newly_confirmed.is_empty() {
+        return Ok(());
     }
-    memory.recorded = memory.inventory.clone();
-    written
+    for key in &plan.newly_confirmed {
+        inventory.confirm(key, commit);
+    }
+    store(pass, memory).await
 }
 
 /// Writes the inventory if it is another than the one that is stored.
@@ -72,4 +153,29 @@ pub(super) async fn record(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), P
     pass.claims.set(&pass.environment.name, inventory);
     memory.recorded = memory.inventory.clone();
     Ok(())
+}
+
+async fn store(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), Problem> {
+    let Some(inventory) = &memory.inventory else { return Ok(()) };
+    let written = pass.cluster.write_inventory(pass.environment, inventory).await;
+    if written.is_err() {
+        // What is stored is not known any more; the next pass reads it again.
+        memory.inventory = None;
+    }
+    memory.recorded = memory.inventory.clone();
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_members_are_reads_back() {
+        let lines = "apps/v1 Deployment shop web 1\napps/v1 Deployment shop api 2\nv1 Namespace - shop 3\n";
+        let kinds = kinds_of(&Inventory::from_lines(lines).unwrap());
+        assert_eq!(kinds, ["apps/v1 Deployment shop".to_owned(), "v1 Namespace -".to_owned()].into());
+        let kinds: Vec<String> = kinds.into_iter().chain(["nonsense".to_owned()]).collect();
+        assert_eq!(places(&kinds).len(), 2);
+    }
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use towpath_core::fault::Problem;
+use towpath_core::fault::{Fault, Problem};
 use towpath_core::manifest::ObjectKey;
-use towpath_core::plan::{Observed, Seen};
+use towpath_core::plan::{Foreign, Observed, Seen, Table};
 use towpath_core::policy::{self, Cleared};
 
 use super::{Memory, Pass, kind_of};
@@ -39,23 +39,61 @@ pub(super) async fn observe(
         let spot = || kind_of(kinds, api_version, key).map(|kind| (kind.clone(), key.namespace.clone()));
         spots.entry(name).or_insert_with(|| (spot(), Vec::new())).1.push(key);
     }
-    let wanted: HashSet<Spot> = spots.values().filter_map(|(spot, _)| spot.clone()).collect();
-    follow(&mut memory.watches, account, wanted).await?;
+    for (api_version, kind, namespace) in &memory.lost_in {
+        let name = (api_version.as_str(), kind.as_str(), namespace.as_deref());
+        let spot = || kinds.get(api_version, kind).map(|kind| (kind.clone(), namespace.clone()));
+        spots.entry(name).or_insert_with(|| (spot(), Vec::new()));
+    }
+    let ends = |namespace: Option<&String>| namespace.is_some_and(|name| memory.ending.contains_key(name));
+    let wanted = spots.values().filter_map(|(spot, _)| spot.clone());
+    // Where a namespace ends, the rights to watch in it go early: no watch is begun there.
+    let wanted: HashSet<Spot> =
+        wanted.filter(|spot| memory.watches.contains_key(spot) || !ends(spot.1.as_ref())).collect();
+    let failed = follow(&mut memory.watches, account, wanted).await;
+    // Only members that git no longer has are there: that they cannot be seen keeps them, and nobody else from syncing.
+    for (spot, keys) in spots.values_mut() {
+        let is_desired = keys.iter().any(|key| desired.get(key).is_some());
+        let Some((_, namespace)) = spot.as_ref() else { continue };
+        if let Some(failure) = spot.as_ref().and_then(|spot| failed.get(spot)) {
+            let may_fail = ends(namespace.as_ref()) || (!is_desired && failure.fault == Fault::Setup);
+            if !may_fail {
+                return Err(failure.clone());
+            }
+            *spot = None;
+        }
+    }
 
+    let environment = pass.environment;
+    let live = pass.cluster.live();
     let apply_set = policy::apply_set(pass.environment);
     // The label alone is no proof: another agent may have an environment of this name, and labels are easily copied.
     let is_ours = |key: &ObjectKey, seen: &Seen| {
         let is_member = inventory.get(key).is_some_and(|member| member.uid.as_ref() == Some(&seen.uid));
         seen.part_of.as_ref() == Some(&apply_set) || is_member
     };
+    let earlier = environment.moved_from.as_ref().map(|name| (name, policy::apply_set_of(name, &environment.home)));
     let read_table = || {
-        let mut ours = pass.cluster.live().snapshot(&pass.environment.name);
-        ours.retain(|key, row| is_ours(key, &row.seen));
-        ours
+        let mut ours = live.snapshot(&environment.name);
+        let strays = ours.iter().filter(|(key, seen)| !is_ours(key, seen));
+        let strays: BTreeMap<ObjectKey, Seen> = strays.map(|(key, seen)| (key.clone(), seen.clone())).collect();
+        ours.retain(|key, _| !strays.contains_key(key));
+        let mut inherited = BTreeSet::new();
+        if let Some((name, set)) = &earlier {
+            let theirs = live.snapshot(name);
+            let of_set =
+                theirs.iter().filter(|(key, seen)| seen.part_of.as_ref() == Some(set) && !ours.contains_key(key));
+            inherited = of_set.map(|(key, _)| key.clone()).collect();
+            for key in &inherited {
+                ours.put(key.clone(), theirs.row(key).expect("it was listed above").clone());
+            }
+        }
+        (ours, inherited, strays)
     };
-    let mut ours = read_table();
-    let is_unseen =
-        |key: &&&ObjectKey| !ours.contains_key(key) && !desired.get(key).is_some_and(|object| object.leave_alone);
+    let (mut ours, mut inherited, mut strays) = read_table();
+    let is_unseen = |key: &&&ObjectKey| {
+        let is_left_alone = desired.get(key).is_some_and(|object| object.leave_alone);
+        !ours.contains_key(key) && !ends(key.namespace.as_ref()) && !is_left_alone
+    };
     let unseen = spots.values().filter_map(|(spot, keys)| {
         let keys: Vec<ObjectKey> = keys.iter().filter(is_unseen).map(|key| (*key).clone()).collect();
         (!keys.is_empty()).then_some((spot.clone()?, keys))
@@ -63,42 +101,65 @@ pub(super) async fn observe(
     let unseen: Vec<(Spot, Vec<ObjectKey>)> = unseen.collect();
     let mut foreign = BTreeMap::new();
     let was_complete = unseen.is_empty();
+    let mut marks = vec![(&environment.name, apply_set.as_str())];
+    marks.extend(earlier.as_ref().map(|(name, set)| (*name, set.as_str())));
     for ((kind, namespace), keys) in unseen {
-        foreign.extend(account.look_up(&kind, namespace.as_deref(), &keys, &pass.environment.name, &apply_set).await?);
+        foreign.extend(account.look_up(&kind, namespace.as_deref(), &keys, &marks).await?);
     }
     if !was_complete {
         // A look may have found what no watch has told of yet.
-        ours = read_table();
+        (ours, inherited, strays) = read_table();
     }
     // What is of a kind that the cluster does not serve was not looked for: it is unknown, not gone.
     let unserved = spots.values().filter(|(spot, _)| spot.is_none()).flat_map(|(_, keys)| keys);
     let unserved: BTreeSet<ObjectKey> = unserved.map(|key| (*key).clone()).collect();
     // Nor is what the table still has of it: the watch ended with the kind, and may not have told of the end.
     ours.retain(|key, _| !unserved.contains(key));
-    Ok(Observed { ours, foreign, unserved })
+    inherit(pass, &mut ours, &mut foreign, &mut inherited);
+    inherited.retain(|key| ours.contains_key(key));
+    let ending = memory.ending.iter().map(|(name, ending)| (name.clone(), ending.problem.clone())).collect();
+    Ok(Observed { ours, foreign, unserved, inherited, strays, ending })
 }
 
-/// Keeps exactly the watches that are needed, and waits until each has listed once.
+/// What another environment hands over is ours from here on, although it still carries that one's label.
+fn inherit(
+    pass: &Pass<'_>,
+    ours: &mut Table,
+    foreign: &mut BTreeMap<ObjectKey, Foreign>,
+    inherited: &mut BTreeSet<ObjectKey>,
+) {
+    let name = &pass.environment.name;
+    let others =
+        if foreign.values().any(|found| found.is_of_other_environment) { pass.claims.others(name) } else { Vec::new() };
+    foreign.retain(|key, found| {
+        let given = others.iter().filter(|_| found.is_of_other_environment).find_map(|from| {
+            let row = pass.cluster.live().get(from, key).filter(|row| row.seen.uid == found.uid)?;
+            pass.claims.may_inherit(name, from, row.seen.part_of.as_deref(), key).then_some(row)
+        });
+        let Some(row) = given else { return true };
+        ours.put(key.clone(), row);
+        inherited.insert(key.clone());
+        false
+    });
+}
+
+/// Keeps exactly the watches that are needed, and waits until each has listed once. Gives those that could not.
 async fn follow(
     watches: &mut HashMap<Spot, Arc<WatchHandle>>,
     account: &AccountClient,
     spots: HashSet<Spot>,
-) -> Result<(), Problem> {
+) -> HashMap<Spot, Problem> {
     watches.retain(|spot, _| spots.contains(spot));
     for spot in spots {
         watches.entry(spot.clone()).or_insert_with(|| account.watch(&spot.0, spot.1.as_deref()));
     }
-    let mut failed = None;
-    let mut ended = Vec::new();
+    let mut failed = HashMap::new();
     for (spot, watch) in watches.iter() {
         if let Err(problem) = watch.listed().await {
-            failed = Some(problem);
-            ended.push(spot.clone());
+            failed.insert(spot.clone(), problem);
         }
     }
     // A watch that was refused does not ask again; a new one does at the next pass.
-    for spot in ended {
-        watches.remove(&spot);
-    }
-    failed.map_or(Ok(()), Err)
+    watches.retain(|spot, _| !failed.contains_key(spot));
+    failed
 }

@@ -3,119 +3,204 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use futures::{FutureExt, StreamExt};
+use jiff::Timestamp;
 use towpath_core::fault::Problem;
 use towpath_core::manifest::ObjectKey;
-use towpath_core::plan::{Fate, Plan};
+use towpath_core::plan::{Fate, Keep, Plan, stage_of};
 use towpath_core::status::KeptStatus;
 
-use super::{Memory, Pass, Progress, desire, kind_of};
+use super::in_use::{self, config_maps_in_use};
+use super::{CONCURRENCY, Memory, Pass, Progress, desire, kind_of, members, neighbours};
 use crate::cluster::{AccountClient, Deleted, Kinds};
 
-/// How long it is good to know which old ConfigMaps are still read.
-const IN_USE_FOR: Duration = Duration::from_secs(300);
+/// How soon a deletion that was refused is tried again. Each time it takes twice as long.
+const REFUSED_FIRST: Duration = Duration::from_secs(5);
+/// The longest time until it is tried again.
+const REFUSED_LONGEST: Duration = Duration::from_secs(600);
+/// How soon it is looked again whether other environments have looked at git; they wake us before that.
+const NEIGHBOURS_LOOK: Duration = Duration::from_secs(5);
+
+/// A deletion that was refused.
+pub(super) struct RefusedDeletion {
+    uid: String,
+    tries: u32,
+    again: Instant,
+    why: String,
+    problem: Problem,
+}
 
 /// Deletes what left git, after everything that is in git was applied. A member leaves the inventory only when its
-/// absence was confirmed.
+/// absence was confirmed. A deletion that is refused or stuck holds up neither the others nor the environment.
 pub(super) async fn prune(
     pass: &Pass<'_>,
     memory: &mut Memory,
     account: &AccountClient,
     plan: &Plan,
     kinds: &Kinds,
+    commit: &str,
     progress: &mut Progress,
 ) {
     if progress.overtaken || !progress.problems.is_empty() || plan.removals.is_empty() {
         return;
     }
-    let in_use = match config_maps_in_use(memory, account, plan, kinds).await {
-        Ok(in_use) => in_use,
-        Err(problem) => return progress.problems.push(problem),
-    };
-    let Some(inventory) = &mut memory.inventory else { return };
-    for (key, fate) in &plan.removals {
-        let uid = match fate {
-            Fate::Keep(_) => continue,
-            Fate::Gone => {
-                inventory.remove(key);
+    strike_off(pass, memory, plan, progress);
+    let due = due(pass, memory, account, plan, kinds, progress).await;
+    if due.is_empty() {
+        return;
+    }
+    if let Err(problem) = members::note_confirmed(pass, memory, plan, commit).await {
+        return progress.problems.push(problem);
+    }
+    for stage in due.chunk_by(|(one, _), (other, _)| stage_of(one) == stage_of(other)) {
+        let mut deletions = Vec::new();
+        for (key, uid) in stage {
+            let member = memory.inventory.as_ref().and_then(|inventory| inventory.get(key));
+            let kind = kind_of(kinds, member.map_or("v1", |member| member.api_version.as_str()), key);
+            let Some(kind) = kind else {
+                progress.leftovers.kept.push(KeptStatus::new(key, Keep::Unserved));
                 continue;
-            }
-            Fate::Release(why) => {
-                progress.warnings.push(Problem::setup(format!("{key} is left where it is: {why}")));
-                inventory.remove(key);
-                continue;
-            }
-            Fate::Prune { uid } => uid,
-        };
-        if desire::is_hash_named(key) && in_use.contains(key) {
-            let reason = "a ReplicaSet or pod still uses it".to_owned();
-            progress.kept.push(KeptStatus { object: key.to_string(), reason });
-            continue;
+            };
+            deletions.push(
+                async move {
+                    let result = if (pass.overtaken)() { None } else { Some(account.delete(kind, key, uid).await) };
+                    (key, uid, result)
+                }
+                .boxed(),
+            );
         }
-        if (pass.overtaken)() {
-            progress.overtaken = true;
+        let mut results = futures::stream::iter(deletions).buffer_unordered(CONCURRENCY);
+        while let Some((key, uid, result)) = results.next().await {
+            match result {
+                None => progress.overtaken = true,
+                Some(result) => settle(pass, memory, key, uid, result, progress),
+            }
+        }
+        if progress.overtaken {
             return;
-        }
-        let member = inventory.get(key).map_or("v1", |member| member.api_version.as_str());
-        let Some(kind) = kind_of(kinds, member, key) else {
-            let reason = "the cluster no longer serves its kind".to_owned();
-            progress.kept.push(KeptStatus { object: key.to_string(), reason });
-            continue;
-        };
-        match account.delete(kind, key, uid).await {
-            Ok(Deleted::Gone) => {
-                progress.pruned += 1;
-                inventory.remove(key);
-            }
-            Ok(Deleted::Pending) => {
-                progress.pruned += 1;
-                let reason = "it is being deleted".to_owned();
-                progress.kept.push(KeptStatus { object: key.to_string(), reason });
-            }
-            // Another object under the same name is not the one that was ours.
-            Ok(Deleted::Replaced) => inventory.remove(key),
-            Err(problem) => {
-                progress.failed += 1;
-                progress.problems.push(problem);
-            }
         }
     }
 }
 
-/// The hash-named ConfigMaps that a ReplicaSet, ControllerRevision or pod still reads. Asked only where one would go.
-async fn config_maps_in_use(
+/// Takes out of the inventory what is gone or is somebody else's, and gives away what another environment has in git.
+fn strike_off(pass: &Pass<'_>, memory: &mut Memory, plan: &Plan, progress: &mut Progress) {
+    let Some(inventory) = &mut memory.inventory else { return };
+    let name = &pass.environment.name;
+    let mut woken = BTreeSet::new();
+    for (key, fate) in &plan.removals {
+        match fate {
+            Fate::Gone | Fate::HandedOver => inventory.remove(key),
+            Fate::Release(why) => {
+                progress.warnings.push(Problem::setup(format!("{key} is left where it is: {why}")));
+                inventory.remove(key);
+            }
+            Fate::Keep(Keep::TakenOver(other)) => {
+                if pass.claims.hand_over(name, other, key) {
+                    woken.insert(other);
+                }
+            }
+            Fate::Keep(_) | Fate::Prune { .. } => {}
+        }
+    }
+    for other in woken {
+        pass.cluster.live().wakes(other).moved.notify_one();
+    }
+    memory.refused_deletions.retain(|key, _| inventory.get(key).is_some());
+}
+
+/// What is deleted now; what waits is said.
+async fn due(
+    pass: &Pass<'_>,
     memory: &mut Memory,
     account: &AccountClient,
     plan: &Plan,
     kinds: &Kinds,
-) -> Result<BTreeSet<ObjectKey>, Problem> {
-    let candidates: BTreeSet<ObjectKey> = plan
+    progress: &mut Progress,
+) -> Vec<(ObjectKey, String)> {
+    let wanted: Vec<(&ObjectKey, &String)> = plan
         .removals
         .iter()
-        .filter(|(key, fate)| matches!(fate, Fate::Prune { .. }) && desire::is_hash_named(key))
-        .map(|(key, _)| key.clone())
+        .filter_map(|(key, fate)| match fate {
+            Fate::Prune { uid } => Some((key, uid)),
+            _ => None,
+        })
         .collect();
-    if let Some((asked, for_these, in_use)) = &memory.in_use
-        && *for_these == candidates
-        && asked.elapsed() < IN_USE_FOR
-    {
-        return Ok(in_use.clone());
+    let keys: Vec<&ObjectKey> = wanted.iter().map(|(key, _)| *key).collect();
+    if let Some(other) = neighbours::to_wait_for(pass, memory, &keys) {
+        let why = format!("it waits until environment {other} has looked at git, which may have it");
+        progress.leftovers.kept.extend(keys.iter().map(|key| KeptStatus::new(key, &why)));
+        try_again(progress, NEIGHBOURS_LOOK / pass.time_scale);
+        return Vec::new();
     }
-    let namespaces: BTreeSet<&str> = candidates.iter().filter_map(|key| key.namespace.as_deref()).collect();
-    let mut in_use = BTreeSet::new();
-    for namespace in namespaces {
-        for (api_version, kind) in [("apps/v1", "ReplicaSet"), ("apps/v1", "ControllerRevision"), ("v1", "Pod")] {
-            let Some(kind) = kinds.get(api_version, kind) else { continue };
-            for user in account.list(kind, namespace, "").await? {
-                // An old ReplicaSet without pods can still be gone back to, so it counts.
-                let text = user.to_string();
-                for key in candidates.iter().filter(|key| key.namespace.as_deref() == Some(namespace)) {
-                    if text.contains(&format!("\"{}\"", key.name)) {
-                        in_use.insert((*key).clone());
-                    }
-                }
+    let in_use = config_maps_in_use(pass, &mut memory.in_use, account, plan, kinds).await;
+    let mut due = Vec::new();
+    for (key, uid) in wanted {
+        let stays = match &in_use {
+            _ if !desire::is_hash_named(key) => None,
+            Ok(in_use) => in_use.contains(key).then(|| "a ReplicaSet, pod or Rollout still uses it".to_owned()),
+            Err(problem) => Some(format!("whether something still uses it could not be asked: {problem}")),
+        };
+        if let Some(why) = stays {
+            progress.leftovers.kept.push(KeptStatus::new(key, why));
+            try_again(progress, in_use::IN_USE_FOR / pass.time_scale);
+            continue;
+        }
+        let refused = memory.refused_deletions.get(key).filter(|refused| refused.uid == *uid);
+        match refused.filter(|refused| refused.again > Instant::now() && pass.request.is_none()) {
+            Some(refused) => {
+                progress.leftovers.kept.push(KeptStatus::new(key, &refused.why));
+                progress.warnings.push(refused.problem.clone());
+                let pause = refused.again - Instant::now();
+                try_again(progress, pause);
             }
+            None => due.push((key.clone(), uid.clone())),
         }
     }
-    memory.in_use = Some((Instant::now(), candidates, in_use.clone()));
-    Ok(in_use)
+    due
+}
+
+/// What came of a deletion.
+fn settle(
+    pass: &Pass<'_>,
+    memory: &mut Memory,
+    key: &ObjectKey,
+    uid: &str,
+    result: Result<Deleted, Problem>,
+    progress: &mut Progress,
+) {
+    let tries =
+        memory.refused_deletions.remove(key).filter(|refused| refused.uid == uid).map_or(0, |refused| refused.tries);
+    let Some(inventory) = &mut memory.inventory else { return };
+    match result {
+        Ok(Deleted::Gone) => {
+            progress.pruned += 1;
+            inventory.remove(key);
+        }
+        Ok(Deleted::Pending(terminating)) => {
+            progress.pruned += 1;
+            let since = terminating.since;
+            let reason = Keep::Terminating { since, finalizers: terminating.finalizers };
+            progress.leftovers.kept.push(KeptStatus { since: Some(since), ..KeptStatus::new(key, reason) });
+        }
+        // Another object under the same name is not the one that was ours.
+        Ok(Deleted::Replaced) => inventory.remove(key),
+        Err(problem) => {
+            progress.failed += 1;
+            let pause = REFUSED_FIRST.saturating_mul(2u32.saturating_pow(tries)).min(REFUSED_LONGEST) / pass.time_scale;
+            let why = format!("its deletion was refused: {}", problem.message);
+            progress.leftovers.kept.push(KeptStatus::new(key, &why));
+            progress.warnings.push(problem.clone());
+            try_again(progress, pause);
+            let again = Instant::now() + pause;
+            let refused = RefusedDeletion { uid: uid.to_owned(), tries: tries + 1, again, why, problem };
+            memory.refused_deletions.insert(key.clone(), refused);
+        }
+    }
+}
+
+/// The earliest of all times at which something is tried again.
+fn try_again(progress: &mut Progress, pause: Duration) {
+    let at = Timestamp::now() + pause;
+    let again = &mut progress.leftovers.again;
+    *again = Some(again.map_or(at, |known| known.min(at)));
 }

@@ -8,7 +8,7 @@ use towpath_core::decide::{self, Decision};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::health::{self, Health};
 use towpath_core::revision::Revision;
-use towpath_core::status::{MAX_LISTED, Notice, NoticeKind, Outcome, Report, SyncRecord, Trigger};
+use towpath_core::status::{Leftovers, MAX_LISTED, Notice, NoticeKind, Outcome, Report, SyncRecord, Trigger};
 
 use super::{Memory, Pass, Progress, desire};
 
@@ -86,8 +86,7 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         objects: progress.objects,
         unhealthy: progress.unhealthy,
         worst,
-        kept: progress.kept,
-        confirmation: progress.confirmation,
+        leftovers: progress.leftovers,
         drift: progress.drift,
         notices: progress.notices,
         contended: progress.contended,
@@ -153,8 +152,7 @@ pub(super) fn suspended(pass: &Pass<'_>) -> Report {
         objects: 0,
         unhealthy: BTreeMap::new(),
         worst: None,
-        kept: Vec::new(),
-        confirmation: None,
+        leftovers: Leftovers::default(),
         drift: Vec::new(),
         notices: Vec::new(),
         contended: 0,

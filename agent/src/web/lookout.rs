@@ -8,7 +8,6 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use towpath_core::health::Health;
 use towpath_core::lane::{BranchNames, Lane, LaneRule, Release};
-use towpath_core::names::annotation;
 use towpath_core::status::State;
 
 use super::words;
@@ -190,13 +189,17 @@ pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
             _ => {}
         }
     }
-    if let Some(confirmation) = &status.confirm_prune {
-        let objects = words::count(status.kept.len(), "object that left git", "objects that left git");
-        let lines = status.kept.iter().map(|kept| format!("{}: {}", kept.object, kept.reason)).collect();
-        let command = format!(
-            "kubectl annotate --overwrite environment -n {home} {name} {}={confirmation}",
-            annotation::CONFIRM_PRUNE
-        );
+    if status.leftovers.confirm_prune.is_some() {
+        let waiting = &status.leftovers;
+        let count = waiting.to_confirm.len().max(waiting.to_confirm_count as usize);
+        let objects = words::count(count, "object that left git", "objects that left git");
+        let reason = |object: &str| waiting.kept.iter().find(|kept| kept.object == object).map(|kept| &kept.reason);
+        let line = |object: &String| match reason(object) {
+            Some(reason) => format!("{object}: {reason}"),
+            None => object.clone(),
+        };
+        let lines = waiting.to_confirm.iter().map(line).collect();
+        let command = format!("towpath confirm -n {home} {name}");
         found.push(entry(Urgency::Waiting, &format!("keeps {objects}"), lines, Some(command)));
     }
     if let Some(candidate) = &status.candidate
@@ -336,7 +339,7 @@ mod tests {
             ),
             (
                 "",
-                "{state: Synced, confirmPrune: 'a:b', kept: [{object: ConfigMap x/y, reason: z}]}",
+                "{state: Synced, confirmPrune: 'a:b', toConfirm: [ConfigMap x/y], kept: [{object: ConfigMap x/y, reason: z}]}",
                 vec![(Urgency::Waiting, "keeps 1 object that left git")],
             ),
         ] {

@@ -110,6 +110,7 @@ fn derive(board: &Board, registry: &mut Registry) {
 
     let (info, is_ready, objects) = (Family::<Info, Gauge>::default(), Family::default(), Family::default());
     let (problems, unhealthy) = (Family::default(), Family::default());
+    let (orphans, kept, to_confirm) = (Family::default(), Family::default(), Family::default());
     for environment in board.environments() {
         let status = environment.status.clone().unwrap_or_default();
         let labels = OfEnvironment { environment: environment.name_any() };
@@ -120,6 +121,9 @@ fn derive(board: &Board, registry: &mut Registry) {
         set(&objects, status.objects as usize);
         set(&problems, status.problems.len());
         set(&unhealthy, status.unhealthy.len());
+        set(&orphans, status.leftovers.orphan_count as usize);
+        set(&kept, status.leftovers.kept_count as usize);
+        set(&to_confirm, status.leftovers.to_confirm_count as usize);
         let series = Info {
             environment: environment.name_any(),
             lane: environment.spec.lane.clone(),
@@ -134,6 +138,9 @@ fn derive(board: &Board, registry: &mut Registry) {
     registry.register("towpath_environment_objects", "Objects of each environment", objects);
     registry.register("towpath_environment_problems", "What is wrong, counted up to 20", problems);
     registry.register("towpath_environment_unhealthy_objects", "Objects not healthy, counted up to 20", unhealthy);
+    registry.register("towpath_orphans", "Objects that look like members and are not proven to be ours", orphans);
+    registry.register("towpath_environment_kept_objects", "Members that left git and stay", kept);
+    registry.register("towpath_environment_unconfirmed_deletions", "Deletions that wait for a person", to_confirm);
 
     let (is_ready, branches) = (Family::<OfRepository, Gauge>::default(), Family::<OfRepository, Gauge>::default());
     for repository in board.repositories() {

@@ -44,7 +44,8 @@ fn seen(fingerprint: Option<Fingerprint>) -> Seen {
         uid: "u".into(),
         fingerprint,
         has_controller: false,
-        is_terminating: false,
+        terminating: None,
+        is_of_agent: false,
         never_prune: false,
         co_owners: Vec::new(),
         others: 0,
@@ -52,6 +53,10 @@ fn seen(fingerprint: Option<Fingerprint>) -> Seen {
         part_of: None,
         health: ObjectHealth { health: Health::Healthy, message: String::new() },
     }
+}
+
+fn foreign(uid: &str, owner: &str) -> Foreign {
+    Foreign { uid: uid.into(), owner: owner.into(), is_applied_by_us: false, is_of_other_environment: false }
 }
 
 fn print(number: u8) -> Fingerprint {
@@ -66,6 +71,7 @@ struct World {
     known: BTreeMap<ObjectKey, Known>,
     inventory: Inventory,
     confirmed: Option<String>,
+    wanted_by_other: Option<ObjectKey>,
 }
 
 impl World {
@@ -78,6 +84,7 @@ impl World {
             known: BTreeMap::new(),
             inventory: Inventory::default(),
             confirmed: None,
+            wanted_by_other: None,
         };
         for name in names {
             world.member("ConfigMap", name);
@@ -104,6 +111,8 @@ impl World {
             inventory: &self.inventory,
             generated: &|key| key.name.ends_with("-0123456789"),
             confirmed: self.confirmed.as_deref(),
+            own_namespace: Some("towpath"),
+            wanted_by: &|key| (Some(key) == self.wanted_by_other.as_ref()).then(|| "other".parse().unwrap()),
         })
     }
 
@@ -172,8 +181,7 @@ fn a_foreign_object_is_refused_unless_adoption_is_said() {
     let mut world = World::settled(&["a"]);
     world.observed.ours.clear();
     world.inventory = Inventory::default();
-    let foreign = Foreign { uid: "f".into(), owner: "written by kubectl".into() };
-    world.observed.foreign.insert(key("ConfigMap", "a"), foreign);
+    world.observed.foreign.insert(key("ConfigMap", "a"), foreign("f", "written by kubectl"));
     let Action::Refuse(problem) = world.action("a") else { panic!("it must be refused") };
     assert!(problem.message.contains("written by kubectl"), "{problem}");
 
@@ -185,7 +193,7 @@ fn a_foreign_object_is_refused_unless_adoption_is_said() {
 fn a_member_that_lost_its_label_is_taken_back() {
     let mut world = World::settled(&["a"]);
     world.observed.ours.clear();
-    world.observed.foreign.insert(key("ConfigMap", "a"), Foreign { uid: "u".into(), owner: String::new() });
+    world.observed.foreign.insert(key("ConfigMap", "a"), foreign("u", ""));
     assert_eq!(world.action("a"), Action::Configure(Why::Disowned));
     // Another object under the same name is not the member.
     world.observed.foreign.get_mut(&key("ConfigMap", "a")).unwrap().uid = "other".into();
@@ -226,24 +234,48 @@ fn a_member_whose_kind_is_not_served_is_unknown_and_not_gone() {
 }
 
 #[test]
-fn each_missing_proof_saves_an_object() {
+fn each_missing_proof_saves_an_object_and_lists_it() {
     let mut world = World::settled(&["a"]);
     world.member("ConfigMap", "old");
     world.ours("old").has_controller = true;
-    assert!(matches!(world.fate("old"), Fate::Release(_)));
+    assert!(matches!(world.fate("old"), Fate::Keep(Keep::Unproven(_))));
     world.ours("old").has_controller = false;
     world.ours("old").fingerprint = None;
-    assert!(matches!(world.fate("old"), Fate::Release(_)));
+    assert!(matches!(world.fate("old"), Fate::Keep(Keep::Unproven(_))));
     world.observed.ours.remove(&key("ConfigMap", "old"));
-    world.observed.foreign.insert(key("ConfigMap", "old"), Foreign { uid: "u".into(), owner: String::new() });
+    let mut unlabelled = foreign("u", "");
+    unlabelled.is_applied_by_us = true;
+    world.observed.foreign.insert(key("ConfigMap", "old"), unlabelled);
+    assert!(matches!(world.fate("old"), Fate::Keep(Keep::Unproven(_))));
+    assert_eq!(world.plan().orphans.len(), 1);
+}
+
+#[test]
+fn what_has_no_mark_of_ours_left_is_let_go() {
+    let mut world = World::settled(&["a"]);
+    world.member("ConfigMap", "old");
+    world.observed.ours.remove(&key("ConfigMap", "old"));
+    world.observed.foreign.insert(key("ConfigMap", "old"), foreign("u", ""));
     assert!(matches!(world.fate("old"), Fate::Release(_)));
+    let mut other = foreign("another", "");
+    other.is_applied_by_us = true;
+    world.observed.foreign.insert(key("ConfigMap", "old"), other.clone());
+    assert!(matches!(world.fate("old"), Fate::Release(_)), "another object under its name");
+    other.uid = "u".into();
+    other.is_of_other_environment = true;
+    world.observed.foreign.insert(key("ConfigMap", "old"), other);
+    assert_eq!(world.fate("old"), Fate::HandedOver);
 }
 
 #[test]
 fn a_copied_label_makes_no_member() {
     let mut world = World::settled(&["a"]);
     world.observed.ours.insert(key("ConfigMap", "copy"), seen(None));
-    assert!(world.plan().removals.is_empty());
+    world.observed.strays.insert(key("ConfigMap", "forged"), seen(Some(print(1))));
+    let plan = world.plan();
+    assert!(plan.removals.is_empty());
+    let orphans: Vec<&str> = plan.orphans.iter().map(|(key, _)| key.name.as_str()).collect();
+    assert_eq!(orphans, ["copy", "forged"]);
 }
 
 #[test]
@@ -268,8 +300,10 @@ fn prune_can_be_off_for_all_or_for_one() {
 fn what_is_on_its_way_out_is_not_deleted_twice() {
     let mut world = World::settled(&["a", "b", "c"]);
     world.member("ConfigMap", "old");
-    world.ours("old").is_terminating = true;
-    assert_eq!(world.fate("old"), Fate::Keep(Keep::Terminating));
+    let terminating = Terminating { since: Timestamp::UNIX_EPOCH, finalizers: vec!["example.com/slow".into()] };
+    world.ours("old").terminating = Some(Box::new(terminating));
+    let Fate::Keep(keep) = world.fate("old") else { panic!("it stays a member") };
+    assert_eq!(keep.to_string(), "it is being deleted, and held by finalizer example.com/slow");
 }
 
 #[test]
@@ -287,12 +321,104 @@ fn over_budget_nothing_goes_until_this_very_list_is_confirmed() {
     }
     assert_eq!(world.fate("x"), Fate::Keep(Keep::OverBudget));
     let confirmation = world.plan().confirmation.unwrap();
-    assert!(confirmation.starts_with("abababa:"), "{confirmation}");
+    assert!(confirmation.value.starts_with("abababa:"), "{confirmation:?}");
+    assert_eq!(confirmation.objects.len(), 3);
+    assert!(!confirmation.is_other_confirmed);
 
-    world.confirmed = Some(confirmation.clone());
+    world.confirmed = Some(confirmation.value);
     assert_eq!(world.fate("x"), Fate::Prune { uid: "u".into() });
+    assert_eq!(world.plan().newly_confirmed.len(), 3);
+    world.ours("x").uid = "made anew".into();
+    assert_eq!(world.fate("x"), Fate::Keep(Keep::OverBudget), "it is another object now");
+    world.ours("x").uid = "u".into();
     world.member("ConfigMap", "one-more");
     assert_eq!(world.fate("x"), Fate::Keep(Keep::OverBudget), "the list is another one now");
+    assert!(world.plan().confirmation.unwrap().is_other_confirmed);
+}
+
+#[test]
+fn what_was_confirmed_is_finished_after_a_deletion_that_was_cut_short() {
+    let mut world = World::settled(&["a", "b"]);
+    for name in ["x", "y", "z", "w"] {
+        world.member("ConfigMap", name);
+    }
+    world.confirmed = Some(world.plan().confirmation.unwrap().value);
+    for name in world.plan().newly_confirmed {
+        world.inventory.confirm(&name, "abababa");
+    }
+    // One is gone, so the list that was confirmed is no longer the list.
+    world.observed.ours.remove(&key("ConfigMap", "x"));
+    world.inventory.remove(&key("ConfigMap", "x"));
+    assert_eq!(world.fate("y"), Fate::Prune { uid: "u".into() });
+    assert_eq!(world.plan().confirmation, None);
+    // At another commit it would have to be confirmed again.
+    for name in ["y", "z", "w"] {
+        world.inventory.confirm(&key("ConfigMap", name), "cdcdcdc");
+    }
+    assert_eq!(world.fate("y"), Fate::Keep(Keep::OverBudget));
+}
+
+#[test]
+fn what_another_environment_has_in_git_is_handed_over_and_not_deleted() {
+    let mut world = World::settled(&["a", "b"]);
+    world.member("ConfigMap", "moves");
+    world.wanted_by_other = Some(key("ConfigMap", "moves"));
+    assert_eq!(world.fate("moves"), Fate::Keep(Keep::TakenOver("other".parse().unwrap())));
+    // Here it is on the other side: it is seen with the label that it still carries.
+    let mut world = World::settled(&["a"]);
+    world.observed.inherited.insert(key("ConfigMap", "a"));
+    assert_eq!(world.action("a"), Action::Configure(Why::HandedOver));
+}
+
+#[test]
+fn the_agent_is_never_pruned() {
+    let mut world = World::settled(&["a", "b"]);
+    world.member("ConfigMap", "old");
+    world.ours("old").is_of_agent = true;
+    assert_eq!(world.fate("old"), Fate::Prune { uid: "u".into() }, "a label alone does not make it the agent's");
+    let own = ObjectKey { namespace: Some("towpath".into()), ..key("ConfigMap", "towpath-settings") };
+    world.observed.ours.insert(own.clone(), seen(Some(print(1))));
+    world.inventory.insert(own, Member { api_version: "v1".into(), uid: Some("u".into()) });
+    assert_eq!(world.fate("towpath-settings"), Fate::Keep(Keep::OwnResource));
+}
+
+#[test]
+fn in_a_namespace_that_ends_nothing_is_made_and_nothing_is_called_gone() {
+    let mut world = World::settled(&["a", "b"]);
+    world.member("ConfigMap", "old");
+    world.observed.ours.clear();
+    world.observed.ending.insert("shop".into(), Problem::setup("namespace shop is being deleted"));
+    assert!(matches!(world.action("a"), Action::Refuse(_)));
+    assert_eq!(world.fate("old"), Fate::Keep(Keep::NamespaceEnds));
+}
+
+#[test]
+fn workloads_are_deleted_before_what_they_stand_on() {
+    let mut world = World::settled(&["a", "b", "c"]);
+    for kind in ["Secret", "Widget", "ConfigMap"] {
+        world.member(kind, "old");
+    }
+    let kinds: Vec<String> = world.plan().removals.into_iter().map(|(key, _)| key.kind).collect();
+    assert_eq!(kinds, ["Widget", "ConfigMap", "Secret"]);
+}
+
+#[test]
+fn a_farewell_deletes_what_is_proven_and_leaves_the_rest() {
+    let environment = environment();
+    let mut loose = seen(None);
+    loose.uid = "loose".into();
+    let observed = [
+        (key("ConfigMap", "a"), seen(Some(print(1)))),
+        (key("PersistentVolumeClaim", "data"), seen(Some(print(1)))),
+        (key("ConfigMap", "copied"), loose),
+        (key("ConfigMap", "moves"), seen(Some(print(1)))),
+    ];
+    let wanted = |key: &ObjectKey| (key.name == "moves").then(|| "other".parse().unwrap());
+    let fates =
+        farewell(&Leaving { environment: &environment, observed: &observed, own_namespace: None, wanted_by: &wanted });
+    let pruned: Vec<&str> =
+        fates.iter().filter(|(_, fate)| matches!(fate, Fate::Prune { .. })).map(|(key, _)| key.name.as_str()).collect();
+    assert_eq!(pruned, ["a"]);
 }
 
 #[test]
@@ -309,7 +435,7 @@ fn protected_kinds_wait_for_a_confirmation() {
     let mut world = World::settled(&["a", "b", "c"]);
     world.member("PersistentVolumeClaim", "data");
     assert_eq!(world.fate("data"), Fate::Keep(Keep::ProtectedKind));
-    world.confirmed = world.plan().confirmation;
+    world.confirmed = world.plan().confirmation.map(|confirmation| confirmation.value);
     assert_eq!(world.fate("data"), Fate::Prune { uid: "u".into() });
 }
 
@@ -348,7 +474,7 @@ fn an_object_that_a_former_tool_owns_too_is_taken_over() {
 #[test]
 fn what_is_being_deleted_is_waited_for() {
     let mut world = World::settled(&["a"]);
-    world.ours("a").is_terminating = true;
+    world.ours("a").terminating = Some(Box::new(Terminating { since: Timestamp::UNIX_EPOCH, finalizers: Vec::new() }));
     world.ours("a").fingerprint = Some(print(2));
     assert_eq!(world.action("a"), Action::Wait(Wait::Terminating));
     assert_eq!(world.plan().terminating().count(), 1);

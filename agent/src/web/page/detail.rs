@@ -65,7 +65,8 @@ pub(in crate::web) fn environment(
         (listed("Problems", &status.problems))
         (listed("Warnings", &status.warnings))
         (unhealthy(status))
-        (kept(&status.kept))
+        (leftovers("Kept although they left git", &status.leftovers.kept, status.leftovers.kept_count, now))
+        (leftovers("Orphans: not proven to be ours, never deleted", &status.leftovers.orphans, status.leftovers.orphan_count, now))
         (drift(environment, status, now))
         (history(&status.history, now))
         (conditions(status, now))
@@ -168,13 +169,19 @@ fn unhealthy(status: &EnvironmentStatus) -> Markup {
     }
 }
 
-fn kept(kept: &[KeptStatus]) -> Markup {
-    let rows = kept.iter().map(|object| vec![html! { code { (object.object) } }, html! { (object.reason) }]);
+fn leftovers(heading: &str, objects: &[KeptStatus], count: u32, now: Timestamp) -> Markup {
+    let rows = objects.iter().map(|object| {
+        vec![
+            html! { code { (object.object) } },
+            html! { (words::brief(&object.reason)) },
+            object.since.map_or_else(Markup::default, |since| time(since, now)),
+        ]
+    });
     html! {
-        @if !kept.is_empty() {
+        @if !objects.is_empty() {
             section {
-                (counted("Kept although they left git", kept.len()))
-                (table(&["Object", "Why it stays"], rows))
+                (counted(heading, objects.len().max(count as usize)))
+                (table(&["Object", "Why it stays", "Since"], rows))
             }
         }
     }

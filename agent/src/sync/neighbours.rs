@@ -1,0 +1,49 @@
+//! Other environments that may have in git what this one drops: nothing is deleted before they have looked.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use towpath_core::candidate;
+use towpath_core::environment::{Environment, SyncMode};
+use towpath_core::manifest::ObjectKey;
+use towpath_core::names::EnvironmentName;
+
+use super::{Memory, Pass};
+
+/// How long deletions wait for other environments to look at git. One that cannot (its branch is gone, its templates do
+/// not render) must not keep another from pruning for good.
+const NEIGHBOURS_WITHIN: Duration = Duration::from_secs(60);
+
+/// The first environment that could take one of these objects over and has not looked at git yet. After
+/// [`NEIGHBOURS_WITHIN`] nobody is waited for.
+pub(super) fn to_wait_for(pass: &Pass<'_>, memory: &mut Memory, keys: &[&ObjectKey]) -> Option<EnvironmentName> {
+    let places: BTreeSet<Option<&str>> = keys.iter().map(|key| key.namespace.as_deref()).collect();
+    let found = if places.is_empty() {
+        None
+    } else {
+        let neighbours = (pass.neighbours)(&places);
+        neighbours.iter().find(|neighbour| !has_looked(pass, neighbour)).map(|neighbour| neighbour.name.clone())
+    };
+    let Some(name) = found else {
+        memory.waits_since = None;
+        return None;
+    };
+    let since = *memory.waits_since.get_or_insert_with(Instant::now);
+    if since.elapsed() >= NEIGHBOURS_WITHIN / pass.time_scale {
+        return None;
+    }
+    pass.claims.wait(&pass.environment.name);
+    Some(name)
+}
+
+/// Whether what a neighbour has in git is known as it is now.
+fn has_looked(pass: &Pass<'_>, neighbour: &Environment) -> bool {
+    let environment = pass.environment;
+    let of = |environment: &Environment| (environment.repository_home.clone(), environment.repository.clone());
+    let is_beside = of(neighbour) == of(environment);
+    // Another repository is looked at in its own time, and a manual environment moves when somebody says so.
+    let expected = (is_beside && neighbour.sync == SyncMode::Automatic)
+        .then(|| candidate::find(&neighbour.lane, &pass.view.heads, &pass.view.branches).ok())
+        .flatten();
+    pass.claims.has_looked(&neighbour.name, expected.as_ref())
+}
