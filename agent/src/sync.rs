@@ -108,7 +108,7 @@ pub struct Memory {
     cleared: PolicyCache,
     desired: Option<(DesiredKey, Arc<Cleared>)>,
     refused: Option<(DesiredKey, Vec<Problem>)>,
-    known: BTreeMap<ObjectKey, Known>,
+    known: HashMap<ObjectKey, Known>,
     inventory: Option<Inventory>,
     /// The inventory as it is stored.
     recorded: Option<Inventory>,

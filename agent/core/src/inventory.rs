@@ -3,7 +3,7 @@
 //! A member is written down before it is first applied and taken out only after its deletion was confirmed, so that
 //! neither a crash nor a stripped label orphans it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::manifest::ObjectKey;
@@ -20,7 +20,7 @@ pub struct Member {
 /// All members by identity. A copy shares them with the original until one of the two is changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    members: Arc<BTreeMap<ObjectKey, Member>>,
+    members: Arc<HashMap<ObjectKey, Member>>,
     /// Members whose deletion a person confirmed, and for which commit (its first digits). A confirmation is for one
     /// exact list, so what it said of each member must outlive a deletion that is cut short.
     confirmed: BTreeMap<ObjectKey, String>,
@@ -42,7 +42,7 @@ impl Inventory {
         self.members.get(key)
     }
 
-    /// All members in order.
+    /// All members, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Member)> {
         self.members.iter()
     }
@@ -94,7 +94,9 @@ impl Inventory {
             let confirmed = self.confirmed.get(key).map(|commit| format!(" {commit}")).unwrap_or_default();
             format!("{} {kind} {} {name} {}{confirmed}\n", member.api_version, dash(namespace), dash(&member.uid))
         };
-        self.members.iter().map(line).collect()
+        let mut members: Vec<(&ObjectKey, &Member)> = self.members.iter().collect();
+        members.sort_by_key(|(key, _)| *key);
+        members.into_iter().map(line).collect()
     }
 
     /// Reads what [`Inventory::to_lines`] wrote.

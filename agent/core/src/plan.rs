@@ -21,7 +21,7 @@ pub use order::{Stage, stage_of};
 pub use removals::{Confirmation, Fate, Keep, deletion_budget};
 pub use table::{Row, Table};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -238,7 +238,7 @@ pub struct Facts<'a> {
     /// What is there.
     pub observed: &'a Observed,
     /// What was sent before.
-    pub known: &'a BTreeMap<ObjectKey, Known>,
+    pub known: &'a HashMap<ObjectKey, Known>,
     /// The members.
     pub inventory: &'a Inventory,
     /// Hash-named ConfigMaps: replaced at each change, so they do not count for the budget.

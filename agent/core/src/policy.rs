@@ -11,6 +11,9 @@ mod namespaces;
 mod own_resources;
 mod server_fields;
 
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -82,8 +85,33 @@ struct Stamp {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cleared {
     objects: Vec<Arc<Desired>>,
+    by_key: HashSet<ByKey>,
     warnings: Vec<Problem>,
 }
+
+/// An object that is looked up by its key.
+#[derive(Clone, Debug)]
+struct ByKey(Arc<Desired>);
+
+impl Borrow<ObjectKey> for ByKey {
+    fn borrow(&self) -> &ObjectKey {
+        &self.0.key
+    }
+}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &ByKey) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for ByKey {}
 
 impl Cleared {
     /// The objects, in the order of their keys.
@@ -93,7 +121,7 @@ impl Cleared {
 
     /// An object by its key.
     pub fn get(&self, key: &ObjectKey) -> Option<&Desired> {
-        self.objects.binary_search_by(|object| object.key.cmp(key)).ok().map(|index| &*self.objects[index])
+        self.by_key.get(key).map(|object| &*object.0)
     }
 
     /// What is allowed but worth a look.
@@ -169,7 +197,8 @@ fn judge(
         }
     }
     Problems::check(found)?;
-    Ok(Cleared { objects, warnings })
+    let by_key = objects.iter().cloned().map(ByKey).collect();
+    Ok(Cleared { objects, by_key, warnings })
 }
 
 /// Judges manifests that no render made.

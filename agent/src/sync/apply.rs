@@ -1,13 +1,11 @@
 //! Applying a plan, stage by stage.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
 use towpath_core::fault::Problem;
 use towpath_core::inventory::Member;
-use towpath_core::manifest::ObjectKey;
 use towpath_core::plan::{Action, Known, Plan, Stage, Step};
 use towpath_core::policy::Cleared;
 use towpath_core::scope::defined_kind;
@@ -29,8 +27,9 @@ pub(super) async fn apply(
     kinds: &mut Arc<Kinds>,
     progress: &mut Progress,
 ) {
-    let desired_keys: BTreeSet<&ObjectKey> = plan.steps.iter().map(|step| &step.key).collect();
-    memory.known.retain(|key, _| desired_keys.contains(key));
+    if memory.known.len() > desired.objects().len() {
+        memory.known.retain(|key, _| desired.get(key).is_some());
+    }
     for stage in [Stage::Namespaces, Stage::Definitions, Stage::Foundations, Stage::Workloads, Stage::Gates] {
         let steps: Vec<&Step> = plan.writes().filter(|step| step.stage == stage).collect();
         let is_ending = plan.terminating().any(|step| step.stage == stage);

@@ -112,8 +112,9 @@ pub(super) fn removals(facts: &Facts) -> Removals {
     // its answer arrived, or known before the inventory was lost. They are members all the same.
     let is_proven = |seen: &Seen| seen.fingerprint.is_some() && !seen.has_controller;
     let is_unlisted = |key: &ObjectKey, seen: &Seen| is_proven(seen) && facts.inventory.get(key).is_none();
-    let unlisted: Vec<ObjectKey> =
+    let mut unlisted: Vec<ObjectKey> =
         facts.observed.ours.iter().filter(|(key, seen)| is_unlisted(key, seen)).map(|(key, _)| key.clone()).collect();
+    unlisted.sort();
     let members = || facts.inventory.iter().map(|(key, _)| key).chain(&unlisted);
     let left: BTreeSet<&ObjectKey> = members().filter(|key| facts.desired.get(key).is_none()).collect();
     let mut fates: Vec<(ObjectKey, Fate)> = left.into_iter().map(|key| (key.clone(), fate_of(key, facts))).collect();

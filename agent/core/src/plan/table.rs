@@ -1,6 +1,6 @@
 //! What is known of an environment's objects in the cluster, as a table that is cheap to copy.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Seen;
@@ -9,7 +9,7 @@ use crate::manifest::ObjectKey;
 /// Objects by identity. A copy shares its rows with the original until one of the two is changed, so that a pass can
 /// look at one state of things while the watches go on writing.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Table(Arc<BTreeMap<ObjectKey, Row>>);
+pub struct Table(Arc<HashMap<ObjectKey, Row>>);
 
 /// One object.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +38,7 @@ impl Table {
         self.0.contains_key(key)
     }
 
-    /// All objects in the order of their keys.
+    /// All objects, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Seen)> {
         self.0.iter().map(|(key, row)| (key, &row.seen))
     }
