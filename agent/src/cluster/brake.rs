@@ -23,6 +23,9 @@ const LONGEST_SPACING: Duration = Duration::from_secs(10);
 const AWAY_SPACING: Duration = Duration::from_secs(5);
 /// Below this pause the brake is let go.
 const LEAST_SPACING: Duration = Duration::from_millis(20);
+/// How long requests wait for their turn. Where the trouble lasts longer, one that would have to wait is not sent: a sync
+/// of a thousand objects would else wait for each of them.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// By how much the pauses become shorter with each request that succeeds.
 const QUICKENING: u32 = 4;
 /// Answers in a row that may be about one kind only (502, 503), until all slow down.
@@ -64,6 +67,8 @@ struct Pace {
     doubtful: u32,
     /// When it was last slowed down.
     slowed: Option<Instant>,
+    /// When it was first slowed down since a request succeeded.
+    since: Option<Instant>,
 }
 
 impl Pace {
@@ -77,12 +82,14 @@ impl Pace {
             self.spacing = (self.spacing * 2).clamp(first, longest);
             self.next = Some(now + self.spacing);
             self.slowed = Some(now);
+            self.since.get_or_insert(now);
         }
     }
 
     /// Gives whether the brake was on and is off now.
     fn quicken(&mut self, now: Instant) -> bool {
         self.doubtful = 0;
+        self.since = None;
         if self.spacing.is_zero() {
             return false;
         }
@@ -165,19 +172,28 @@ impl Brake {
         let is_free_again = match ended {
             // It may be the connection's fault alone: the next one tries at once, and only its failure says more.
             Ended::Unanswered if state.all.spacing.is_zero() => {
-                state.all = Pace { spacing: limits.0, next: Some(now), slowed: Some(now), ..Pace::default() };
+                state.all =
+                    Pace { spacing: limits.0, next: Some(now), slowed: Some(now), since: Some(now), ..Pace::default() };
                 false
             }
             Ended::Unanswered => {
+                let was_doubt = state.all.spacing <= limits.0;
                 state.all.slow_down(now, begun, (limits.0, AWAY_SPACING / scale));
+                if was_doubt && state.all.spacing > limits.0 {
+                    tracing::warn!("the API server does not answer; one request asks for all every few seconds");
+                }
                 false
             }
             Ended::Answered { code, pause } => {
-                let is_back = !state.all.spacing.is_zero();
+                // One broken connection was no outage, and nobody needs to be told of its end.
+                let is_back = state.all.spacing > limits.0;
                 state.all = Pace::default();
                 let pace = state.of(sort);
                 match code {
                     429 => {
+                        if pace.spacing.is_zero() {
+                            tracing::warn!(?sort, "the API server throttles this agent; it slows down");
+                        }
                         let pause = pause.unwrap_or_default().min(LONGEST_PAUSE / scale);
                         pace.not_before = pace.not_before.max(Some(now + pause));
                         pace.slow_down(now, begun, limits);
@@ -197,6 +213,7 @@ impl Brake {
         drop(state);
         self.changed.notify_waiters();
         if is_free_again {
+            tracing::info!("the API server is well again");
             self.recoveries.send_modify(|count| *count += 1);
         }
     }
@@ -205,6 +222,15 @@ impl Brake {
     pub(super) fn free_at(&self, sort: Sort) -> Option<Instant> {
         let mut state = self.lock();
         state.all.free_at().max(state.of(sort).free_at()).filter(|free_at| *free_at > Instant::now())
+    }
+
+    /// Whether a request of this sort would have to wait, and the trouble has lasted for so long that it better does not.
+    pub(super) fn is_hopeless(&self, sort: Sort) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let lasts = |pace: &Pace| pace.since.is_some_and(|since| now - since >= PATIENCE / self.scale);
+        let lasts = lasts(&state.all) || lasts(state.of(sort));
+        lasts && state.all.free_at().max(state.of(sort).free_at()).is_some_and(|free_at| free_at > now)
     }
 
     /// What is wrong with the server, for people; `None` while nothing is.
@@ -311,6 +337,25 @@ mod tests {
         }
         assert!(back.elapsed() < Duration::from_secs(15), "{:?}", back.elapsed());
         assert_eq!(brake.trouble(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_trouble_lasts_nobody_waits_who_need_not() {
+        let brake = Brake::new(1);
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            assert!(!brake.is_hopeless(Sort::Write), "{:?}", start.elapsed());
+            brake.turn(Sort::Write).await;
+            brake.ended(Sort::Write, Instant::now(), REFUSED);
+        }
+        assert!(brake.is_hopeless(Sort::Write));
+        assert!(!brake.is_hopeless(Sort::Read));
+        tokio::time::advance(LONGEST_SPACING).await;
+        assert!(!brake.is_hopeless(Sort::Write), "it is somebody's turn again");
+        brake.turn(Sort::Write).await;
+        assert!(brake.is_hopeless(Sort::Write));
+        brake.ended(Sort::Write, Instant::now(), TAKEN);
+        assert!(!brake.is_hopeless(Sort::Write), "it gets better");
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,6 +42,8 @@ pub(super) enum Failure {
     Refused(Box<Status>),
     /// There was no answer, or one that could not be read. What was asked may have been done or not.
     NoAnswer(String),
+    /// It was not sent, and why.
+    NotSent(String),
 }
 
 impl Failure {
@@ -54,7 +56,7 @@ impl Failure {
     fn code(&self) -> u16 {
         match self {
             Failure::Refused(status) => status.code,
-            Failure::NoAnswer(_) => 0,
+            Failure::NoAnswer(_) | Failure::NotSent(_) => 0,
         }
     }
 
@@ -80,6 +82,9 @@ pub(super) async fn repeatable(
         let mut pause = FIRST_PAUSE;
         for number in 1.. {
             let permit = permits.acquire().await;
+            if brake.is_hopeless(sort) {
+                return Err(Failure::NotSent(brake.trouble().unwrap_or("the API server is in trouble").to_owned()));
+            }
             let result = send(client, request).await;
             drop(permit);
             match result {
@@ -132,7 +137,7 @@ async fn send(client: &Client, request: &http::Request<Vec<u8>>) -> Result<Answe
 
     let no_answer = |error: &dyn std::fmt::Display| (Failure::NoAnswer(error.to_string()), Some(None));
     let response = client.send(copy).await.map_err(|error| match fence::is_fenced(&error) {
-        true => (Failure::NoAnswer(fence::Fenced.to_string()), None),
+        true => (Failure::NotSent(fence::Fenced.to_string()), None),
         false => no_answer(&error),
     })?;
     let status = response.status();
@@ -181,7 +186,7 @@ pub(super) async fn own<T>(permits: &Permits, call: impl Future<Output = kube::R
             Failure::NoAnswer(TOKEN_REFUSED.to_owned())
         }
         Ok(Err(kube::Error::Api(status))) => Failure::Refused(status),
-        Ok(Err(error)) if fence::is_fenced(&error) => Failure::NoAnswer(fence::Fenced.to_string()),
+        Ok(Err(error)) if fence::is_fenced(&error) => Failure::NotSent(fence::Fenced.to_string()),
         Ok(Err(error)) => Failure::NoAnswer(error.to_string()),
         Err(_) => Failure::NoAnswer(no_answer_within(CALL_DEADLINE, permits)),
     };
@@ -192,6 +197,7 @@ pub(super) async fn own<T>(permits: &Permits, call: impl Future<Output = kube::R
 pub(super) fn problem(failure: &Failure, who: &str, is_secret: bool) -> Problem {
     let status = match failure {
         Failure::NoAnswer(text) => return Problem::passing(format!("the API server did not answer: {text}")),
+        Failure::NotSent(text) => return Problem::passing(text.clone()),
         Failure::Refused(status) => status,
     };
     let said = if is_secret { "(what the server says of a Secret is not shown)" } else { status.message.as_str() };

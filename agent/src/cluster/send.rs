@@ -132,7 +132,7 @@ impl AccountClient {
         let key = &desired.key;
         let why = match failure {
             Failure::Refused(status) => refusal(status),
-            Failure::NoAnswer(_) => Refusal::Other,
+            Failure::NoAnswer(_) | Failure::NotSent(_) => Refusal::Other,
         };
         let mut problem = self.problem(failure, key);
         if let (Refusal::Immutable, Failure::Refused(status)) = (why, failure) {
