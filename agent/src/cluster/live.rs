@@ -101,7 +101,7 @@ impl Reading {
                     .get("labels")
                     .and_then(|labels| labels.get(PART_OF_LABEL)?.as_str())
                     .map(str::to_owned),
-                health: health::assess(object, now),
+                health: health::assess(object, &health::HealthRules::default(), now),
             },
         })
     }

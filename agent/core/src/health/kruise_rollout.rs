@@ -154,40 +154,40 @@ mod tests {
 
     #[test]
     fn it_is_healthy_when_it_has_nothing_to_do() {
-        check("kruise-rollout-healthy", Healthy, "the last rollout is done");
-        check("kruise-rollout-cancelled", Healthy, "the last rollout was cancelled: the stable revision runs");
+        check("kruise-rollout/healthy", Healthy, "the last rollout is done");
+        check("kruise-rollout/cancelled", Healthy, "the last rollout was cancelled: the stable revision runs");
     }
 
     #[test]
     fn a_workload_that_is_not_there_is_waited_for() {
-        check("kruise-rollout-initial", Progressing, "Workload Not Found");
-        check("kruise-rollout-without-status", Progressing, "waits for its workload Deployment web");
-        check("kruise-rollout-v1alpha1-without-status", Progressing, "waits for its workload Deployment web");
+        check("kruise-rollout/initial", Progressing, "Workload Not Found");
+        check("kruise-rollout/without-status", Progressing, "waits for its workload Deployment web");
+        check("kruise-rollout/v1alpha1-without-status", Progressing, "waits for its workload Deployment web");
     }
 
     #[test]
     fn a_step_that_moves_is_progress() {
-        check("kruise-rollout-initializing", Progressing, "prepares its first step");
+        check("kruise-rollout/initializing", Progressing, "prepares its first step");
         check(
-            "kruise-rollout-upgrading",
+            "kruise-rollout/upgrading",
             Progressing,
             "step 1 of 3, replicas 20%, traffic 20%, 0 of 1 new replicas ready",
         );
-        check("kruise-rollout-routing", Progressing, "step 1 of 3, replicas 20%, traffic 20%, moves traffic");
-        check("kruise-rollout-step-ready", Progressing, "step 1 of 3, replicas 20%, traffic 20%, done, goes on");
-        check("kruise-rollout-finalising", Progressing, "all steps done: cleans up");
+        check("kruise-rollout/routing", Progressing, "step 1 of 3, replicas 20%, traffic 20%, moves traffic");
+        check("kruise-rollout/step-ready", Progressing, "step 1 of 3, replicas 20%, traffic 20%, done, goes on");
+        check("kruise-rollout/finalising", Progressing, "all steps done: cleans up");
     }
 
     #[test]
     fn a_pause_without_end_waits_for_a_person() {
-        check("kruise-rollout-paused", Suspended, "step 1 of 3, replicas 20%, traffic 20%, paused: waits for a person");
+        check("kruise-rollout/paused", Suspended, "step 1 of 3, replicas 20%, traffic 20%, paused: waits for a person");
         check(
-            "kruise-rollout-v1alpha1-paused",
+            "kruise-rollout/v1alpha1-paused",
             Suspended,
             "step 1 of 2, replicas 20%, traffic 20%, paused: waits for a person",
         );
         check(
-            "kruise-rollout-blue-green-paused",
+            "kruise-rollout/blue-green-paused",
             Suspended,
             "step 1 of 2, replicas 100%, traffic 0%, paused: waits for a person",
         );
@@ -195,18 +195,18 @@ mod tests {
 
     #[test]
     fn a_pause_that_ends_by_itself_is_progress() {
-        check("kruise-rollout-paused-for-a-time", Progressing, "step 2 of 3, replicas 2, pauses for 60 s");
+        check("kruise-rollout/paused-for-a-time", Progressing, "step 2 of 3, replicas 2, pauses for 60 s");
     }
 
     #[test]
     fn the_last_step_never_waits_when_it_replaces_everything() {
-        check("kruise-rollout-last-step", Progressing, "step 3 of 3, replicas 100%, finishes");
+        check("kruise-rollout/last-step", Progressing, "step 3 of 3, replicas 100%, finishes");
     }
 
     #[test]
     fn one_that_is_paused_as_a_whole_waits_for_a_person() {
         check(
-            "kruise-rollout-paused-by-spec",
+            "kruise-rollout/paused-by-spec",
             Suspended,
             "step 1 of 3, replicas 20%, traffic 20%, paused by spec.strategy.paused: waits for a person",
         );
@@ -214,18 +214,18 @@ mod tests {
 
     #[test]
     fn a_cancelled_one_goes_back() {
-        check("kruise-rollout-cancelling", Progressing, "being cancelled: goes back to the stable revision");
+        check("kruise-rollout/cancelling", Progressing, "being cancelled: goes back to the stable revision");
     }
 
     #[test]
     fn a_disabled_one_is_suspended() {
-        check("kruise-rollout-disabled", Suspended, "disabled: its workload moves without steps");
-        check("kruise-rollout-disabling", Progressing, "being disabled");
+        check("kruise-rollout/disabled", Suspended, "disabled: its workload moves without steps");
+        check("kruise-rollout/disabling", Progressing, "being disabled");
     }
 
     #[test]
     fn one_that_ends_is_waited_for() {
-        check("kruise-rollout-terminating", Progressing, "being deleted");
+        check("kruise-rollout/terminating", Progressing, "being deleted");
     }
 
     #[test]
