@@ -57,3 +57,7 @@ pub const MAX_EXPRESSION_LOOPS: usize = 3;
 /// Steps that one expression may take for one object, by an estimate that is never too low. A step takes well below a
 /// microsecond.
 pub const MAX_EXPRESSION_STEPS: u64 = 2_000_000;
+/// Lines of a failing container's log that are shown.
+pub const MAX_LOG_LINES: usize = 10;
+/// Bytes of these lines together.
+pub const MAX_LOG_BYTES: usize = 1 << 10;

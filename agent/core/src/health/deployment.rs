@@ -12,7 +12,8 @@ const NO_DEADLINE: i64 = i32::MAX as i64;
 
 pub(super) fn assess(deployment: &Value) -> ObjectHealth {
     if let Some(rollout) = kruise_rollout::moved_by(deployment) {
-        return ObjectHealth::progressing(format!("Rollout {rollout} moves it; see there what is waited for"));
+        let health = ObjectHealth::progressing(format!("Rollout {rollout} moves it; see there what is waited for"));
+        return ObjectHealth { moved_by: Some(rollout.into()), ..health };
     }
     let wanted = number(deployment, "/spec/replicas").unwrap_or(1);
     let existing = count(deployment, "/status/replicas");

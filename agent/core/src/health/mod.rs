@@ -28,6 +28,7 @@ mod ingress;
 mod job;
 mod knative;
 mod kruise_rollout;
+mod log_lines;
 mod namespace;
 mod persistent_volume_claim;
 mod pod;
@@ -38,8 +39,9 @@ mod rules;
 mod service;
 mod stateful_set;
 
-pub use kruise_rollout::moved_by;
-pub use pod::explain_pods;
+pub use kruise_rollout::{moved_by, of_workload, target_of};
+pub use log_lines::last_lines;
+pub use pod::{Explanation, LogSource, explain_pods};
 pub use rules::{HealthRule, HealthRules};
 
 /// How an object, or a whole environment, is doing.
@@ -76,11 +78,15 @@ pub struct ObjectHealth {
     /// What is waited for or what failed, in one clean line of at most 300 characters: `2 of 3 replicas available`.
     /// It says times as points, never as "for 5 minutes", so that it changes only when the object does.
     pub message: String,
+    /// The Rollout of OpenKruise, in the same namespace, that moves this workload at the moment and speaks for it:
+    /// where its health is known, this one does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_by: Option<Box<str>>,
 }
 
 impl ObjectHealth {
     fn new(health: Health, message: impl AsRef<str>) -> Self {
-        ObjectHealth { health, message: one_line(message.as_ref()) }
+        ObjectHealth { health, message: one_line(message.as_ref()), moved_by: None }
     }
 
     fn healthy(message: impl AsRef<str>) -> Self {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use super::log_lines::masked;
 use super::reading::{condition, count, flag, list, reason_and_message, text, time};
 use super::{ObjectHealth, one_line};
 
@@ -16,7 +17,7 @@ const UNSCHEDULABLE_AFTER: SignedDuration = SignedDuration::from_secs(15);
 const RESTART_EXPLAINS_FOR: SignedDuration = SignedDuration::from_mins(10);
 
 pub(super) fn assess(pod: &Value, now: Timestamp) -> ObjectHealth {
-    let Some(Trouble { rank, line }) = trouble(pod, now) else {
+    let Some(Trouble { rank, line, .. }) = trouble(pod, now) else {
         return ObjectHealth::healthy(match text(pod, "/status/phase") {
             "Succeeded" => "completed",
             _ => "ready",
@@ -30,24 +31,54 @@ pub(super) fn assess(pod: &Value, now: Timestamp) -> ObjectHealth {
     }
 }
 
+/// Why a workload is not ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// In one line.
+    pub line: String,
+    /// Whose log says more, where a container ended badly.
+    pub log: Option<LogSource>,
+}
+
+/// One run of one container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSource {
+    /// Name of the pod.
+    pub pod: String,
+    /// Name of the container.
+    pub container: String,
+    /// Whether it is the run before the current one.
+    pub previous: bool,
+}
+
 /// The single line that tells most about why the pods of a workload are not all ready, such as
 /// `pod web-5d-abc: container web CrashLoopBackOff, exit 1: "bad config" (3 restarts)`.
 ///
 /// Pods that are being deleted do not count. `None` when nothing is wrong with any.
-pub fn explain_pods(pods: &[Value], now: Timestamp) -> Option<String> {
+pub fn explain_pods(pods: &[Value], now: Timestamp) -> Option<Explanation> {
     let remains = |pod: &&Value| pod.pointer("/metadata/deletionTimestamp").is_none();
     let troubles = pods.iter().filter(remains).filter_map(|pod| Some((trouble(pod, now)?, pod)));
     // Of equal troubles the newest pod tells most, for it belongs to the newest revision.
     let (trouble, pod) = troubles.max_by_key(|(trouble, pod)| {
         (trouble.rank, time(pod, "/metadata/creationTimestamp"), text(pod, "/metadata/name"))
     })?;
-    Some(one_line(&format!("pod {}: {}", text(pod, "/metadata/name"), trouble.line)))
+    let name = text(pod, "/metadata/name");
+    let log = trouble.log.map(|(container, previous)| LogSource { pod: name.to_owned(), container, previous });
+    Some(Explanation { line: one_line(&format!("pod {name}: {}", trouble.line)), log })
 }
 
 /// What is wrong with one pod.
 struct Trouble {
     rank: Rank,
     line: String,
+    /// A container that ended badly, and whether it was its run before the current one.
+    log: Option<(String, bool)>,
+}
+
+impl Trouble {
+    fn new(rank: Rank, line: String) -> Self {
+        Trouble { rank, line, log: None }
+    }
 }
 
 /// What a trouble is, in the order of how much it explains.
@@ -74,10 +105,10 @@ enum Rank {
 /// `None` for a pod that is ready or has completed.
 fn trouble(pod: &Value, now: Timestamp) -> Option<Trouble> {
     let (phase, status_message) = (text(pod, "/status/phase"), text(pod, "/status/message"));
-    let trouble = |rank, line| Some(Trouble { rank, line });
+    let trouble = |rank, line| Some(Trouble::new(rank, line));
     match phase {
         "Succeeded" => return None,
-        "Failed" => return trouble(Rank::Failed, failure(pod)),
+        "Failed" => return Some(failure(pod)),
         "Unknown" => {
             return trouble(Rank::Lost, reason_and_message("its node does not answer", status_message));
         }
@@ -105,16 +136,20 @@ fn trouble(pod: &Value, now: Timestamp) -> Option<Trouble> {
 }
 
 /// How a failed pod ended: by its node (evicted, deadline) or by a container.
-fn failure(pod: &Value) -> String {
+fn failure(pod: &Value) -> Trouble {
     let of_the_pod = reason_and_message(text(pod, "/status/reason"), text(pod, "/status/message"));
     if !of_the_pod.is_empty() {
-        return format!("failed, {of_the_pod}");
+        return Trouble::new(Rank::Failed, format!("failed, {of_the_pod}"));
     }
     let ended = containers(pod).find_map(|container| {
         let terminated = container.status.pointer("/state/terminated")?;
-        (count(terminated, "/exitCode") != 0).then(|| format!("{container} failed, {}", ending(terminated)))
+        (count(terminated, "/exitCode") != 0).then(|| Trouble {
+            rank: Rank::Failed,
+            line: format!("{container} failed, {}", ending(terminated)),
+            log: Some((container.name(), false)),
+        })
     });
-    ended.unwrap_or_else(|| "failed".to_owned())
+    ended.unwrap_or_else(|| Trouble::new(Rank::Failed, "failed".to_owned()))
 }
 
 /// `exit 1: "bad config"`, `OOMKilled, exit 137`.
@@ -127,7 +162,7 @@ fn ending(terminated: &Value) -> String {
     let _ = write!(line, "exit {}", count(terminated, "/exitCode"));
     // The message may be the tail of the log; what a program says last is mostly why it ends.
     if let Some(message) = text(terminated, "/message").lines().map(str::trim).rfind(|line| !line.is_empty()) {
-        let _ = write!(line, ": \"{message}\"");
+        let _ = write!(line, ": \"{}\"", masked(message));
     }
     line
 }
@@ -155,24 +190,28 @@ fn containers(pod: &Value) -> impl Iterator<Item = Container<'_>> {
 }
 
 impl Container<'_> {
+    fn name(&self) -> String {
+        text(self.status, "/name").to_owned()
+    }
+
     fn trouble(&self) -> Option<Trouble> {
         let waiting = text(self.status, "/state/waiting/reason");
         let message = text(self.status, "/state/waiting/message");
         match waiting {
             "" => self.runs_without_being_ready(),
             "PodInitializing" => None,
-            "ContainerCreating" => Some(Trouble { rank: Rank::Starting, line: format!("{self} is being created") }),
+            "ContainerCreating" => Some(Trouble::new(Rank::Starting, format!("{self} is being created"))),
             "CrashLoopBackOff" => {
                 let last = self.status.pointer("/lastState/terminated").map(|last| format!(", {}", ending(last)));
                 let line = format!("{self} {waiting}{}{}", last.unwrap_or_default(), self.restarts());
-                Some(Trouble { rank: Rank::Stuck, line })
+                Some(Trouble { rank: Rank::Stuck, line, log: Some((self.name(), true)) })
             }
             "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {
                 let image = text(self.status, "/image");
                 let line = reason_and_message(&format!("{self} {waiting}, image {image}"), message);
-                Some(Trouble { rank: Rank::Stuck, line })
+                Some(Trouble::new(Rank::Stuck, line))
             }
-            _ => Some(Trouble { rank: Rank::Stuck, line: reason_and_message(&format!("{self} {waiting}"), message) }),
+            _ => Some(Trouble::new(Rank::Stuck, reason_and_message(&format!("{self} {waiting}"), message))),
         }
     }
 
@@ -180,7 +219,8 @@ impl Container<'_> {
         if let Some(terminated) = self.status.pointer("/state/terminated") {
             let has_failed = count(terminated, "/exitCode") != 0;
             let line = || format!("{self} ended, {}{}", ending(terminated), self.restarts());
-            return has_failed.then(|| Trouble { rank: Rank::NotReady, line: line() });
+            let log = Some((self.name(), false));
+            return has_failed.then(|| Trouble { rank: Rank::NotReady, line: line(), log });
         }
         let since = text(self.status, "/state/running/startedAt");
         if since.is_empty() || flag(self.status, "/ready") {
@@ -188,12 +228,12 @@ impl Container<'_> {
         }
         if self.is_init {
             let line = format!("{self} runs since {since}{}", self.restarts());
-            return Some(Trouble { rank: Rank::Starting, line });
+            return Some(Trouble::new(Rank::Starting, line));
         }
         let has_started = !matches!(self.status.pointer("/started"), Some(Value::Bool(false)));
         let probe = if has_started { "readiness" } else { "startup" };
         let line = format!("{self} runs since {since} and is not ready{}{}", self.probe(probe), self.restarts());
-        Some(Trouble { rank: Rank::NotReady, line })
+        Some(Trouble::new(Rank::NotReady, line))
     }
 
     /// For a container that is ready: that it ended a moment ago all the same.
@@ -201,7 +241,7 @@ impl Container<'_> {
         let last = self.status.pointer("/lastState/terminated")?;
         let is_recent = time(last, "/finishedAt").is_some_and(|finished| finished > time_limit);
         let line = || format!("{self} was restarted after {}{}", ending(last), self.restarts());
-        is_recent.then(|| Trouble { rank: Rank::Restarted, line: line() })
+        is_recent.then(|| Trouble::new(Rank::Restarted, line()))
     }
 
     /// ` (3 restarts)`, or nothing.
@@ -284,6 +324,14 @@ mod tests {
     }
 
     #[test]
+    fn last_words_are_told_without_their_secrets() {
+        let mut pod = fixture("pod/crash-loop");
+        pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["message"] = "no login: DB_PASSWORD=x".into();
+        let found = assess(&pod, NOW.parse().unwrap());
+        assert!(found.message.contains("no login: DB_PASSWORD=***"), "{}", found.message);
+    }
+
+    #[test]
     fn one_between_two_crashes_has_not_failed_yet() {
         check("pod/just-crashed", Progressing, "container web ended, exit 1 (1 restart)");
     }
@@ -335,7 +383,24 @@ mod tests {
     #[track_caller]
     fn check_explained(pods: &[&str], line: Option<&str>) {
         let pods: Vec<Value> = pods.iter().map(|name| fixture(name)).collect();
-        assert_eq!(explain_pods(&pods, NOW.parse().unwrap()).as_deref(), line);
+        assert_eq!(explained(&pods).as_deref(), line);
+    }
+
+    fn explained(pods: &[Value]) -> Option<String> {
+        explain_pods(pods, NOW.parse().unwrap()).map(|explanation| explanation.line)
+    }
+
+    #[test]
+    fn a_container_that_ended_badly_has_a_log_to_read() {
+        let log = |pod: &str| explain_pods(&[fixture(pod)], NOW.parse().unwrap()).unwrap().log;
+        let of =
+            |pod: &str, container: &str, previous| LogSource { pod: pod.into(), container: container.into(), previous };
+        assert_eq!(log("pod/crash-loop-back-off"), Some(of("crash", "web", true)));
+        assert_eq!(log("pod/failed"), Some(of("fails-abcde", "web", false)));
+        assert_eq!(log("pod/just-crashed"), Some(of("web-just-crashed", "web", false)));
+        for pod in ["pod/image-pull-back-off", "pod/unschedulable", "pod/evicted", "pod/running-not-ready"] {
+            assert_eq!(log(pod), None, "{pod}");
+        }
     }
 
     #[test]
@@ -386,7 +451,7 @@ mod tests {
         new["metadata"]["creationTimestamp"] = "2026-03-02T11:59:00Z".into();
         let line = Some("pod web-without-secret: container web CreateContainerConfigError: secret \"db\" not found");
         for pods in [[old.clone(), new.clone()], [new, old]] {
-            assert_eq!(explain_pods(&pods, NOW.parse().unwrap()).as_deref(), line);
+            assert_eq!(explained(&pods).as_deref(), line);
         }
     }
 
@@ -394,6 +459,6 @@ mod tests {
     fn a_pod_that_is_being_deleted_explains_nothing() {
         let mut pod = fixture("pod/crash-loop");
         pod["metadata"]["deletionTimestamp"] = NOW.into();
-        assert_eq!(explain_pods(&[pod], NOW.parse().unwrap()), None);
+        assert_eq!(explained(&[pod]), None);
     }
 }
