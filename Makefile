@@ -4,11 +4,13 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Arguments for the demo, as in: make demo DEMO=--help
 DEMO ?=
+# A kind whose fixtures are recorded anew, as in: make record-health KIND=deployment
+KIND ?=
 # Arguments for the tests, as in: make test TEST=render
 TEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench control-plane lint deny manifests crds image
+.PHONY: help demo test bench control-plane lint deny manifests crds image record-health
 
 help: ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -40,6 +42,9 @@ manifests: ## check manifests/ against a real API server
 
 crds: ## write the custom resource definitions from the Rust types
 	crds=$$($(CARGO) run --quiet --locked -p towpath -- crds) && echo "$$crds" >manifests/crds/towpath.dev.yaml
+
+record-health: control-plane ## record objects of the real controllers as fixtures (a kind: KIND=name)
+	$(CARGO) run --locked -p towpath-tests --bin record -- $(KIND)
 
 image: ## build the container image, without Docker, and try it
 	manifests/image/build

@@ -20,3 +20,4 @@ mod ownership;
 mod owners;
 mod replacing;
 mod token;
+mod health;

@@ -16,6 +16,7 @@ mod lease;
 mod finalizer;
 mod labelled;
 mod live;
+mod logs;
 mod namespaces;
 mod objects;
 mod pod;

@@ -9,10 +9,12 @@ use kube::{CustomResource, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use towpath_core::environment::{self, DeletionPolicy, DriftMode, Preflight, SyncMode};
+use towpath_core::environment::{self, DeletionPolicy, DriftMode, LogMode, Preflight, SyncMode};
 use towpath_core::fault::{Problem, Problems};
+use towpath_core::health::{HealthRule, HealthRules};
 use towpath_core::ignore::Rule;
 use towpath_core::lane::{BranchNames, LaneRule, is_branch_name};
+use towpath_core::limits::MAX_HEALTH_RULES;
 use towpath_core::names::{self, EnvironmentName};
 use towpath_core::pointer::Pointer;
 use towpath_core::status::{Condition, EnvironmentStatus};
@@ -186,6 +188,15 @@ pub struct EnvironmentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
     pub timeout: Option<String>,
+    /// How the health of kinds is read that Towpath knows nothing of, or should read otherwise: expressions in CEL, one
+    /// rule for each kind. Entries of Flux's `healthCheckExprs` can be used as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_HEALTH_RULES))]
+    pub health: Vec<HealthRule>,
+    /// `Failing` reads the last lines of the log of a container that fails and shows them in the status, with what looks
+    /// like a secret masked; `Never` does not. Whoever may read this Environment may read these lines.
+    #[serde(default)]
+    pub logs: Logs,
     /// Neither synced nor mended while it is true.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
@@ -304,6 +315,16 @@ pub enum Preflights {
     Never,
 }
 
+/// Whether what a failing container said last is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub enum Logs {
+    /// In the status.
+    #[default]
+    Failing,
+    /// Not at all.
+    Never,
+}
+
 fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
@@ -414,6 +435,8 @@ impl Environment {
             take_over,
             ignore,
             timeout,
+            health,
+            logs,
             suspend,
             deletion_policy,
             moved_from,
@@ -453,6 +476,10 @@ impl Environment {
         }
         let ignore: Vec<Rule> =
             ignore.into_iter().enumerate().map(|(place, rule)| rule.resolve(place, &mut found)).collect();
+        let health = HealthRules::read(&health).unwrap_or_else(|problems| {
+            found.extend(problems.into_vec());
+            HealthRules::default()
+        });
         match (name, lane, path, timeout) {
             (Ok(name), Ok(lane), Ok(path), Ok(timeout)) if found.is_empty() => Ok(environment::Environment {
                 name,
@@ -484,6 +511,11 @@ impl Environment {
                 take_over: take_over.into_iter().filter(|manager| manager != names::FIELD_MANAGER).collect(),
                 ignore,
                 timeout,
+                health,
+                logs: match logs {
+                    Logs::Failing => LogMode::Failing,
+                    Logs::Never => LogMode::Never,
+                },
                 suspend,
                 deletion_policy: match deletion_policy {
                     Deletion::Orphan => DeletionPolicy::Orphan,
@@ -519,6 +551,23 @@ mod tests {
         environment.metadata.namespace = Some("shop".into());
         change(&mut environment);
         environment.resolve()
+    }
+
+    #[test]
+    fn a_health_rule_that_cannot_be_read_is_named() {
+        let rule = |current: &str| HealthRule {
+            api_version: "example.org/v1".into(),
+            kind: "Database".into(),
+            in_progress: None,
+            failed: None,
+            current: current.into(),
+        };
+        let with = |rules: Vec<HealthRule>| environment(|environment| environment.spec.health = rules);
+        assert!(with(vec![rule("status.ready")]).unwrap().health.cover("example.org", "Database"));
+        let problems = with(vec![rule("status.ready"), rule("status.(")]).unwrap_err();
+        let text = problems.to_string();
+        assert!(text.contains("spec.health[1].current: ") && text.contains("two rules for Database"), "{text}");
+        assert!(problems.iter().all(|problem| problem.fault == towpath_core::fault::Fault::Setup));
     }
 
     #[test]

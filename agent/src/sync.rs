@@ -46,14 +46,13 @@ use towpath_core::candidate::{self, Candidate};
 use towpath_core::environment::{DriftMode, Environment, SyncMode};
 use towpath_core::fault::Problem;
 use towpath_core::fingerprint::Fingerprint;
-use towpath_core::health::Health;
 use towpath_core::inventory::Inventory;
 use towpath_core::manifest::ObjectKey;
 use towpath_core::names::EnvironmentName;
 use towpath_core::plan::{self, Action, Fate, Keep, Known, Observed, Plan, Why};
 use towpath_core::policy::{self, Cleared, PolicyCache};
 use towpath_core::render::RenderCache;
-use towpath_core::status::{EnvironmentStatus, KeptStatus, Leftovers, Notice, Report};
+use towpath_core::status::{EnvironmentStatus, KeptStatus, Leftovers, Notice, Report, Unhealthy};
 
 use crate::cluster::{Account, Cluster, Kind, Kinds, WatchHandle};
 use crate::repo::View;
@@ -119,7 +118,7 @@ pub struct Memory {
     /// Whom the watches belong to.
     account: Option<Account>,
     watches: HashMap<(Kind, Option<String>), Arc<WatchHandle>>,
-    explained: HashMap<ObjectKey, (Instant, String)>,
+    explained: health::Explained,
     in_use: in_use::Memory,
     /// What is known of other managers.
     ownership: ownership::Ownership,
@@ -183,7 +182,7 @@ struct Progress {
     moved: bool,
     /// How many objects there are, and those that are not healthy.
     objects: u32,
-    unhealthy: BTreeMap<String, (Health, String)>,
+    unhealthy: BTreeMap<String, Unhealthy>,
 }
 
 impl Progress {
@@ -284,6 +283,9 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
     };
     stages.done("desire");
     ending::look(pass, memory, &desired).await;
+    if let Err(problem) = health::rules(pass, &account, &kinds).await {
+        return untouched(problem);
+    }
     let observed = match observe::observe(pass, memory, &account, &desired, &kinds).await {
         Ok(observed) => observed,
         Err(problem) => {

@@ -89,6 +89,8 @@ impl ControlPlane {
                 format!("--service-account-signing-key-file={}", show("certs/apiserver.key")),
                 format!("--token-auth-file={}", show("tokens.csv")),
                 "--authorization-mode=RBAC".into(),
+                // The names of the nodes are known to no name server.
+                "--kubelet-preferred-address-types=InternalIP".into(),
                 format!("--audit-policy-file={}", scripts.join("audit-policy.yaml").display()),
                 format!("--audit-log-path={}", show("audit.log")),
             ],
@@ -123,10 +125,17 @@ impl ControlPlane {
                 "--kube-api-burst=1000".into(),
             ],
         )?;
+        let logs = scripts.join("logs");
+        std::fs::write(at("kwok-logs.yaml"), cluster_logs(&logs.join("current.log"), &logs.join("previous.log")))?;
+        let kubelet = free_port()?;
         start(
             "kwok",
             vec![
                 format!("--config={}", scripts.join("kwok.yaml").display()),
+                format!("--config={}", show("kwok-logs.yaml")),
+                // Where the API server asks for the logs of containers.
+                format!("--server-address=127.0.0.1:{kubelet}"),
+                format!("--node-port={kubelet}"),
                 "--manage-all-nodes=true".into(),
                 kubeconfig_flag,
                 "--node-lease-duration-seconds=40".into(),
@@ -252,6 +261,17 @@ fn kubeconfig(url: &str, ca: &Path, token: &str) -> String {
         "users": [{"name": "user", "user": {"token": token}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
         "current-context": "test",
+    })
+    .to_string()
+}
+
+/// What every container has said: always the same, in its run and in the run before.
+fn cluster_logs(current: &Path, previous: &Path) -> String {
+    json!({
+        "apiVersion": "kwok.x-k8s.io/v1alpha1",
+        "kind": "ClusterLogs",
+        "metadata": {"name": "all"},
+        "spec": {"logs": [{"logsFile": current, "previousLogsFile": previous}]},
     })
     .to_string()
 }

@@ -272,6 +272,43 @@ impl World {
         self.api(api_version, kind).await.patch(name, &params, &Patch::Merge(patch)).await.expect("the patch is taken");
     }
 
+    /// Merge-patches the status of an object, as its controller would.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn patch_status(&self, api_version: &str, kind: &str, name: &str, patch: Value) {
+        let params = PatchParams { field_manager: Some("controller".into()), ..PatchParams::default() };
+        let api = self.api(api_version, kind).await;
+        api.patch_status(name, &params, &Patch::Merge(patch)).await.expect("the patch is taken");
+    }
+
+    /// Deletes an object as the administrator.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn delete(&self, api_version: &str, kind: &str, name: &str) {
+        self.api(api_version, kind).await.delete(name, &Default::default()).await.expect("the deletion is taken");
+    }
+
+    /// Waits until a kind is served.
+    ///
+    /// # Panics
+    /// When it is not within [`PATIENCE`].
+    pub async fn served(&self, api_version: &str, kind: &str) {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let gvk = kube::core::GroupVersionKind::gvk(group, version, kind);
+        let deadline = Instant::now() + PATIENCE;
+        while kube::discovery::pinned_kind(&self.admin, &gvk).await.is_err() {
+            assert!(Instant::now() < deadline, "{kind} is not served");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The port of the agent's page and API, after [`World::listen`].
+    pub fn port(&self) -> u16 {
+        self.start.port
+    }
+
     /// Asks for a sync by annotation, as `kubectl annotate` would.
     pub async fn request_sync(&self, environment: &str, id: &str) {
         let patch =

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::health::HealthRules;
 use crate::ignore::Rule;
 use crate::lane::LaneRule;
 use crate::names::EnvironmentName;
@@ -43,6 +44,15 @@ pub enum DeletionPolicy {
     Orphan,
     /// They are deleted.
     Prune,
+}
+
+/// Whether what a failing container said last is read and shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogMode {
+    /// In the status of the environment, with what looks like a secret masked.
+    Failing,
+    /// Not at all.
+    Never,
 }
 
 /// An Environment, resolved.
@@ -88,6 +98,10 @@ pub struct Environment {
     pub ignore: Vec<Rule>,
     /// How long a sync may take to become healthy.
     pub timeout: Duration,
+    /// How the health of kinds is read that nothing else is known of.
+    pub health: HealthRules,
+    /// Whether the last lines of a container that fails are shown.
+    pub logs: LogMode,
     /// Neither synced nor mended.
     pub suspend: bool,
     /// What becomes of its members when it is deleted.
@@ -120,6 +134,8 @@ pub(crate) fn sample() -> Environment {
         take_over: BTreeSet::new(),
         ignore: Vec::new(),
         timeout: Duration::from_secs(600),
+        health: HealthRules::default(),
+        logs: LogMode::Failing,
         suspend: false,
         deletion_policy: DeletionPolicy::Orphan,
         moved_from: None,

@@ -46,3 +46,18 @@ pub const MAX_MISSING_VARIABLES: usize = 50;
 pub const MAX_GITMODULES_BYTES: usize = 64 << 10;
 /// Submodules of one revision.
 pub const MAX_SUBMODULES: usize = 1_000;
+/// Rules for the health of kinds in one Environment.
+pub const MAX_HEALTH_RULES: usize = 50;
+/// Bytes of one expression of a health rule.
+pub const MAX_EXPRESSION_BYTES: usize = 2048;
+/// Parts within parts of one expression.
+pub const MAX_EXPRESSION_DEPTH: usize = 48;
+/// Loops (`exists`, `all`, `map`, `filter`) within loops of one expression.
+pub const MAX_EXPRESSION_LOOPS: usize = 3;
+/// Steps that one expression may take for one object, by an estimate that is never too low. A step takes well below a
+/// microsecond.
+pub const MAX_EXPRESSION_STEPS: u64 = 2_000_000;
+/// Lines of a failing container's log that are shown.
+pub const MAX_LOG_LINES: usize = 10;
+/// Bytes of these lines together.
+pub const MAX_LOG_BYTES: usize = 1 << 10;

@@ -6,6 +6,7 @@ mod leftovers;
 
 pub use leftovers::{KeptStatus, LeftoverStatus, Leftovers};
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -149,6 +150,9 @@ pub struct ObjectStatus {
     /// Why.
     #[serde(default)]
     pub message: String,
+    /// What its failing container said last, at most 10 lines, with what looks like a secret masked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
 }
 
 /// The last drift that was found.
@@ -225,7 +229,7 @@ pub struct EnvironmentStatus {
     /// What is worth a look, at most 20 lines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Objects that are not healthy, at most 20.
+    /// Objects that are not healthy, the worst first, at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unhealthy: Vec<ObjectStatus>,
     /// What is not in git and is still there.
@@ -275,6 +279,17 @@ pub struct Notice {
     pub message: String,
 }
 
+/// An object that is not healthy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unhealthy {
+    /// How it is.
+    pub health: Health,
+    /// Why.
+    pub message: String,
+    /// The last lines of a container that failed, clean and masked.
+    pub log: Vec<String>,
+}
+
 /// What one pass found and did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -299,7 +314,7 @@ pub struct Report {
     /// How many objects there are; 0 where the pass did not come so far.
     pub objects: u32,
     /// Those that are not healthy, by their names.
-    pub unhealthy: BTreeMap<String, (Health, String)>,
+    pub unhealthy: BTreeMap<String, Unhealthy>,
     /// The worst of them, `None` where it is not known.
     pub worst: Option<Health>,
     /// What is not in git and is still there.
@@ -357,14 +372,17 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
     }
     if report.worst.is_some() {
         status.health = report.worst;
-        status.unhealthy = report
-            .unhealthy
-            .iter()
+        // The worst first: it is the one that the condition names.
+        let mut unhealthy: Vec<_> = report.unhealthy.iter().collect();
+        unhealthy.sort_by_key(|(_, object)| Reverse(object.health));
+        status.unhealthy = unhealthy
+            .into_iter()
             .take(MAX_LISTED)
-            .map(|(object, (health, message))| ObjectStatus {
+            .map(|(object, unhealthy)| ObjectStatus {
                 object: object.clone(),
-                health: *health,
-                message: shorten(message),
+                health: unhealthy.health,
+                message: shorten(&unhealthy.message),
+                log: unhealthy.log.clone(),
             })
             .collect();
         status.leftovers = leftovers::fold(&before.leftovers, &report.leftovers, now);

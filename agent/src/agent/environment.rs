@@ -46,6 +46,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         status: first.status.clone().unwrap_or_default(),
         id: id.clone(),
         memory: Memory::default(),
+        resolved: None,
         last_request: None,
         is_written: first.status.is_some(),
         looked_for: None,
@@ -152,6 +153,8 @@ pub(super) struct Task {
     pub(super) id: Id,
     pub(super) status: EnvironmentStatus,
     memory: Memory,
+    /// The resource as it was resolved last.
+    resolved: Option<environment::Environment>,
     last_request: Option<String>,
     /// Whether the status in the cluster is the one here.
     is_written: bool,
@@ -162,11 +165,11 @@ pub(super) struct Task {
 impl Task {
     /// Resolves the resource, takes its name, and joins the slot of its repository.
     fn prepare(
-        &self,
+        &mut self,
         resource: &Environment,
         joined: &mut Option<Arc<Slot>>,
     ) -> Result<(environment::Environment, Arc<Slot>), Vec<Problem>> {
-        let environment = resource.resolve().map_err(|problems| problems.into_vec())?;
+        let environment = self.resolved(resource)?;
         self.shared.take_name(&self.id).map_err(|problem| vec![problem])?;
         let slot = self.shared.slots.of(&(environment.repository_home.clone(), environment.repository.clone()));
         if let Some(earlier) = joined.take().filter(|earlier| !Arc::ptr_eq(earlier, &slot)) {
@@ -175,6 +178,19 @@ impl Task {
         slot.follow(&self.id, &environment.lane);
         *joined = Some(slot.clone());
         Ok((environment, slot))
+    }
+
+    /// The resource with every default filled in: anew only when it has changed, for its expressions take time to read.
+    fn resolved(&mut self, resource: &Environment) -> Result<environment::Environment, Vec<Problem>> {
+        let is_same = |known: &environment::Environment| {
+            resource.uid().as_ref() == Some(&known.uid) && resource.metadata.generation == Some(known.generation)
+        };
+        if let Some(known) = self.resolved.as_ref().filter(|known| is_same(known)) {
+            return Ok(known.clone());
+        }
+        let environment = resource.resolve().map_err(|problems| problems.into_vec())?;
+        self.resolved = Some(environment.clone());
+        Ok(environment)
     }
 
     async fn pass(

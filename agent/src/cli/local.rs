@@ -350,6 +350,15 @@ spec: {repository: shop, lane: release, path: environments/test}
     }
 
     #[test]
+    fn a_health_rule_that_cannot_be_read_is_named() {
+        let rule = "health: [{apiVersion: example.org/v1, kind: Database, current: status.stage = 'Fine'}]";
+        let yaml = YAML.replace("path: environments/prod}", &format!("path: environments/prod, {rule}}}"));
+        let (_folder, source) = source(&yaml);
+        let problems = source.subjects(&Checkout::default(), None).unwrap_err().to_string();
+        assert!(problems.contains("environments.yaml:") && problems.contains("spec.health[0].current: "), "{problems}");
+    }
+
+    #[test]
     fn a_typing_error_in_a_spec_is_named() {
         let (_folder, source) = source(&YAML.replace("lane: release", "lain: release"));
         assert!(source.subjects(&Checkout::default(), None).unwrap_err().to_string().contains("lain"));

@@ -199,6 +199,9 @@ fn details(out: &mut impl Write, status: &EnvironmentStatus, said: &str) -> std:
     }
     for object in &status.unhealthy {
         writeln!(out, "  {} is {:?}: {}", object.object, object.health, object.message)?;
+        for line in &object.log {
+            writeln!(out, "    | {line}")?;
+        }
     }
     Ok(())
 }
@@ -342,12 +345,13 @@ mod tests {
     fn a_failure_names_the_objects_that_are_not_healthy() {
         let status = serde_json::from_value(json!({
             "problems": ["a.yaml:3: wrong", "b.yaml:3: wrong"],
-            "unhealthy": [{"object": "Deployment.apps web/api", "health": "Degraded", "message": "crashes"}],
+            "unhealthy": [{"object": "Deployment.apps web/api", "health": "Degraded", "message": "crashes",
+                           "log": ["no such table"]}],
         }));
         let mut out = Vec::new();
         details(&mut out, &status.unwrap(), "prod is blocked: b.yaml:3: wrong").unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text, "  a.yaml:3: wrong\n  Deployment.apps web/api is Degraded: crashes\n");
+        assert_eq!(text, "  a.yaml:3: wrong\n  Deployment.apps web/api is Degraded: crashes\n    | no such table\n");
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl AccountClient {
             // Items of a list come without their type.
             item["apiVersion"] = kind.api_version.as_str().into();
             item["kind"] = kind.kind.as_str().into();
-            let Reading { key, seen, .. } = Reading::of(&item, Timestamp::now())?;
+            let Reading { key, seen, .. } = self.live.read(&item, Timestamp::now())?;
             Some((key, seen))
         };
         Ok(items.into_iter().filter_map(read).collect())

@@ -1,7 +1,7 @@
 //! What the watches have seen, by environment. Bodies are not kept: a fingerprint, a UID and the health of each object
 //! are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::Notify;
 use towpath_core::fingerprint;
-use towpath_core::health;
+use towpath_core::health::{self, HealthRules};
 use towpath_core::left;
 use towpath_core::manifest::{ObjectKey, group_of};
 use towpath_core::names::{AGENT, ENVIRONMENT_LABEL, EnvironmentName, PART_OF_LABEL};
@@ -27,6 +27,10 @@ struct Table {
     objects: plan::Table,
     /// When objects went: the answer to a write of ours may arrive after the event that ended what it wrote.
     gone: BTreeMap<ObjectKey, u64>,
+    /// How the health of its objects is read.
+    rules: HealthRules,
+    /// Objects whose health was read by other rules than these.
+    stale: BTreeSet<ObjectKey>,
     wakes: Wakes,
 }
 
@@ -66,7 +70,7 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Reads identity, fingerprint and health. `None` for something that is no object.
-    pub(super) fn of(object: &Value, now: Timestamp) -> Option<Reading> {
+    fn of(object: &Value, rules: &HealthRules, now: Timestamp) -> Option<Reading> {
         let metadata = object.get("metadata")?;
         let text = |name: &str| metadata.get(name).and_then(Value::as_str);
         let key = ObjectKey {
@@ -101,7 +105,7 @@ impl Reading {
                     .get("labels")
                     .and_then(|labels| labels.get(PART_OF_LABEL)?.as_str())
                     .map(str::to_owned),
-                health: health::assess(object, now),
+                health: health::assess(object, rules, now),
             },
         })
     }
@@ -136,6 +140,36 @@ impl Live {
         self.lock().get(environment.as_str())?.objects.row(key).cloned()
     }
 
+    /// Sets the rules that an environment reads health by, before its watches begin. Objects that are known already, and
+    /// that these rules or the ones before them cover, have to be read once more: [`Live::stale`].
+    pub fn set_rules(&self, environment: &EnvironmentName, rules: &HealthRules) {
+        let mut environments = self.lock();
+        let table = environments.entry(environment.as_str().to_owned()).or_default();
+        if table.rules == *rules {
+            return;
+        }
+        let before = std::mem::replace(&mut table.rules, rules.clone());
+        let are_covered = |key: &&ObjectKey| [&before, rules].iter().any(|rules| rules.cover(&key.group, &key.kind));
+        table.stale.extend(table.objects.iter().map(|(key, _)| key).filter(are_covered).cloned());
+    }
+
+    /// Group, kind and namespace of the objects whose health was read by rules that count no longer.
+    pub fn stale(&self, environment: &EnvironmentName) -> BTreeSet<(String, String, Option<String>)> {
+        let mut environments = self.lock();
+        let Some(table) = environments.get_mut(environment.as_str()) else { return BTreeSet::new() };
+        let Table { objects, stale, .. } = table;
+        stale.retain(|key| objects.contains_key(key));
+        stale.iter().map(|key| (key.group.clone(), key.kind.clone(), key.namespace.clone())).collect()
+    }
+
+    /// Reads an object by the rules of the environment that it belongs to. `None` for something that is no object.
+    pub(super) fn read(&self, object: &Value, now: Timestamp) -> Option<Reading> {
+        let labels = object.get("metadata")?.get("labels");
+        let environment = labels.and_then(|labels| labels.get(ENVIRONMENT_LABEL)?.as_str());
+        let rules = environment.and_then(|environment| Some(self.lock().get(environment)?.rules.clone()));
+        Reading::of(object, &rules.unwrap_or_default(), now)
+    }
+
     /// Takes in a reading. One that is older than what is known is ignored: answers and events overtake each other.
     /// Gives the environment that it belongs to.
     pub(super) fn put(&self, reading: Reading) -> Option<String> {
@@ -143,7 +177,9 @@ impl Live {
         let mut environments = self.lock();
         let table = environments.entry(environment.clone()).or_default();
         let known = table.objects.row(&reading.key);
-        let is_old = known.is_some_and(|row| row.version >= reading.version)
+        let is_stale = table.stale.remove(&reading.key);
+        let is_old = known
+            .is_some_and(|row| row.version > reading.version || (row.version == reading.version && !is_stale))
             || table.gone.get(&reading.key).is_some_and(|version| *version >= reading.version);
         if is_old && reading.version > 0 {
             return Some(environment);
@@ -214,7 +250,7 @@ mod tests {
                 "labels": {ENVIRONMENT_LABEL: "prod"},
             },
         });
-        Reading::of(&object, Timestamp::UNIX_EPOCH).unwrap()
+        Reading::of(&object, &HealthRules::default(), Timestamp::UNIX_EPOCH).unwrap()
     }
 
     fn names(live: &Live) -> usize {
@@ -257,5 +293,36 @@ mod tests {
         let elsewhere = Covered { namespace: Some("other".into()), ..covered };
         live.relisted(&elsewhere, &HashMap::new(), live.tick());
         assert_eq!(names(&live), 1, "another watch says nothing of it");
+    }
+
+    #[test]
+    fn what_was_read_by_other_rules_is_read_once_more_at_the_same_version() {
+        let object = |phase: &str| {
+            json!({
+                "apiVersion": "example.org/v1", "kind": "Database", "status": {"phase": phase},
+                "metadata": {"name": "a", "namespace": "shop", "resourceVersion": "5", "labels": {ENVIRONMENT_LABEL: "prod"}},
+            })
+        };
+        let (live, prod) = (Live::default(), "prod".parse().unwrap());
+        let health = |live: &Live| {
+            live.put(live.read(&object("Broken"), Timestamp::UNIX_EPOCH).unwrap());
+            live.snapshot(&prod).iter().next().unwrap().1.health.health
+        };
+        assert_eq!(health(&live), health::Health::Healthy);
+        assert!(live.stale(&prod).is_empty());
+
+        let rule = json!({"apiVersion": "example.org/v1", "kind": "Database", "current": "status.phase == 'Fine'"});
+        let rules = HealthRules::read(&[serde_json::from_value(rule).unwrap()]).unwrap();
+        live.set_rules(&prod, &rules);
+        let shop = ("example.org".to_owned(), "Database".to_owned(), Some("shop".to_owned()));
+        assert_eq!(live.stale(&prod), [shop.clone()].into());
+        assert_eq!(health(&live), health::Health::Progressing);
+        assert!(live.stale(&prod).is_empty());
+
+        live.set_rules(&prod, &rules);
+        assert!(live.stale(&prod).is_empty(), "the same rules change nothing");
+        live.set_rules(&prod, &HealthRules::default());
+        assert_eq!(live.stale(&prod), [shop].into());
+        assert_eq!(health(&live), health::Health::Healthy);
     }
 }

@@ -13,7 +13,7 @@ use towpath_core::policy::Desired;
 
 use super::call::{self, CALL_DEADLINE, Failure, LIST_DEADLINE};
 use super::kinds::encoded;
-use super::live::{Reading, terminating};
+use super::live::terminating;
 use super::send::Propagation;
 use super::{AccountClient, Kind};
 
@@ -113,7 +113,7 @@ impl AccountClient {
     /// What holds an object that is being deleted; `None` for one that is not.
     fn on_its_way(&self, object: &Value) -> Option<Deleted> {
         let terminating = terminating(&object["metadata"])?;
-        if let Some(reading) = Reading::of(object, Timestamp::now()) {
+        if let Some(reading) = self.live.read(object, Timestamp::now()) {
             self.live.put(reading);
         }
         Some(Deleted::Pending(terminating))
@@ -162,7 +162,7 @@ impl AccountClient {
             if marks.iter().any(is_marked) {
                 // Ours, and the watch has not told of it yet.
                 if let Some(object) = self.read(kind, key).await?
-                    && let Some(reading) = Reading::of(&object, Timestamp::now())
+                    && let Some(reading) = self.live.read(&object, Timestamp::now())
                 {
                     self.live.put(reading);
                 }
@@ -212,6 +212,34 @@ impl AccountClient {
             .expect("the parts of the path are names that were checked");
         let answer = call::repeatable(&self.client, &self.permits, LIST_DEADLINE, &request).await;
         items_of(answer.map_err(|failure| call::problem(&failure, &self.account.to_string(), false))?.body)
+    }
+
+    /// Lists an environment's objects of one kind and takes them into the live table.
+    ///
+    /// # Errors
+    /// When it could not be asked: then nothing is known.
+    pub async fn read_again(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        environment: &EnvironmentName,
+    ) -> Result<(), Problem> {
+        let selector = encoded(&format!("{ENVIRONMENT_LABEL}={environment}"));
+        let request = Request::get(format!("{}?labelSelector={selector}", kind.path(namespace, None)))
+            .header(http::header::ACCEPT, "application/json")
+            .body(Vec::new())
+            .expect("the parts of the path are names that were checked");
+        let answer = call::repeatable(&self.client, &self.permits, LIST_DEADLINE, &request).await;
+        let answer = answer.map_err(|failure| call::problem(&failure, &self.account.to_string(), false))?;
+        for mut object in items_of(answer.body)? {
+            // Items of a list come without their type.
+            object["apiVersion"] = kind.api_version.clone().into();
+            object["kind"] = kind.kind.clone().into();
+            if let Some(reading) = self.live.read(&object, Timestamp::now()) {
+                self.live.put(reading);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn problem(&self, failure: &Failure, key: &ObjectKey) -> Problem {

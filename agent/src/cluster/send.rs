@@ -12,7 +12,6 @@ use towpath_core::plan::Known;
 use towpath_core::policy::Desired;
 
 use super::call::{self, Answer, CALL_DEADLINE, Failure};
-use super::live::Reading;
 use super::objects::{Applied, Outcome};
 use super::{AccountClient, Kind};
 
@@ -66,7 +65,7 @@ impl AccountClient {
         let answer = self.write(Method::PATCH, &path, &query, "application/apply-patch+yaml", body, dry_run).await;
         let answer = answer.map_err(|failure| self.refused(&failure, desired))?;
         let outcome = if answer.status == http::StatusCode::CREATED { Outcome::Created } else { Outcome::Configured };
-        let reading = Reading::of(&answer.body, Timestamp::now()).ok_or_else(|| {
+        let reading = self.live.read(&answer.body, Timestamp::now()).ok_or_else(|| {
             let problem = Problem::passing(format!("the answer to applying {} is no object", desired.key));
             Refused { why: Refusal::Other, problem: problem.at(desired.source.clone()) }
         })?;

@@ -21,7 +21,7 @@ use towpath_core::manifest::ObjectKey;
 use towpath_core::names::ENVIRONMENT_LABEL;
 
 use super::call::{self, Failure};
-use super::live::{Covered, Live, Reading};
+use super::live::{Covered, Live};
 use super::{Account, AccountClient, Kind};
 
 /// The first pause before an interrupted watch is taken up again.
@@ -158,7 +158,7 @@ async fn follow(
         let kind = covered.kind.clone();
         object.types.get_or_insert_with(|| kube::core::TypeMeta { api_version: api_version.clone(), kind });
         let object = serde_json::to_value(&object).expect("what was read from JSON can be written as JSON");
-        Reading::of(&object, Timestamp::now())
+        live.read(&object, Timestamp::now())
     };
     while let Some(event) = events.next().await {
         match event {

@@ -42,7 +42,7 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
     let progress = progress.unwrap_or_default();
     problems.extend(progress.problems.iter().cloned());
 
-    let worst = has_progress.then(|| health::worst(progress.unhealthy.values().map(|(health, _)| *health)));
+    let worst = has_progress.then(|| health::worst(progress.unhealthy.values().map(|unhealthy| unhealthy.health)));
     let rolling_since = if is_complete && is_move { Some(now) } else { pass.status.rolling_since };
     let fault = problems.iter().map(|problem| problem.fault).min();
     memory.failures = if matches!(fault, Some(Fault::Passing | Fault::Setup)) { memory.failures + 1 } else { 0 };

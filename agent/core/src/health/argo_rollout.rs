@@ -103,24 +103,24 @@ mod tests {
 
     #[test]
     fn it_is_healthy_when_its_controller_says_so() {
-        check("argo-rollout-healthy", Healthy, "5 of 5 replicas available");
+        check("argo-rollout/healthy", Healthy, "5 of 5 replicas available");
     }
 
     #[test]
     fn a_change_that_the_controller_has_not_seen_is_waited_for() {
-        check("argo-rollout-not-observed", Progressing, "its controller has not seen the last change yet");
-        check("argo-rollout-without-status", Progressing, "its controller has not seen it yet");
+        check("argo-rollout/not-observed", Progressing, "its controller has not seen the last change yet");
+        check("argo-rollout/without-status", Progressing, "its controller has not seen it yet");
     }
 
     #[test]
     fn an_observed_generation_that_is_no_number_counts_as_seen() {
-        check("argo-rollout-observed-hash", Healthy, "1 of 1 replicas available");
+        check("argo-rollout/observed-hash", Healthy, "1 of 1 replicas available");
     }
 
     #[test]
     fn a_change_of_its_workload_is_waited_for() {
         check(
-            "argo-rollout-workload-not-observed",
+            "argo-rollout/workload-not-observed",
             Progressing,
             "its controller has not seen the last change of the workload yet",
         );
@@ -128,21 +128,21 @@ mod tests {
 
     #[test]
     fn a_step_that_moves_is_progress() {
-        check("argo-rollout-progressing", Progressing, "step 3 of 5, weight 60, more replicas need to be updated");
-        check("argo-rollout-steps-done", Progressing, "all 2 steps done, old replicas are pending termination");
+        check("argo-rollout/progressing", Progressing, "step 3 of 5, weight 60, more replicas need to be updated");
+        check("argo-rollout/steps-done", Progressing, "all 2 steps done, old replicas are pending termination");
     }
 
     #[test]
     fn the_measured_weight_is_shown_where_there_is_one() {
-        check("argo-rollout-measured-weight", Suspended, "step 2 of 2, weight 35, paused: waits for a person");
+        check("argo-rollout/measured-weight", Suspended, "step 2 of 2, weight 35, paused: waits for a person");
     }
 
     #[test]
     fn a_pause_without_end_waits_for_a_person() {
-        check("argo-rollout-paused", Suspended, "step 2 of 5, weight 40, paused: waits for a person");
-        check("argo-rollout-paused-by-spec", Suspended, "paused by spec.paused: waits for a person");
+        check("argo-rollout/paused", Suspended, "step 2 of 5, weight 40, paused: waits for a person");
+        check("argo-rollout/paused-by-spec", Suspended, "paused by spec.paused: waits for a person");
         check(
-            "argo-rollout-inconclusive",
+            "argo-rollout/inconclusive",
             Suspended,
             "step 2 of 3, weight 20, analysis was inconclusive: waits for a person",
         );
@@ -150,31 +150,31 @@ mod tests {
 
     #[test]
     fn a_pause_that_ends_by_itself_is_progress() {
-        check("argo-rollout-paused-for-a-time", Progressing, "step 2 of 3, weight 20, pauses for 10m");
-        check("argo-rollout-paused-for-seconds", Progressing, "step 2 of 3, weight 20, pauses for 90 s");
-        check("argo-rollout-unpausing", Progressing, "step 2 of 3, weight 20, was released from its pause");
+        check("argo-rollout/paused-for-a-time", Progressing, "step 2 of 3, weight 20, pauses for 10m");
+        check("argo-rollout/paused-for-seconds", Progressing, "step 2 of 3, weight 20, pauses for 90 s");
+        check("argo-rollout/unpausing", Progressing, "step 2 of 3, weight 20, was released from its pause");
     }
 
     #[test]
     fn a_blue_green_one_waits_for_its_promotion() {
-        check("argo-rollout-blue-green-paused", Suspended, "paused before promotion: waits for a person");
-        check("argo-rollout-blue-green-timed", Progressing, "promoted by itself after 30 s");
+        check("argo-rollout/blue-green-paused", Suspended, "paused before promotion: waits for a person");
+        check("argo-rollout/blue-green-timed", Progressing, "promoted by itself after 30 s");
     }
 
     #[test]
     fn an_aborted_one_has_failed() {
-        check("argo-rollout-aborted", Degraded, "aborted: RolloutAborted: Rollout aborted update to revision 2");
+        check("argo-rollout/aborted", Degraded, "aborted: RolloutAborted: Rollout aborted update to revision 2");
     }
 
     #[test]
     fn one_that_cannot_go_on_has_failed() {
         check(
-            "argo-rollout-degraded",
+            "argo-rollout/degraded",
             Degraded,
             "step 1 of 2, weight 20, ProgressDeadlineExceeded: ReplicaSet \"web-5f7\" has timed out progressing.",
         );
         check(
-            "argo-rollout-invalid",
+            "argo-rollout/invalid",
             Degraded,
             "InvalidSpec: The Rollout \"web\" is invalid: spec.selector: Required value",
         );

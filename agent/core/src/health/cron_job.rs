@@ -14,20 +14,3 @@ pub(super) fn assess(cron_job: &Value) -> ObjectHealth {
         time => format!("last run at {time}"),
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use crate::health::Health::{Healthy, Suspended};
-    use crate::health::tests::check;
-
-    #[test]
-    fn it_is_always_healthy() {
-        check("cron-job", Healthy, "last run at 2026-03-02T03:00:00Z");
-        check("cron-job-never-run", Healthy, "not run yet");
-    }
-
-    #[test]
-    fn a_suspended_one_waits_for_a_person() {
-        check("cron-job-suspended", Suspended, "suspended");
-    }
-}

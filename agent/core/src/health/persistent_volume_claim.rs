@@ -16,25 +16,3 @@ pub(super) fn assess(claim: &Value) -> ObjectHealth {
         },
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use crate::health::Health::{Degraded, Healthy, Progressing};
-    use crate::health::tests::check;
-
-    #[test]
-    fn it_is_healthy_when_it_is_bound() {
-        check("persistent-volume-claim-bound", Healthy, "bound");
-    }
-
-    #[test]
-    fn one_that_waits_for_its_first_pod_has_not_failed() {
-        check("persistent-volume-claim-pending", Progressing, "waits for a volume of class fast, or for its first pod");
-        check("persistent-volume-claim-without-class", Progressing, "waits for a volume, or for its first pod");
-    }
-
-    #[test]
-    fn one_whose_volume_is_gone_has_failed() {
-        check("persistent-volume-claim-lost", Degraded, "its volume pv-7 is lost");
-    }
-}

@@ -34,6 +34,12 @@ pub fn time(object: &Value, pointer: &str) -> Option<Timestamp> {
     text(object, pointer).parse().ok()
 }
 
+/// The outer addresses of a Service or an Ingress: names where there are such, else IPs.
+pub fn addresses(object: &Value) -> Vec<&str> {
+    let of = |address| Some(text(address, "/hostname")).filter(|name| !name.is_empty()).unwrap_or(text(address, "/ip"));
+    list(object, "/status/loadBalancer/ingress").iter().map(of).collect()
+}
+
 /// One of an object's conditions.
 pub struct Condition<'a>(&'a Value);
 
@@ -61,6 +67,11 @@ impl<'a> Condition<'a> {
     /// One word.
     pub fn reason(&self) -> &'a str {
         text(self.0, "/reason")
+    }
+
+    /// The generation of the object that it is about, where its controller says so.
+    pub fn observed_generation(&self) -> Option<i64> {
+        number(self.0, "/observedGeneration")
     }
 
     /// When its status changed last.

@@ -30,24 +30,13 @@ pub(super) fn assess(set: &Value) -> ObjectHealth {
 
 #[cfg(test)]
 mod tests {
-    use crate::health::Health::{Healthy, Progressing};
+    use crate::health::Health::Progressing;
     use crate::health::tests::check;
 
     #[test]
-    fn it_is_healthy_when_its_replicas_are_available() {
-        check("replica-set-healthy", Healthy, "2 of 2 replicas available");
-    }
-
-    #[test]
-    fn a_quota_is_named() {
-        check("replica-set-quota", Progressing, "FailedCreate: pods \"web-\" is forbidden: exceeded quota: small");
-    }
-
-    #[test]
     fn replicas_are_waited_for() {
-        check("replica-set-not-labeled", Progressing, "1 of 2 replicas have their labels");
-        check("replica-set-not-available", Progressing, "1 of 2 replicas available");
-        check("replica-set-not-ready", Progressing, "1 of 2 replicas ready");
-        check("replica-set-too-many", Progressing, "replicas still to end: 1");
+        check("replica-set/not-labeled", Progressing, "1 of 2 replicas have their labels");
+        check("replica-set/not-ready", Progressing, "1 of 2 replicas ready");
+        check("replica-set/too-many", Progressing, "replicas still to end: 1");
     }
 }

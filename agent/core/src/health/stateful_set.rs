@@ -53,32 +53,19 @@ mod tests {
 
     #[test]
     fn it_is_healthy_when_all_replicas_are_ready_at_one_revision() {
-        check("stateful-set-healthy", Healthy, "3 of 3 replicas ready");
-        check("stateful-set-without-partition", Healthy, "3 of 3 replicas ready");
+        check("stateful-set/without-partition", Healthy, "3 of 3 replicas ready");
     }
 
     #[test]
     fn replicas_are_waited_for() {
-        check("stateful-set-too-few", Progressing, "1 of 3 replicas exist");
-        check("stateful-set-not-ready", Progressing, "2 of 3 replicas ready");
-        check("stateful-set-too-many", Progressing, "replicas still to end: 2");
+        check("stateful-set/not-ready", Progressing, "2 of 3 replicas ready");
+        check("stateful-set/too-many", Progressing, "replicas still to end: 2");
     }
 
     #[test]
     fn an_update_is_waited_for() {
-        check("stateful-set-updating", Progressing, "1 of 3 replicas updated");
-        check("stateful-set-not-current", Progressing, "2 of 3 replicas at the current revision");
-        check("stateful-set-two-revisions", Progressing, "waits for the new revision to become the current one");
-    }
-
-    #[test]
-    fn only_what_lies_above_the_partition_is_waited_for() {
-        check("stateful-set-partition-updating", Progressing, "0 of 1 replicas updated");
-        check("stateful-set-partition-done", Healthy, "3 of 3 replicas ready, 1 updated (partition 2)");
-    }
-
-    #[test]
-    fn one_that_is_updated_by_hand_is_never_waited_for() {
-        check("stateful-set-on-delete", Healthy, "2 of 3 replicas ready, updated as they are deleted");
+        check("stateful-set/updating", Progressing, "1 of 3 replicas updated");
+        check("stateful-set/not-current", Progressing, "2 of 3 replicas at the current revision");
+        check("stateful-set/two-revisions", Progressing, "waits for the new revision to become the current one");
     }
 }

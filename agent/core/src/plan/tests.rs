@@ -51,7 +51,7 @@ fn seen(fingerprint: Option<Fingerprint>) -> Seen {
         others: 0,
         is_rolled: false,
         part_of: None,
-        health: ObjectHealth { health: Health::Healthy, message: String::new() },
+        health: ObjectHealth { health: Health::Healthy, message: String::new(), moved_by: None },
     }
 }
 

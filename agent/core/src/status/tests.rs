@@ -121,11 +121,32 @@ fn a_manual_environment_waits_for_a_request() {
     assert!(!has(&status, "Reconciling"));
 }
 
+fn unhealthy(object: &str, health: Health, message: &str) -> (String, Unhealthy) {
+    (object.to_owned(), Unhealthy { health, message: message.to_owned(), log: vec!["no such table".to_owned()] })
+}
+
+#[test]
+fn the_worst_object_stands_first_and_what_its_container_said_stands_only_there() {
+    let report = Report {
+        unhealthy: [
+            unhealthy("Deployment.apps shop/a", Health::Progressing, "1 of 2"),
+            unhealthy("Deployment.apps shop/b", Health::Degraded, "crashes"),
+        ]
+        .into(),
+        worst: Some(Health::Degraded),
+        ..report()
+    };
+    let status = fold(&EnvironmentStatus::default(), &report, at(20));
+    assert_eq!(status.unhealthy[0].object, "Deployment.apps shop/b");
+    assert_eq!(status.unhealthy[0].log, ["no such table"]);
+    let ready = &status.conditions[0].message;
+    assert!(ready.contains("shop/b: crashes") && !ready.contains("table"), "{ready}");
+}
+
 #[test]
 fn a_rollout_is_not_ready_until_it_is_healthy() {
-    let health = [("Deployment.apps shop/web".to_owned(), (Health::Progressing, "1 of 2".to_owned()))];
     let report = Report {
-        unhealthy: health.into(),
+        unhealthy: [unhealthy("Deployment.apps shop/web", Health::Progressing, "1 of 2")].into(),
         worst: Some(Health::Progressing),
         rolling_since: Some(at(5)),
         decision: Decision::KeepWatching { until: at(600) },

@@ -156,7 +156,12 @@ fn unhealthy(status: &EnvironmentStatus) -> Markup {
         vec![
             html! { code { (object.object) } },
             html! { span.badge.(tone_of_health(health)) { (words::health(health)) } },
-            html! { (object.message) },
+            html! {
+                (object.message)
+                @if !object.log.is_empty() {
+                    details { summary { "What its container said last" } pre { (object.log.join("\n")) } }
+                }
+            },
         ]
     });
     html! {
