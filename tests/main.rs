@@ -14,3 +14,4 @@ mod ownership;
 mod owners;
 mod replacing;
 mod token;
+mod faults;

@@ -1,0 +1,228 @@
+//! How a proxy listens, passes on, and breaks.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt, stream};
+use http::{HeaderMap, HeaderName, Request, Response, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::{Action, Answer, Asked, Moment, Shared};
+
+type Body = BoxBody<Bytes, reqwest::Error>;
+
+/// Time for what was written to leave: a reset throws away what is still in the socket.
+const FLUSHED: Duration = Duration::from_millis(30);
+
+pub(super) async fn listen(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let Ok((stream, _)) = stream else { continue };
+        let open = {
+            let mut state = shared.state();
+            if state.is_away {
+                state.refused.push(Instant::now());
+                reset_when_closed(&stream);
+                continue;
+            }
+            state.open.clone()
+        };
+        let (tls, shared, stop) = (tls.clone(), shared.clone(), stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = connection(stream, tls, shared, open) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// Serves one connection until its end; a reset ends it with RST.
+async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>, open: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    // A second handle, for the first one disappears in the layers below.
+    let Ok((stream, handle)) = stream.into_std().and_then(|stream| {
+        let handle = stream.try_clone()?;
+        Ok((TcpStream::from_std(stream)?, TcpStream::from_std(handle)?))
+    }) else {
+        return;
+    };
+    let reset = CancellationToken::new();
+    let service = service_fn({
+        let reset = reset.clone();
+        move |request| {
+            let (shared, reset) = (shared.clone(), reset.clone());
+            async move { Ok::<_, Infallible>(handle_request(&shared, request, &reset).await) }
+        }
+    });
+    let serving = async {
+        // An error is a client that went away.
+        match tls {
+            None => drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await),
+            Some(tls) => {
+                let Ok(stream) = tls.accept(stream).await else { return };
+                drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+            }
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = reset.cancelled() => reset_when_closed(&handle),
+        () = open.cancelled() => reset_when_closed(&handle),
+    }
+}
+
+fn reset_when_closed(stream: &TcpStream) {
+    // An error is a connection that has ended already.
+    let _ = stream.set_zero_linger();
+}
+
+async fn handle_request(shared: &Arc<Shared>, request: Request<Incoming>, reset: &CancellationToken) -> Response<Body> {
+    let asked = Asked::of(&request);
+    wait_for_kill(shared, &asked).await;
+    let (index, action) = shared.meet(asked);
+    let end = async || {
+        reset.cancel();
+        pending().await
+    };
+    match &action {
+        Some(Action::CutBefore) => return end().await,
+        Some(Action::Answer(answer)) => return answer_with(answer),
+        Some(Action::Delay(pause)) => tokio::time::sleep(*pause).await,
+        Some(Action::Kill(Moment::Before)) => {
+            shared.kill();
+            return end().await;
+        }
+        _ => {}
+    }
+
+    let Some(answer) = pass_on(shared, request).await else { return end().await };
+    shared.answered(index, answer.status().as_u16());
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    // What is done after the answer is done after all of it: then the server has certainly done what it was asked.
+    let body = match &action {
+        None | Some(Action::Delay(_)) => return respond(status, &headers, streamed(answer.bytes_stream())),
+        Some(Action::CutAnswer(at)) => {
+            let body = first_bytes(answer.bytes_stream(), *at);
+            let reset = reset.clone();
+            let cut = stream::once(async move {
+                tokio::time::sleep(FLUSHED).await;
+                reset.cancel();
+                pending().await
+            });
+            return respond(status, &headers, streamed(body.chain(cut)));
+        }
+        Some(Action::Shorten(at)) => {
+            let mut headers = headers;
+            headers.remove(header::CONTENT_LENGTH);
+            return respond(status, &headers, streamed(first_bytes(answer.bytes_stream(), *at)));
+        }
+        Some(Action::Stall) => return pending().await,
+        _ => answer.bytes().await,
+    };
+    let Ok(body) = body else { return end().await };
+    match action {
+        Some(Action::AnswerAfter(answer)) => answer_with(&answer),
+        Some(Action::Kill(Moment::Answered)) => {
+            shared.state().holds_writes = true;
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(FLUSHED).await;
+                shared.kill();
+            });
+            respond(status, &headers, Full::new(body).map_err(|never| match never {}).boxed())
+        }
+        Some(Action::Kill(_)) => {
+            shared.kill();
+            end().await
+        }
+        _ => end().await,
+    }
+}
+
+/// While the agent is about to be killed, none of its writes passes: the connection ends with the agent.
+async fn wait_for_kill(shared: &Shared, asked: &Asked) {
+    let holds = asked.is_write() && shared.state().holds_writes;
+    if holds {
+        let () = pending().await;
+    }
+}
+
+/// Sends a request to the real server. `None` where there is no answer.
+async fn pass_on(shared: &Shared, request: Request<Incoming>) -> Option<reqwest::Response> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    let url = format!("{}{}", shared.target, parts.uri);
+    let mut headers = parts.headers;
+    // Answers are cut by bytes, so they come as they are.
+    for name in [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::ACCEPT_ENCODING] {
+        headers.remove(name);
+    }
+    headers.remove(header::TRANSFER_ENCODING);
+    shared.client.request(parts.method, url).headers(headers).body(body).send().await.ok()
+}
+
+fn respond(status: http::StatusCode, headers: &HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let is_for_the_connection =
+        |name: &HeaderName| [header::CONNECTION, header::TRANSFER_ENCODING].contains(name) || name == "keep-alive";
+    for (name, value) in headers.iter().filter(|(name, _)| !is_for_the_connection(name)) {
+        response.headers_mut().append(name, value.clone());
+    }
+    response
+}
+
+fn answer_with(answer: &Answer) -> Response<Body> {
+    let mut response = Response::builder().status(answer.status);
+    for (name, value) in &answer.headers {
+        response = response.header(*name, value);
+    }
+    let body = Full::new(Bytes::from(answer.body.clone())).map_err(|never| match never {}).boxed();
+    response.body(body).expect("a test writes good headers")
+}
+
+fn streamed(bytes: impl Stream<Item = reqwest::Result<Bytes>> + Send + Sync + 'static) -> Body {
+    BodyExt::boxed(StreamBody::new(bytes.map(|chunk| chunk.map(Frame::data))))
+}
+
+/// The first so many bytes; the rest is not even read.
+fn first_bytes(
+    bytes: impl Stream<Item = reqwest::Result<Bytes>>,
+    at: usize,
+) -> impl Stream<Item = reqwest::Result<Bytes>> {
+    let mut left = at;
+    bytes
+        .map(move |chunk| {
+            chunk.map(|mut chunk| {
+                chunk.truncate(left);
+                left -= chunk.len();
+                (chunk, left)
+            })
+        })
+        .scan(false, |is_over, chunk| {
+            if *is_over {
+                return std::future::ready(None);
+            }
+            *is_over = chunk.as_ref().map_or(true, |(_, left)| *left == 0);
+            std::future::ready(Some(chunk.map(|(chunk, _)| chunk)))
+        })
+}
