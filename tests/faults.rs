@@ -1,5 +1,6 @@
 //! What faults do to a release: the agent is killed, answers are lost, servers are away, disks and lists are damaged.
 //! Each journey ends where a run without faults ends.
 
+mod outage;
 mod plans;
 mod release;

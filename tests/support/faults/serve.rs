@@ -5,9 +5,10 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt, stream};
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, Request, Response, header};
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::server::conn::http1;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Action, Answer, Asked, Moment, Shared};
 
-type Body = BoxBody<Bytes, reqwest::Error>;
+type Body = UnsyncBoxBody<Bytes, reqwest::Error>;
 
 /// Time for what was written to leave: a reset throws away what is still in the socket.
 const FLUSHED: Duration = Duration::from_millis(30);
@@ -98,6 +99,7 @@ fn reset_when_closed(stream: &TcpStream) {
 async fn handle_request(shared: &Arc<Shared>, request: Request<Incoming>, reset: &CancellationToken) -> Response<Body> {
     let asked = Asked::of(&request);
     wait_for_kill(shared, &asked).await;
+    let is_watch = asked.verb == "watch";
     let (index, action) = shared.meet(asked);
     let end = async || {
         reset.cancel();
@@ -114,32 +116,38 @@ async fn handle_request(shared: &Arc<Shared>, request: Request<Incoming>, reset:
         _ => {}
     }
 
-    let Some(answer) = pass_on(shared, request).await else { return end().await };
-    shared.answered(index, answer.status().as_u16());
-    let (status, headers) = (answer.status(), answer.headers().clone());
-    // What is done after the answer is done after all of it: then the server has certainly done what it was asked.
-    let body = match &action {
-        None | Some(Action::Delay(_)) => return respond(status, &headers, streamed(answer.bytes_stream())),
+    let (status, headers, body) = if is_watch {
+        let Some(answer) = pass_on(shared, request).await else { return end().await };
+        (answer.status(), answer.headers().clone(), answer.bytes_stream().boxed())
+    } else {
+        // What was passed on is done to its end, also when the agent ends meanwhile: then the audit log tells of it.
+        let shared = shared.clone();
+        let done = tokio::spawn(async move {
+            let answer = pass_on(&shared, request).await?;
+            let (status, headers) = (answer.status(), answer.headers().clone());
+            Some((status, headers, answer.bytes().await.ok()?))
+        });
+        let Ok(Some((status, headers, body))) = done.await else { return end().await };
+        (status, headers, stream::once(async { Ok(body) }).boxed())
+    };
+    shared.answered(index, status.as_u16());
+    match action {
+        None | Some(Action::Delay(_)) => respond(status, &headers, streamed(body)),
         Some(Action::CutAnswer(at)) => {
-            let body = first_bytes(answer.bytes_stream(), *at);
             let reset = reset.clone();
             let cut = stream::once(async move {
                 tokio::time::sleep(FLUSHED).await;
                 reset.cancel();
                 pending().await
             });
-            return respond(status, &headers, streamed(body.chain(cut)));
+            respond(status, &headers, streamed(first_bytes(body, at).chain(cut).boxed()))
         }
         Some(Action::Shorten(at)) => {
             let mut headers = headers;
             headers.remove(header::CONTENT_LENGTH);
-            return respond(status, &headers, streamed(first_bytes(answer.bytes_stream(), *at)));
+            respond(status, &headers, streamed(first_bytes(body, at).boxed()))
         }
-        Some(Action::Stall) => return pending().await,
-        _ => answer.bytes().await,
-    };
-    let Ok(body) = body else { return end().await };
-    match action {
+        Some(Action::Stall) => pending().await,
         Some(Action::AnswerAfter(answer)) => answer_with(&answer),
         Some(Action::Kill(Moment::Answered)) => {
             shared.state().holds_writes = true;
@@ -148,7 +156,7 @@ async fn handle_request(shared: &Arc<Shared>, request: Request<Incoming>, reset:
                 tokio::time::sleep(FLUSHED).await;
                 shared.kill();
             });
-            respond(status, &headers, Full::new(body).map_err(|never| match never {}).boxed())
+            respond(status, &headers, streamed(body))
         }
         Some(Action::Kill(_)) => {
             shared.kill();
@@ -196,12 +204,12 @@ fn answer_with(answer: &Answer) -> Response<Body> {
     for (name, value) in &answer.headers {
         response = response.header(*name, value);
     }
-    let body = Full::new(Bytes::from(answer.body.clone())).map_err(|never| match never {}).boxed();
+    let body = Full::new(Bytes::from(answer.body.clone())).map_err(|never| match never {}).boxed_unsync();
     response.body(body).expect("a test writes good headers")
 }
 
-fn streamed(bytes: impl Stream<Item = reqwest::Result<Bytes>> + Send + Sync + 'static) -> Body {
-    BodyExt::boxed(StreamBody::new(bytes.map(|chunk| chunk.map(Frame::data))))
+fn streamed(bytes: BoxStream<'static, reqwest::Result<Bytes>>) -> Body {
+    BodyExt::boxed_unsync(StreamBody::new(bytes.map(|chunk| chunk.map(Frame::data))))
 }
 
 /// The first so many bytes; the rest is not even read.
