@@ -2,5 +2,6 @@
 //! Each journey ends where a run without faults ends.
 
 mod outage;
+mod partial;
 mod plans;
 mod release;

@@ -5,8 +5,8 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, Request, Response, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -145,7 +145,7 @@ async fn handle_request(shared: &Arc<Shared>, request: Request<Incoming>, reset:
         Some(Action::Shorten(at)) => {
             let mut headers = headers;
             headers.remove(header::CONTENT_LENGTH);
-            respond(status, &headers, streamed(first_bytes(body, at).boxed()))
+            respond(status, &headers, streamed(first_bytes(body, at)))
         }
         Some(Action::Stall) => pending().await,
         Some(Action::AnswerAfter(answer)) => answer_with(&answer),
@@ -214,23 +214,19 @@ fn streamed(bytes: BoxStream<'static, reqwest::Result<Bytes>>) -> Body {
 
 /// The first so many bytes; the rest is not even read.
 fn first_bytes(
-    bytes: impl Stream<Item = reqwest::Result<Bytes>>,
+    bytes: BoxStream<'static, reqwest::Result<Bytes>>,
     at: usize,
-) -> impl Stream<Item = reqwest::Result<Bytes>> {
-    let mut left = at;
-    bytes
-        .map(move |chunk| {
-            chunk.map(|mut chunk| {
-                chunk.truncate(left);
-                left -= chunk.len();
-                (chunk, left)
-            })
-        })
-        .scan(false, |is_over, chunk| {
-            if *is_over {
-                return std::future::ready(None);
-            }
-            *is_over = chunk.as_ref().map_or(true, |(_, left)| *left == 0);
-            std::future::ready(Some(chunk.map(|(chunk, _)| chunk)))
-        })
+) -> BoxStream<'static, reqwest::Result<Bytes>> {
+    let next = |(mut bytes, left): (BoxStream<'static, reqwest::Result<Bytes>>, usize)| async move {
+        if left == 0 {
+            return None;
+        }
+        let chunk = bytes.next().await?.map(|mut chunk| {
+            chunk.truncate(left);
+            chunk
+        });
+        let left = left - chunk.as_ref().map_or(left, Bytes::len);
+        Some((chunk, (bytes, left)))
+    };
+    stream::unfold((bytes, at), next).boxed()
 }
