@@ -15,7 +15,7 @@ use towpath_core::lane::LaneRule;
 use towpath_core::names::{EnvironmentName, annotation};
 use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, State};
 
-use super::{Id, Shared, Sight, Slot};
+use super::{Id, Shared, Sight, Slot, Written};
 use crate::cluster::{Severity, Wakes};
 use crate::repo::View;
 use crate::resources::Environment;
@@ -46,6 +46,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         id: id.clone(),
         memory: Memory::default(),
         last_request: None,
+        written: Written::new(&first.status),
         is_written: first.status.is_some(),
         looked_for: None,
     };
@@ -129,6 +130,7 @@ struct Task {
     status: EnvironmentStatus,
     memory: Memory,
     last_request: Option<String>,
+    written: Written,
     /// Whether the status in the cluster is the one here.
     is_written: bool,
     /// The lane that a look was asked for because it was not there.
@@ -224,18 +226,16 @@ impl Task {
         if next == self.status && self.is_written {
             return;
         }
-        match self
-            .shared
-            .cluster
-            .patch_status::<Environment>(&self.id.0, &self.id.1, &Replaced::new(&self.status, &next))
-            .await
-        {
+        let patch = self.written.patch(&next);
+        match self.shared.cluster.patch_status::<Environment>(&self.id.0, &self.id.1, &patch).await {
             Ok(()) => {
+                self.written = Written::new(&next);
                 self.status = next;
                 self.is_written = true;
             }
             // It is written again at the next pass, which comes soon.
             Err(problem) => {
+                self.written.maybe(&next);
                 self.is_written = false;
                 tracing::warn!(environment = self.id.1, %problem, "the status was not written");
             }
@@ -305,20 +305,6 @@ impl Task {
         let pause = soon.map_or(pause, |soon| pause.min(soon));
         let pause = if self.is_written { pause } else { pause.min(settings.scaled(UNWRITTEN)) };
         pause.max(Duration::from_millis(20))
-    }
-}
-
-/// The status for a merge patch: what is no longer there is said as null, or the server would keep it.
-#[derive(serde::Serialize)]
-#[serde(transparent)]
-struct Replaced(serde_json::Value);
-
-impl Replaced {
-    fn new(before: &EnvironmentStatus, next: &EnvironmentStatus) -> Replaced {
-        let value = |status| serde_json::to_value(status).expect("a status can always be written as JSON");
-        let (before, mut next) = (value(before), value(next));
-        super::name_what_is_gone(&before, &mut next);
-        Replaced(next)
     }
 }
 
