@@ -32,6 +32,8 @@ pub use lead::{Replica, Start, lead};
 
 /// Passes that run at one time. Each waits for the API server most of its time.
 const MAX_PASSES: usize = 16;
+/// How soon a status that could not be written is written again.
+const UNWRITTEN: Duration = Duration::from_secs(5);
 
 /// How the agent runs.
 #[derive(Clone, Debug)]

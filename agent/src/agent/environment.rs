@@ -15,7 +15,7 @@ use towpath_core::lane::LaneRule;
 use towpath_core::names::{EnvironmentName, annotation};
 use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, State};
 
-use super::{Id, Shared, Sight, Slot, Written};
+use super::{Id, Shared, Sight, Slot, UNWRITTEN, Written};
 use crate::cluster::{Severity, Wakes};
 use crate::repo::View;
 use crate::resources::Environment;
@@ -25,8 +25,6 @@ use crate::sync::{self, Memory, Request};
 const HEALTH_GATHERED: Duration = Duration::from_millis(150);
 /// How often a rollout under way is looked at although nothing woke us: its pods send no events here.
 const ROLLOUT_LOOK: Duration = Duration::from_secs(10);
-/// How soon a status that could not be written is written again.
-const UNWRITTEN: Duration = Duration::from_secs(5);
 /// How often everything is looked at although nothing woke us.
 const FULL_LOOK: Duration = Duration::from_secs(600);
 /// How long the first look at a repository may take before its absence is said.

@@ -16,7 +16,7 @@ use towpath_core::lane::{Heads, LaneRule, newest_release};
 use towpath_core::names::annotation;
 use towpath_core::status::Condition;
 
-use super::{Id, Shared, Sight, Slot, Written};
+use super::{Id, Shared, Sight, Slot, UNWRITTEN, Written};
 use crate::blocking::blocking;
 use crate::cluster::Severity;
 use crate::repo::watch::{Watch, watch_local};
@@ -151,6 +151,7 @@ impl Task {
         } else {
             interval
         };
+        let pause = if self.is_written { pause } else { pause.min(self.shared.settings.scaled(UNWRITTEN)) };
         pause.mul_f64(rand::rng().random_range(0.9..1.1))
     }
 
