@@ -5,3 +5,4 @@ mod outage;
 mod partial;
 mod plans;
 mod release;
+mod trials;

@@ -61,7 +61,7 @@ impl End {
         assert_eq!(self.labelled, expected.labelled, "{what}\n{log}");
         assert_eq!(self.status, expected.status, "{what}\n{log}");
         let names = |end: &End| end.objects.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(self), names(expected), "{what}");
+        assert_eq!(names(self), names(expected), "{what}\n{log}");
         for (identity, object) in &expected.objects {
             assert_eq!(&self.objects[identity], object, "{what}: {identity}\n{log}");
         }
@@ -186,6 +186,16 @@ impl Release {
             );
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
+    }
+
+    /// Waits until a rule of the proxy has killed the agent. It is not started again.
+    pub async fn is_killed(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.proxy.kills() == self.restarts {
+            assert!(Instant::now() < deadline, "nobody was killed: {}", self.world.agent_log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.restarts += 1;
     }
 
     fn restart_if_killed(&mut self) {

@@ -91,6 +91,8 @@ impl World {
             probes: 0,
             time_scale: 10,
             arguments: Vec::new(),
+            program: None,
+            variables: Vec::new(),
         };
         Ok(World { namespace, plane, admin, repo, folder, agent: None, start, proxy: None })
     }

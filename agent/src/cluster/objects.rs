@@ -16,6 +16,7 @@ use super::kinds::encoded;
 use super::live::Reading;
 use super::send::Propagation;
 use super::{AccountClient, Kind};
+use crate::seeded;
 
 /// What an apply did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +82,15 @@ impl AccountClient {
         uid: &str,
         propagation: Propagation,
     ) -> Result<Deleted, Problem> {
-        let options = json!({
+        let mut options = json!({
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "preconditions": {"uid": uid},
             "propagationPolicy": format!("{propagation:?}"),
         });
+        if seeded::has("delete-without-uid") {
+            options["preconditions"] = json!({});
+        }
         let request = Request::builder()
             .method(Method::DELETE)
             .uri(kind.path(key.namespace.as_deref(), Some(&key.name)))

@@ -7,6 +7,7 @@ use towpath_core::plan::Plan;
 use towpath_core::policy::Cleared;
 
 use super::{Memory, Pass};
+use crate::seeded;
 
 /// Reads the inventory, once.
 ///
@@ -47,7 +48,7 @@ pub(super) async fn enroll(
             inventory.insert(object.key.clone(), member);
         }
     }
-    if inventory.len() == before {
+    if inventory.len() == before || seeded::has("enroll-late") {
         return Ok(());
     }
     let written = pass.cluster.write_inventory(pass.environment, inventory).await;

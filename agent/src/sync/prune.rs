@@ -10,6 +10,7 @@ use towpath_core::status::KeptStatus;
 
 use super::{Memory, Pass, Progress, desire, kind_of};
 use crate::cluster::{AccountClient, Deleted, Kinds};
+use crate::seeded;
 
 /// How long it is good to know which old ConfigMaps are still read.
 const IN_USE_FOR: Duration = Duration::from_secs(300);
@@ -61,7 +62,13 @@ pub(super) async fn prune(
             progress.kept.push(KeptStatus { object: key.to_string(), reason });
             continue;
         };
+        if seeded::has("strike-off-first") {
+            let mut left = inventory.clone();
+            left.remove(key);
+            let _ = pass.cluster.write_inventory(pass.environment, &left).await;
+        }
         match account.delete(kind, key, uid).await {
+            Err(_) if seeded::has("failed-delete-is-done") => inventory.remove(key),
             Ok(Deleted::Gone) => {
                 progress.pruned += 1;
                 inventory.remove(key);
