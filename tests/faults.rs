@@ -2,6 +2,7 @@
 //! Each journey ends where a run without faults ends.
 
 mod cluster;
+mod disk;
 mod outage;
 mod partial;
 mod plans;
