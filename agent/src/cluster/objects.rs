@@ -98,12 +98,18 @@ impl AccountClient {
             .body(options.to_string().into_bytes())
             .expect("the parts of the path are names that were checked");
         match call::repeatable(&self.client, &self.permits, CALL_DEADLINE, &request).await {
-            Err(failure) if failure.is_not_found() => Ok(Deleted::Gone),
+            Err(failure) if failure.is_not_found() => {
+                self.live.absent(key);
+                Ok(Deleted::Gone)
+            }
             Err(failure) if failure.is_conflict() => Ok(Deleted::Replaced),
             Err(failure) => Err(self.problem(&failure, key)),
             // The object comes back while finalizers hold it; else a Status says that it is gone.
             Ok(answer) if answer.body.pointer("/metadata/uid").is_some() => Ok(Deleted::Pending),
-            Ok(_) => Ok(Deleted::Gone),
+            Ok(_) => {
+                self.live.absent(key);
+                Ok(Deleted::Gone)
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use towpath_core::fault::Problem;
-use towpath_core::manifest::ObjectKey;
+use towpath_core::manifest::{ObjectKey, group_of};
 use towpath_core::plan::{Observed, Seen};
 use towpath_core::policy::{self, Cleared};
 
@@ -49,9 +49,16 @@ pub(super) async fn observe(
         let is_member = inventory.get(key).is_some_and(|member| member.uid.as_ref() == Some(&seen.uid));
         seen.part_of.as_ref() == Some(&apply_set) || is_member
     };
+    // The table may still have what no watch follows any longer: nobody would tell of its end.
+    let watched: HashSet<(&str, &str, Option<&str>)> = spots
+        .values()
+        .filter_map(|(spot, _)| spot.as_ref())
+        .map(|(kind, namespace)| (group_of(&kind.api_version), kind.kind.as_str(), namespace.as_deref()))
+        .collect();
+    let is_watched = |key: &ObjectKey| watched.contains(&(&*key.group, &*key.kind, key.namespace.as_deref()));
     let read_table = || {
         let mut ours = pass.cluster.live().snapshot(&pass.environment.name);
-        ours.retain(|key, row| is_ours(key, &row.seen));
+        ours.retain(|key, row| is_watched(key) && is_ours(key, &row.seen));
         ours
     };
     let mut ours = read_table();
