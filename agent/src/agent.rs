@@ -253,6 +253,7 @@ where
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).backoff(BackOff::default()));
     let mut tasks: HashMap<Id, Tended<K>> = HashMap::new();
     let mut listed: Vec<Id> = Vec::new();
+    let mut has_listed = false;
     // Tasks whose resource is gone: one for a new resource of that name begins after the old one has ended.
     let mut ending: HashMap<Id, JoinHandle<()>> = HashMap::new();
     loop {
@@ -301,6 +302,7 @@ where
                 }
             }
             Some(Ok(Event::InitDone)) => {
+                has_listed = true;
                 shelf.listed(&listed);
                 tasks.retain(|id, tended| {
                     let stays = listed.contains(id);
@@ -310,7 +312,9 @@ where
                     stays
                 });
             }
-            Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))) if status.code == 404 => {
+            Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(status))))
+                if status.code == 404 && !has_listed =>
+            {
                 return Err(Problem::setup(format!("the cluster has no {}.towpath.dev", tending.what))
                     .hint("install the custom resources: kubectl apply -k manifests/crds"));
             }
