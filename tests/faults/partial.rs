@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::audit::Mark;
-use support::faults::{Action, Answer, On};
+use support::faults::{Action, Answer, Asked, On};
 use support::git_server::{Fault, GitServer};
 use support::world::World;
 use towpath_core::status::{EnvironmentStatus, State};
@@ -259,4 +259,50 @@ async fn a_list_that_fails_is_no_empty_list() {
             .any(|request| request.is_write() && request.code == 201 && request.resource == "configmaps");
         assert!(!created, "{fault:?}: {requests:#?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_resources_that_cannot_be_listed_end_nothing() {
+    let (mut world, _server) = settled("tabled", "master", "master").await;
+    let proxy = world.through_proxy().await;
+    world.start_agent();
+    write(&world, "master", [9], "1.1");
+    world.runs("tabled", "master").await;
+    let mark = world.mark();
+    let theirs = |asked: &Asked| matches!(asked.resource.as_str(), "environments" | "repositories");
+    let lists = || On::those(move |asked| matches!(asked.verb, "list" | "watch") && theirs(asked));
+    let empty = r#"{"kind": "Status", "apiVersion": "v1", "status": "Success"}"#.to_owned();
+    for fault in [
+        Action::Answer(Answer::status(410, "the provided continue parameter is too old")),
+        Action::Answer(Answer { status: 200, headers: vec![("content-type", "application/json".into())], body: empty }),
+        Action::CutAnswer(200),
+    ] {
+        proxy.inject(lists(), fault.clone());
+        proxy.cut_all();
+        world.patch("v1", "ConfigMap", "c0", json!({"data": {"key": "by hand"}})).await;
+        world.object_where("v1", "ConfigMap", "c0", "mended", |object| object["data"]["key"] == "1").await;
+        a_while().await;
+        nothing_was_deleted(&world, mark).await;
+        proxy.heal();
+    }
+    write(&world, "master", 0..OBJECTS, "2");
+    world.runs("tabled", "master").await;
+    nothing_was_deleted(&world, mark).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_its_custom_resources_says_so_and_ends() {
+    let mut world = World::new("undefined").await;
+    let proxy = world.through_proxy().await;
+    proxy.inject(
+        On::those(|asked| matches!(asked.resource.as_str(), "environments" | "repositories")),
+        Action::Answer(Answer::status(404, "the server could not find the requested resource")),
+    );
+    world.start_agent();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while world.agent().ended().is_none() {
+        assert!(std::time::Instant::now() < deadline, "it runs on\n{}", world.agent_log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(world.agent_log().contains("install the custom resources"), "{}", world.agent_log());
 }

@@ -17,6 +17,8 @@ use crate::manifests::config_map;
 
 /// How long one of the two commits may take, whatever happens to it.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// An agent that wrote nothing for so long has come to rest; on a busy machine a single write takes a second.
+const RESTED: Duration = Duration::from_secs(3);
 /// The kinds that are compared: those of the release, and those that controllers or a confused agent could add.
 const KINDS: [(&str, &str); 8] = [
     ("apps/v1", "Deployment"),
@@ -218,7 +220,7 @@ impl Release {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mark = self.world.mark();
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(RESTED).await;
             // A kill may come as late as this: at the last write of all.
             self.restart_if_killed();
             let writes = self.writes_since(mark);
