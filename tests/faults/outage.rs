@@ -181,9 +181,9 @@ async fn a_server_that_throttles_or_fails_for_a_while_is_asked_slowly() {
             &[("environments/prod/n.yaml", &config_map("n", &number.to_string()))],
         );
         tokio::time::sleep(away).await;
-        // Each watch asks for itself here: something answers, and may do so for one group of kinds only.
         let asked = release.proxy.seen().len();
-        assert!(asked as f64 / away.as_secs_f64() <= 5.0, "{asked} requests in {away:?}");
+        // One a second, and what was under way when it began.
+        assert!(asked as u64 <= away.as_secs() + 10, "{asked} requests in {away:?}");
         release.proxy.heal();
         let back = Instant::now();
         release.settle().await;
