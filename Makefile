@@ -10,7 +10,7 @@ KIND ?=
 TEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench control-plane lint deny manifests crds image record-health
+.PHONY: help demo test test-faults bench control-plane lint deny manifests crds image record-health
 
 help: ## print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -21,6 +21,14 @@ demo: ## a cluster, a git server and an agent on this machine (arguments: DEMO=â
 test: control-plane ## every test, on a real control plane (a part: TEST=name)
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked $(TEST)
+
+# The second build of the agent makes mistakes on purpose, so it has a folder of its own.
+TARGET_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+test-faults: control-plane ## every crash plan and long outage, and a check that seeded bugs are caught (half an hour)
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) build -p towpath --locked --features seeded-bugs --target-dir $(TARGET_DIR)/seeded-bugs
+	TOWPATH_SEEDED_AGENT=$(TARGET_DIR)/seeded-bugs/debug/towpath \
+		$(CARGO) test -p towpath-tests --locked --test journeys $(or $(TEST),faults::) -- --include-ignored
 
 bench: control-plane ## measure the agent on a real control plane
 	$(CARGO) run --locked --release -p towpath-tests --bin bench

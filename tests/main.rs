@@ -21,3 +21,4 @@ mod owners;
 mod replacing;
 mod token;
 mod health;
+mod faults;

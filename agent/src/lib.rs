@@ -4,6 +4,7 @@
 //! contents; they do not know each other either.
 
 mod blocking;
+pub mod seeded;
 pub mod resources;
 pub mod board;
 pub mod metrics;

@@ -103,6 +103,8 @@ impl Demo {
             probes: control_plane::free_port()?,
             time_scale: 1,
             arguments: vec!["--token-file".to_owned(), token_file.display().to_string()],
+            program: None,
+            variables: Vec::new(),
         };
         let agent = agent::start(&start)?;
         Ok(Demo {

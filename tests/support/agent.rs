@@ -40,6 +40,10 @@ pub struct Start {
     pub time_scale: u32,
     /// More arguments.
     pub arguments: Vec<String>,
+    /// Another program than the agent that was built beside the tests.
+    pub program: Option<PathBuf>,
+    /// More variables.
+    pub variables: Vec<(String, String)>,
 }
 
 /// Starts the agent.
@@ -47,7 +51,8 @@ pub struct Start {
 /// # Errors
 /// When it cannot be started.
 pub fn start(start: &Start) -> Result<Running> {
-    let mut command = Command::new(binary()?);
+    let program = start.program.clone().map_or_else(binary, Ok)?;
+    let mut command = Command::new(program);
     command
         .arg("agent")
         .args(["--cluster", "test"])
@@ -58,6 +63,7 @@ pub fn start(start: &Start) -> Result<Running> {
         .args(["--probes", &format!("127.0.0.1:{}", start.probes)])
         .args(["--time-scale", &start.time_scale.to_string()])
         .args(&start.arguments)
+        .envs(start.variables.iter().cloned())
         .env("KUBECONFIG", &start.kubeconfig)
         // Its name in the audit log.
         .env("POD_NAME", start.namespace.as_deref().unwrap_or("agent"))

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod audit;
 pub mod control_plane;
 pub mod deploy_repo;
+pub mod faults;
 pub mod git_server;
 pub mod process;
 pub mod world;

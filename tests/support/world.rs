@@ -1,7 +1,7 @@
 //! A namespace of its own for one test: a deploy repository, an account to apply with, an agent, and questions to ask.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -18,6 +18,7 @@ use crate::agent::{self, Start};
 use crate::audit::{self, Mark, Request};
 use crate::control_plane::{self, ControlPlane};
 use crate::deploy_repo::DeployRepo;
+use crate::faults::{self, Proxy};
 use crate::process::Running;
 
 /// How long anything may take before a test fails.
@@ -36,6 +37,7 @@ pub struct World {
     folder: tempfile::TempDir,
     agent: Option<Running>,
     start: Start,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl World {
@@ -89,8 +91,10 @@ impl World {
             probes: 0,
             time_scale: 10,
             arguments: Vec::new(),
+            program: None,
+            variables: Vec::new(),
         };
-        Ok(World { namespace, plane, admin, repo, folder, agent: None, start })
+        Ok(World { namespace, plane, admin, repo, folder, agent: None, start, proxy: None })
     }
 
     /// A folder that goes with the world.
@@ -111,10 +115,27 @@ impl World {
         &mut self.start
     }
 
+    /// Puts a proxy between the agent and the API server, from its next start on.
+    ///
+    /// # Panics
+    /// When there can be none.
+    pub async fn through_proxy(&mut self) -> Arc<Proxy> {
+        let proxy = Proxy::before_api_server(self.plane.url(), &self.plane.ca()).await;
+        let proxy = Arc::new(proxy.unwrap_or_else(|error| panic!("no proxy: {error:?}")));
+        let kubeconfig = faults::kubeconfig_through(&proxy, &self.start.kubeconfig);
+        self.start.kubeconfig = kubeconfig.unwrap_or_else(|error| panic!("no kubeconfig: {error:?}"));
+        self.proxy = Some(proxy.clone());
+        proxy
+    }
+
     /// Starts the agent, or starts it again.
     pub fn start_agent(&mut self) {
         self.agent = None;
-        self.agent = Some(agent::start(&self.start).unwrap_or_else(|error| panic!("no agent: {error:?}")));
+        let agent = agent::start(&self.start).unwrap_or_else(|error| panic!("no agent: {error:?}"));
+        if let Some(proxy) = &self.proxy {
+            proxy.agent_is(agent.id());
+        }
+        self.agent = Some(agent);
     }
 
     /// The running agent.

@@ -16,7 +16,7 @@ use towpath_core::lane::LaneRule;
 use towpath_core::names::{EnvironmentName, annotation};
 use towpath_core::status::{self, EnvironmentStatus, Leftovers, Notice, NoticeKind, Outcome, Report, State};
 
-use super::{Id, Shared, Sight, Slot, kin};
+use super::{Id, Shared, Sight, Slot, UNWRITTEN, Written, kin};
 use crate::cluster::{Severity, Wakes};
 use crate::repo::View;
 use crate::resources::Environment;
@@ -26,8 +26,6 @@ use crate::sync::{self, Memory, Request};
 const HEALTH_GATHERED: Duration = Duration::from_millis(150);
 /// How often a rollout under way is looked at although nothing woke us: its pods send no events here.
 const ROLLOUT_LOOK: Duration = Duration::from_secs(10);
-/// How soon a status that could not be written is written again.
-const UNWRITTEN: Duration = Duration::from_secs(5);
 /// How often everything is looked at although nothing woke us.
 const FULL_LOOK: Duration = Duration::from_secs(600);
 /// How long the first look at a repository may take before its absence is said.
@@ -48,6 +46,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         memory: Memory::default(),
         resolved: None,
         last_request: None,
+        written: Written::new(&first.status),
         is_written: first.status.is_some(),
         looked_for: None,
     };
@@ -156,6 +155,7 @@ pub(super) struct Task {
     /// The resource as it was resolved last.
     resolved: Option<environment::Environment>,
     last_request: Option<String>,
+    written: Written,
     /// Whether the status in the cluster is the one here.
     is_written: bool,
     /// The lane that a look was asked for because it was not there.
@@ -274,18 +274,16 @@ impl Task {
         if next == self.status && self.is_written {
             return;
         }
-        match self
-            .shared
-            .cluster
-            .patch_status::<Environment>(&self.id.0, &self.id.1, &Replaced::new(&self.status, &next))
-            .await
-        {
+        let patch = self.written.patch(&next);
+        match self.shared.cluster.patch_status::<Environment>(&self.id.0, &self.id.1, &patch).await {
             Ok(()) => {
+                self.written = Written::new(&next);
                 self.status = next;
                 self.is_written = true;
             }
             // It is written again at the next pass, which comes soon.
             Err(problem) => {
+                self.written.maybe(&next);
                 self.is_written = false;
                 tracing::warn!(environment = self.id.1, %problem, "the status was not written");
             }
@@ -356,20 +354,6 @@ impl Task {
         let pause = soon.map_or(pause, |soon| pause.min(soon));
         let pause = if self.is_written { pause } else { pause.min(settings.scaled(UNWRITTEN)) };
         pause.max(Duration::from_millis(20))
-    }
-}
-
-/// The status for a merge patch: what is no longer there is said as null, or the server would keep it.
-#[derive(serde::Serialize)]
-#[serde(transparent)]
-struct Replaced(serde_json::Value);
-
-impl Replaced {
-    fn new(before: &EnvironmentStatus, next: &EnvironmentStatus) -> Replaced {
-        let value = |status| serde_json::to_value(status).expect("a status can always be written as JSON");
-        let (before, mut next) = (value(before), value(next));
-        super::name_what_is_gone(&before, &mut next);
-        Replaced(next)
     }
 }
 

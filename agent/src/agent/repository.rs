@@ -16,7 +16,7 @@ use towpath_core::lane::{Heads, LaneRule, newest_release};
 use towpath_core::names::annotation;
 use towpath_core::status::Condition;
 
-use super::{Id, Shared, Sight, Slot};
+use super::{Id, Shared, Sight, Slot, UNWRITTEN, Written};
 use crate::blocking::blocking;
 use crate::cluster::Severity;
 use crate::repo::watch::{Watch, watch_local};
@@ -38,6 +38,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<R
     let local_change = Arc::new(Notify::new());
     let mut task = Task {
         status: first.status.clone().unwrap_or_default(),
+        written: Written::new(&first.status),
+        is_written: first.status.is_some(),
         seen: Seen::after(first.status.as_ref()),
         shared: shared.clone(),
         slot: slot.clone(),
@@ -105,6 +107,9 @@ struct Task {
     slot: Arc<Slot>,
     id: Id,
     status: RepositoryStatus,
+    written: Written,
+    /// Whether the status in the cluster is the one here.
+    is_written: bool,
     seen: Seen,
     open: Option<Open>,
     failures: u32,
@@ -146,6 +151,7 @@ impl Task {
         } else {
             interval
         };
+        let pause = if self.is_written { pause } else { pause.min(self.shared.settings.scaled(UNWRITTEN)) };
         pause.mul_f64(rand::rng().random_range(0.9..1.1))
     }
 
@@ -329,7 +335,7 @@ impl Task {
             alarms: self.seen.alarms.clone(),
             conditions,
         };
-        if next == self.status {
+        if next == self.status && self.is_written {
             return;
         }
         if next.alarms.first() != self.status.alarms.first()
@@ -337,12 +343,18 @@ impl Task {
         {
             self.shared.cluster.event(resource, Severity::Warning, "BranchAlarm", alarm).await;
         }
-        let value = |status| serde_json::to_value(status).expect("a status can always be written as JSON");
-        let mut patch = value(&next);
-        super::name_what_is_gone(&value(&self.status), &mut patch);
+        let patch = self.written.patch(&next);
         match self.shared.cluster.patch_status::<Repository>(&self.id.0, &self.id.1, &patch).await {
-            Ok(()) => self.status = next,
-            Err(problem) => tracing::warn!(repository = self.id.1, %problem, "the status was not written"),
+            Ok(()) => {
+                self.written = Written::new(&next);
+                self.status = next;
+                self.is_written = true;
+            }
+            Err(problem) => {
+                self.written.maybe(&next);
+                self.is_written = false;
+                tracing::warn!(repository = self.id.1, %problem, "the status was not written");
+            }
         }
     }
 }

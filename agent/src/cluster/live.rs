@@ -210,6 +210,14 @@ impl Live {
         }
     }
 
+    /// The API server said that there is no object of this name. The watch that would tell so may be interrupted, or end
+    /// with the last member of its kind. Nobody is woken: who asked knows.
+    pub(super) fn absent(&self, key: &ObjectKey) {
+        for table in self.lock().values_mut() {
+            table.objects.remove(key);
+        }
+    }
+
     /// The next count of the table: what is put in from here on has it or a higher one.
     pub(super) fn tick(&self) -> u64 {
         self.ticks.fetch_add(1, Ordering::Relaxed)
@@ -266,6 +274,16 @@ mod tests {
         assert_eq!(names(&live), 0);
         live.put(reading(13));
         assert_eq!(names(&live), 1, "a newer one is another matter");
+    }
+
+    #[test]
+    fn what_the_server_says_is_absent_is_gone_and_may_come_again() {
+        let live = Live::default();
+        live.put(reading(10));
+        live.absent(&reading(0).key);
+        assert_eq!(names(&live), 0);
+        live.put(reading(11));
+        assert_eq!(names(&live), 1);
     }
 
     #[test]

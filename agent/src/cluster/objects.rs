@@ -16,6 +16,7 @@ use super::kinds::encoded;
 use super::live::terminating;
 use super::send::Propagation;
 use super::{AccountClient, Kind};
+use crate::seeded;
 
 /// What an apply did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +82,15 @@ impl AccountClient {
         uid: &str,
         propagation: Propagation,
     ) -> Result<Deleted, Problem> {
-        let options = json!({
+        let mut options = json!({
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "preconditions": {"uid": uid},
             "propagationPolicy": format!("{propagation:?}"),
         });
+        if seeded::has("delete-without-uid") {
+            options["preconditions"] = json!({});
+        }
         let request = Request::builder()
             .method(Method::DELETE)
             .uri(kind.path(key.namespace.as_deref(), Some(&key.name)))
@@ -94,20 +98,26 @@ impl AccountClient {
             .body(options.to_string().into_bytes())
             .expect("the parts of the path are names that were checked");
         match call::repeatable(&self.client, &self.permits, CALL_DEADLINE, &request).await {
-            Err(failure) if failure.is_not_found() => Ok(Deleted::Gone),
+            Err(failure) if failure.is_not_found() => Ok(self.gone(key)),
             // Another UID is one conflict of several: a webhook may answer so, and a Namespace on its way out does.
             Err(failure) if failure.is_conflict() => match self.read(kind, key).await? {
-                None => Ok(Deleted::Gone),
+                None => Ok(self.gone(key)),
                 Some(found) if found["metadata"]["uid"] != uid => Ok(Deleted::Replaced),
                 Some(found) => self.on_its_way(&found).ok_or_else(|| self.problem(&failure, key)),
             },
             Err(failure) => Err(self.problem(&failure, key)),
             // The object comes back while finalizers hold it; else a Status says that it is gone.
             Ok(answer) if answer.body.pointer("/metadata/uid").is_some() => {
-                Ok(self.on_its_way(&answer.body).unwrap_or(Deleted::Gone))
+                Ok(self.on_its_way(&answer.body).unwrap_or_else(|| self.gone(key)))
             }
-            Ok(_) => Ok(Deleted::Gone),
+            Ok(_) => Ok(self.gone(key)),
         }
+    }
+
+    /// The server said that it is gone: no watch need tell of it.
+    fn gone(&self, key: &ObjectKey) -> Deleted {
+        self.live.absent(key);
+        Deleted::Gone
     }
 
     /// What holds an object that is being deleted; `None` for one that is not.

@@ -13,6 +13,7 @@ use towpath_core::status::KeptStatus;
 use super::in_use::{self, config_maps_in_use};
 use super::{CONCURRENCY, Memory, Pass, Progress, desire, kind_of, members, neighbours};
 use crate::cluster::{AccountClient, Deleted, Kinds};
+use crate::seeded;
 
 /// How soon a deletion that was refused is tried again. Each time it takes twice as long.
 const REFUSED_FIRST: Duration = Duration::from_secs(5);
@@ -53,6 +54,11 @@ pub(super) async fn prune(
         return progress.problems.push(problem);
     }
     for stage in due.chunk_by(|(one, _), (other, _)| stage_of(one) == stage_of(other)) {
+        if seeded::has("strike-off-first") {
+            let mut left = memory.inventory.clone().unwrap_or_default();
+            stage.iter().for_each(|(key, _)| left.remove(key));
+            let _ = pass.cluster.write_inventory(pass.environment, &left).await;
+        }
         let mut deletions = Vec::new();
         for (key, uid) in stage {
             let member = memory.inventory.as_ref().and_then(|inventory| inventory.get(key));
@@ -184,6 +190,7 @@ fn settle(
         }
         // Another object under the same name is not the one that was ours.
         Ok(Deleted::Replaced) => inventory.remove(key),
+        Err(_) if seeded::has("failed-delete-is-done") => inventory.remove(key),
         Err(problem) => {
             progress.failed += 1;
             let pause = REFUSED_FIRST.saturating_mul(2u32.saturating_pow(tries)).min(REFUSED_LONGEST) / pass.time_scale;
