@@ -19,6 +19,8 @@ mod prune;
 mod ownership;
 mod owners;
 mod replacing;
+mod faults;
+mod throttle;
 mod token;
 mod health;
 mod faults;
