@@ -23,4 +23,3 @@ mod faults;
 mod throttle;
 mod token;
 mod health;
-mod faults;
