@@ -55,6 +55,28 @@ fn the_shop_has_nothing_that_lint_would_name() {
 }
 
 #[test]
+fn the_migration_renders_to_what_stands_beside_it_and_lint_has_nothing_to_say() {
+    let example = root().join("examples/migration");
+    let folder = tempfile::tempdir().unwrap();
+    let repo = DeployRepo::new(folder.path().join("migration.git"));
+    repo.commit_folder("master", "A migration", &example.join("repo"));
+    let run = |arguments: &[&str]| {
+        let output = Command::new(support::agent::binary().unwrap())
+            .args(arguments)
+            .arg(repo.path())
+            .args(["--revision", "master", "-e", "prod", "-n", "shop"])
+            .env_remove("KUBECONFIG")
+            .output()
+            .unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{errors}");
+        (String::from_utf8(output.stdout).unwrap(), errors)
+    };
+    expect_file![example.join("expected.yaml")].assert_eq(&run(&["render"]).0);
+    assert!(run(&["lint"]).1.contains("0 problems, 0 warnings"));
+}
+
+#[test]
 fn lint_names_file_line_and_what_to_do_and_fails() {
     let folder = tempfile::tempdir().unwrap();
     let repo = shop(folder.path());

@@ -23,3 +23,6 @@ mod faults;
 mod throttle;
 mod token;
 mod health;
+mod waves;
+mod hooks;
+mod preflight;

@@ -11,6 +11,7 @@ mod fence;
 mod gate;
 mod identity;
 mod inventory;
+mod jobs;
 mod kinds;
 mod lease;
 mod finalizer;

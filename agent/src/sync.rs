@@ -8,21 +8,25 @@
 //! 4. plan
 //! 5. preflight: a dry run of everything that would change
 //! 6. enroll: write down who will be a member
-//! 7. apply, stage by stage
-//! 8. prune, only after everything was applied
-//! 9. health and decision
+//! 7. apply namespaces and definitions, and dry-run what needs them
+//! 8. apply the waves below 0, then the BeforeSync hooks, then the other waves
+//! 9. prune, only after everything was applied
+//! 10. health, the AfterSync hooks, and the decision
 //!
-//! A pass never waits for the cluster to become healthy. What a person must mend is in the report, never an early exit
+//! A pass never waits for the cluster to become healthy. Where a wave or a hook is not done, the pass ends, and the next
+//! one finds by what is applied and healthy where to go on. What a person must mend is in the report, never an early exit
 //! that leaves something half said. A revision that cannot be applied leaves the one before it running and mended.
 
 mod apply;
 mod autoscale;
 mod claims;
+mod course;
 mod desire;
 mod ending;
 mod farewell;
 mod handover;
 mod health;
+mod hooks;
 mod in_use;
 mod members;
 mod neighbours;
@@ -33,6 +37,7 @@ mod prune;
 mod replace;
 mod report;
 mod send;
+mod work;
 
 pub use claims::Claims;
 pub use farewell::{Farewell, Parting, farewell};
@@ -43,7 +48,8 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use towpath_core::candidate::{self, Candidate};
-use towpath_core::environment::{DriftMode, Environment, SyncMode};
+use towpath_core::course::Phase;
+use towpath_core::environment::{DriftMode, Environment};
 use towpath_core::fault::Problem;
 use towpath_core::fingerprint::Fingerprint;
 use towpath_core::inventory::Inventory;
@@ -52,8 +58,11 @@ use towpath_core::names::EnvironmentName;
 use towpath_core::plan::{self, Action, Fate, Keep, Known, Observed, Plan, Why};
 use towpath_core::policy::{self, Cleared, PolicyCache};
 use towpath_core::render::RenderCache;
-use towpath_core::status::{EnvironmentStatus, KeptStatus, Leftovers, Notice, Report, Unhealthy};
+use towpath_core::status::{EnvironmentStatus, KeptStatus, Leftovers, Notice, Report, Unhealthy, WaitStatus};
 
+use self::course::{Course, Journal, Role};
+use self::preflight::Rehearsal;
+use self::work::Work;
 use crate::cluster::{Account, Cluster, Kind, Kinds, WatchHandle};
 use crate::repo::View;
 use claims::Wants;
@@ -134,6 +143,12 @@ pub struct Memory {
     wanted: Option<BTreeSet<ObjectKey>>,
     /// Whether this pass has told others what is in git.
     has_told: bool,
+    /// The content whose dry run nobody refused.
+    rehearsed: Option<String>,
+    /// The content that was refused after its namespaces and definitions were made, and which those are.
+    stands: Option<(String, String)>,
+    /// The end of the log of the hook that is under way, and when it was read.
+    hook_log: Option<(ObjectKey, Instant, Vec<String>)>,
     failures: u32,
 }
 
@@ -141,6 +156,15 @@ impl Memory {
     /// When another pass is needed although nothing wakes one.
     pub fn look_at(&self) -> Option<Instant> {
         self.ownership.look_at()
+    }
+
+    /// What was refused, and what of the same revision stands all the same.
+    fn with_what_stands(&self, desired: &Cleared, mut denied: Vec<Problem>) -> Vec<Problem> {
+        let stands = self.stands.as_ref().filter(|(content, _)| content == desired.content());
+        if let (Some((_, stands)), Some(first)) = (stands, denied.first()) {
+            denied.push(Problem { fault: first.fault, place: None, message: stands.clone(), hint: None });
+        }
+        denied
     }
 }
 
@@ -169,6 +193,20 @@ struct Progress {
     pruned: u32,
     failed: u32,
     overtaken: bool,
+    /// Whether everything that is in git is applied, and what left it was dealt with.
+    is_applied: bool,
+    /// Whether a wave or hook is waited for: what is new is not sent.
+    is_held: bool,
+    /// Whether something is being deleted that has to be made again before what comes after it.
+    is_ending: bool,
+    /// The wave or hook that is waited for.
+    awaited: Option<WaitStatus>,
+    /// When to look again at the latest, for the sake of what is waited for.
+    look_by: Option<Timestamp>,
+    /// What stands of the sync after this pass.
+    course: Option<Course>,
+    /// How many of the problems are objects that were refused: they stop no other.
+    refused: usize,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     leftovers: Leftovers,
@@ -190,6 +228,21 @@ impl Progress {
     fn wait(&mut self, problem: Problem) {
         self.waits += 1;
         self.problems.push(problem);
+    }
+
+    /// Whether nothing more is sent in this pass.
+    fn is_stopped(&self) -> bool {
+        self.overtaken || self.is_ending || self.problems.len() > self.refused
+    }
+
+    /// Notes the wave or hook that is waited for; what is waited for first is said.
+    fn awaits(&mut self, awaited: WaitStatus) {
+        self.awaited.get_or_insert(awaited);
+    }
+
+    /// Looks again at this time at the latest.
+    fn look_by(&mut self, at: Timestamp) {
+        self.look_by = Some(self.look_by.map_or(at, |before| before.min(at)));
     }
 }
 
@@ -214,30 +267,32 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
             None
         }
     };
-    let running = running(pass.status);
-    let may_move = environment.sync == SyncMode::Automatic || pass.request.is_some();
-    let moves = candidate.clone().filter(|candidate| may_move && running.as_ref() != Some(candidate));
-
+    let running = pass.status.running.as_ref().and_then(|running| course::revision_of(&running.revision));
+    let mut journal = Journal { under_way: pass.status.sync.clone(), ended: Vec::new() };
     memory.has_told = false;
     let mut done = None;
     let mut refused = None;
-    for (wanted, is_move) in [(moves.clone(), true), (running, false)] {
-        let Some(wanted) = wanted else { continue };
-        match attempt(pass, memory, &wanted, is_move).await {
+    for (wanted, is_move) in course::revisions(pass, candidate.as_ref(), running.as_ref()) {
+        let role = if refused.is_some() && !is_move { Role::Fallback } else { Role::Wanted };
+        match attempt(pass, memory, &wanted, (is_move, role), &mut journal).await {
             Attempt::Done(progress) => {
                 done = Some((wanted, is_move, progress));
                 break;
             }
             Attempt::Untouched(found) => {
-                if is_move {
-                    refused = Some(wanted);
-                }
                 problems.extend(found);
+                let stays = !course::gives_way(&journal, &wanted);
+                if is_move {
+                    refused.get_or_insert(wanted);
+                }
+                if stays {
+                    break;
+                }
             }
         }
     }
 
-    report::report(pass, memory, report::Ended { started, candidate, refused, done, problems }).await
+    report::report(pass, memory, report::Ended { started, candidate, refused, done, problems, journal }).await
 }
 
 /// Says in the log how long each stage of a pass took.
@@ -255,7 +310,13 @@ impl Stages<'_> {
 }
 
 /// Works on one revision.
-async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_move: bool) -> Attempt {
+async fn attempt(
+    pass: &Pass<'_>,
+    memory: &mut Memory,
+    wanted: &Candidate,
+    (is_move, role): (bool, Role),
+    journal: &mut Journal,
+) -> Attempt {
     let untouched = |problem: Problem| Attempt::Untouched(vec![problem]);
     let mut stages = Stages { environment: &pass.environment.name, since: Instant::now() };
     let account = match Account::new(&pass.environment.home, &pass.environment.account) {
@@ -327,35 +388,71 @@ async fn attempt(pass: &Pass<'_>, memory: &mut Memory, wanted: &Candidate, is_mo
     if is_move && !refused.is_empty() {
         return Attempt::Untouched(refused);
     }
-    let mut denied = preflight::preflight(pass, &account, &desired, &plan, &kinds).await;
+    let mut course = course::take_up(pass, wanted, (is_move, role), &desired, Timestamp::now()).await;
+    let work = Work { pass, account: &account, desired: &desired, observed: &observed, plan: &plan };
+    let stopped = work.hooks(&kinds).stopped(&course, Phase::BeforeSync);
+    if !stopped.is_empty() {
+        return Attempt::Untouched(stopped);
+    }
+    let jobs = if course.is_change { work.hooks(&kinds).jobs(&course, Phase::BeforeSync) } else { Vec::new() };
+    let jobs: Vec<_> = jobs.into_iter().filter(|job| !observed.hooks.contains_key(&job.key)).collect();
+    let is_rehearsed = course.is_change && memory.rehearsed.as_deref() == Some(desired.content());
+    let rehearsal = Rehearsal::new(pass, &desired, &plan, &jobs, is_rehearsed);
+    let mut denied = rehearsal.first(&account, &kinds).await;
     ending::learn(pass, memory, &desired, &mut denied).await;
     if !denied.is_empty() {
-        return Attempt::Untouched(denied);
+        return Attempt::Untouched(memory.with_what_stands(&desired, denied));
     }
 
     stages.done("preflight");
     let mut progress = Progress { problems: refused, warnings: desired.warnings().to_vec(), ..Progress::default() };
     progress.problems.extend(unproven);
-    progress.failed = progress.problems.len() as u32;
+    progress.refused = progress.problems.len();
+    progress.failed = progress.refused as u32;
     progress.moved = is_move || plan.writes().any(|step| matches!(step.action, Action::Configure(Why::Changed)));
     if let Err(problem) = members::enroll(pass, memory, &desired, &plan).await {
         return untouched(problem);
     }
-    apply::apply(pass, memory, &account, &desired, &plan, &mut kinds, &mut progress).await;
+    if role == Role::Wanted {
+        // A stuck hook of an older revision holds nothing up.
+        work.hooks(&kinds).end_others(&mut course, &mut progress).await;
+        journal.turn_to(&mut course);
+    }
+    let mut denied = work.ground(&rehearsal, &course, memory, &mut kinds, &mut progress).await;
+    ending::learn(pass, memory, &desired, &mut denied).await;
+    if !denied.is_empty() {
+        memory.stands = Some((desired.content().to_owned(), rehearsal.stands()));
+        return Attempt::Untouched(memory.with_what_stands(&desired, denied));
+    }
+    memory.stands = None;
+    memory.rehearsed = course.is_change.then(|| desired.content().to_owned());
+    work.waves(&mut course, memory, &mut kinds, &mut progress).await;
     if pass.environment.drift == DriftMode::Correct || is_new {
         handover::mark(pass, &account, &desired, &observed, &plan, &kinds, &mut progress).await;
     }
     ownership::conclude(pass, memory, &desired, &plan, &mut progress);
     ending::learn(pass, memory, &desired, &mut progress.problems).await;
     stages.done("apply");
-    prune::prune(pass, memory, &account, &plan, &kinds, &wanted.commit.short(), &mut progress).await;
+    let stopped = work.hooks(&kinds).stopped(&course, Phase::BeforeSync);
+    if !stopped.is_empty() {
+        // What runs goes on, and is mended; what the hook was for is not begun.
+        journal.stopped(course, &progress);
+        return Attempt::Untouched(stopped);
+    }
+    if !progress.is_held {
+        prune::prune(pass, memory, &account, &plan, &kinds, &wanted.commit.short(), &mut progress).await;
+    }
     if let Err(problem) = members::record(pass, memory).await {
         progress.problems.push(problem);
     }
     stages.done("prune");
+    progress.is_applied = !progress.is_held && !progress.overtaken && progress.problems.is_empty();
     health::health(pass, memory, &account, &desired, &kinds, &mut progress).await;
     stages.done("health");
+    work.after(&mut course, memory, &kinds, &mut progress).await;
+    stages.done("hooks");
     summarize(&plan, &observed, memory, &mut progress);
+    progress.course = Some(course);
     Attempt::Done(Box::new(progress))
 }
 
@@ -410,12 +507,6 @@ fn summarize(plan: &Plan, observed: &Observed, memory: &mut Memory, progress: &m
         reported.insert(step.key.clone(), found);
     }
     memory.reported = reported;
-}
-
-/// What the status says is running.
-fn running(status: &EnvironmentStatus) -> Option<Candidate> {
-    let (branch, commit) = status.running.as_ref()?.revision.rsplit_once("@sha1:")?;
-    Some(Candidate { branch: branch.to_owned(), commit: commit.parse().ok()? })
 }
 
 /// The kind of a member or desired object, in the version it was written in or else in any that is served.

@@ -7,4 +7,5 @@ pub mod deploy_repo;
 pub mod faults;
 pub mod git_server;
 pub mod process;
+pub mod webhook;
 pub mod world;

@@ -21,6 +21,8 @@ pub struct Facts {
     pub fault: Option<Fault>,
     /// Failures in passing in a row, this one included.
     pub failures: u32,
+    /// A wave or hook of the sync is waited for, and until then at the most.
+    pub waits_until: Option<Timestamp>,
     /// The worst health of the environment's objects.
     pub health: Health,
     /// When the last sync was applied, for as long as it has not been called done.
@@ -63,6 +65,9 @@ pub fn decide(facts: &Facts) -> Decision {
         }
         None => {}
     }
+    if let Some(until) = facts.waits_until {
+        return if facts.now >= until { Decision::TimedOut } else { Decision::KeepWatching { until } };
+    }
     let Some(since) = facts.rolling_since else { return Decision::Settled };
     let until = since + facts.timeout;
     match facts.health {
@@ -80,6 +85,7 @@ mod tests {
         Facts {
             fault: None,
             failures: 0,
+            waits_until: None,
             health: Health::Healthy,
             rolling_since: Some(Timestamp::UNIX_EPOCH),
             timeout: Duration::from_secs(600),
@@ -98,6 +104,17 @@ mod tests {
         assert_eq!(decide(&facts), Decision::KeepWatching { until: Timestamp::from_second(600).unwrap() });
         facts.now = Timestamp::from_second(600).unwrap();
         assert_eq!(decide(&facts), Decision::TimedOut);
+    }
+
+    #[test]
+    fn a_sync_that_waits_is_watched_whatever_the_health_of_what_is_there() {
+        let until = Timestamp::from_second(90).unwrap();
+        let mut facts = Facts { waits_until: Some(until), rolling_since: None, ..facts() };
+        assert_eq!(decide(&facts), Decision::KeepWatching { until });
+        facts.now = until;
+        assert_eq!(decide(&facts), Decision::TimedOut);
+        facts.fault = Some(Fault::Content);
+        assert_eq!(decide(&facts), Decision::WaitForChange);
     }
 
     #[test]

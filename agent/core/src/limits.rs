@@ -61,3 +61,11 @@ pub const MAX_EXPRESSION_STEPS: u64 = 2_000_000;
 pub const MAX_LOG_LINES: usize = 10;
 /// Bytes of these lines together.
 pub const MAX_LOG_BYTES: usize = 1 << 10;
+/// Hooks of one environment.
+pub const MAX_HOOKS: usize = 20;
+/// The least `ttlSecondsAfterFinished` of a hook: a busy agent must see its end before the Job goes.
+pub const MIN_HOOK_KEPT_SECONDS: i64 = 60;
+/// Lines of a hook's log that a sync's record keeps, from the end.
+pub const MAX_HOOK_LOG_LINES: usize = 20;
+/// Bytes of a hook's log that a sync's record keeps.
+pub const MAX_HOOK_LOG_BYTES: usize = 2 << 10;

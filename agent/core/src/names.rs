@@ -27,6 +27,12 @@ pub const FINALIZER: &str = "towpath.dev/members";
 /// `app.kubernetes.io/name`.
 pub const AGENT: &str = "towpath";
 
+/// Label on the Jobs that the agent makes of a hook; its value is the hook's name in git, cut to 63 characters.
+pub const HOOK_LABEL: &str = "towpath.dev/hook";
+
+/// Annotation on the Jobs that the agent makes of a hook; its value says which run it is.
+pub const HOOK_RUN_ANNOTATION: &str = "towpath.dev/hookRun";
+
 /// The account an environment is applied with where it names none.
 pub const DEFAULT_ACCOUNT: &str = "towpath-deployer";
 
@@ -40,9 +46,9 @@ pub mod annotation {
     pub const RECONCILE: &str = "towpath.dev/reconcile";
     /// `"true"`: the object may be deleted and created again where a field cannot be changed.
     pub const REPLACE: &str = "towpath.dev/replace";
-    /// A number: lower waves are applied first.
+    /// A whole number: a wave begins when the objects of all lower ones are healthy.
     pub const WAVE: &str = "towpath.dev/wave";
-    /// `BeforeSync`, `AfterSync`: the object is a hook.
+    /// `BeforeSync`, `AfterSync` or both: the Job is a hook, which runs once for each sync that changes something.
     pub const HOOK: &str = "towpath.dev/hook";
     /// JSON pointers, separated by commas or blanks: these fields are not sent.
     pub const IGNORE: &str = "towpath.dev/ignore";

@@ -14,18 +14,21 @@ mod orphans;
 mod own;
 mod removals;
 mod table;
+mod waves;
 
 pub use crate::manifest::is_protected;
 pub use farewell::{Leaving, farewell};
 pub use order::{Stage, stage_of};
 pub use removals::{Confirmation, Fate, Keep, deletion_budget};
 pub use table::{Row, Table};
+pub use waves::{Held, held_by};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::course::Wave;
 use crate::environment::{DriftMode, Environment};
 use crate::fault::Problem;
 use crate::fingerprint::Fingerprint;
@@ -60,6 +63,8 @@ pub struct Seen {
     pub is_rolled: bool,
     /// The ApplySet that it says to be part of.
     pub part_of: Option<String>,
+    /// The run that it is the Job of, where it is one of a hook.
+    pub hook: Option<HookMark>,
     /// How it is.
     pub health: ObjectHealth,
 }
@@ -71,6 +76,15 @@ pub struct Terminating {
     pub since: Timestamp,
     /// What holds it.
     pub finalizers: Vec<String>,
+}
+
+/// What the Job of a hook says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookMark {
+    /// The hook's name in git, as far as a label can hold it.
+    pub hook: String,
+    /// Which run of it this is.
+    pub run: String,
 }
 
 /// An object that exists without our label.
@@ -91,6 +105,8 @@ pub struct Foreign {
 pub struct Observed {
     /// Objects with our label, by identity.
     pub ours: Table,
+    /// The Jobs of hooks, by identity. They come and go with syncs: the plan has no say in them.
+    pub hooks: BTreeMap<ObjectKey, Seen>,
     /// Objects that stand where a desired one would go, and do not carry our label.
     pub foreign: BTreeMap<ObjectKey, Foreign>,
     /// Objects of kinds that the cluster does not serve now, or that may not be listed: nothing is known of them.
@@ -173,8 +189,12 @@ pub struct Step {
     pub index: usize,
     /// Its identity.
     pub key: ObjectKey,
-    /// Its place in the order of kinds: all of one stage is applied before any of the next.
+    /// When its turn is.
+    pub wave: Wave,
+    /// Its place in the order of kinds within a wave: all of one stage is applied before any of the next.
     pub stage: Stage,
+    /// Whether it only puts right again what was applied before. That waits for no wave and no hook.
+    pub mends: bool,
     /// What to do.
     pub action: Action,
     /// Whether it is read before it is sent: others have their hands in it, or may have.
@@ -210,6 +230,13 @@ impl Plan {
     /// Objects that are not touched because they are being deleted.
     pub fn terminating(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().filter(|step| step.action == Action::Wait(Wait::Terminating))
+    }
+
+    /// The waves that have objects, in order.
+    pub fn waves(&self) -> Vec<Wave> {
+        let mut waves: Vec<Wave> = self.steps.iter().map(|step| step.wave).collect();
+        waves.dedup();
+        waves
     }
 
     /// Whether nothing is sent, deleted or struck off.
@@ -264,12 +291,13 @@ pub fn plan(facts: &Facts) -> Plan {
             Action::Configure(_) => true,
             _ => false,
         };
-        let key = desired.key.clone();
-        Step { index, stage: stage_of(&key), key, action, is_looked_at, is_autoscaled }
+        let mends = mends(&action, desired, facts);
+        let (key, wave) = (desired.key.clone(), desired.wave);
+        Step { index, wave, stage: stage_of(&key), key, mends, action, is_looked_at, is_autoscaled }
     };
     let mut steps: Vec<Step> = facts.desired.objects().iter().enumerate().map(step).collect();
     // A stable sort: within a stage the order of keys stays.
-    steps.sort_by_key(|step| step.stage);
+    steps.sort_by_key(|step| (step.wave, step.stage));
     let removals::Removals { fates, confirmation, newly_confirmed, unlisted } = removals::removals(facts);
     let orphans = orphans::orphans(facts, &fates);
     Plan { steps, removals: fates, confirmation, newly_confirmed, unlisted, orphans }
@@ -322,6 +350,15 @@ fn action_by_what_is_there(desired: &Desired, facts: &Facts) -> Action {
         None if found == desired.fingerprint && is_co_owned => Action::Configure(Why::CoOwned),
         None if found == desired.fingerprint => Action::Leave,
         None => Action::Configure(Why::Unproven),
+    }
+}
+
+/// Whether exactly this content was applied before. What nobody remembers counts as new.
+fn mends(action: &Action, desired: &Desired, facts: &Facts) -> bool {
+    let was_sent = facts.known.get(&desired.key).is_some_and(|known| known.sent == desired.fingerprint);
+    match action {
+        Action::Configure(Why::Drifted | Why::Disowned | Why::CoOwned) => true,
+        _ => was_sent,
     }
 }
 

@@ -6,20 +6,23 @@
 mod cache;
 mod cluster_kinds;
 mod duplicates;
+mod hooks;
 mod marks;
 mod namespaces;
 mod own_resources;
 mod server_fields;
 
 use std::borrow::Borrow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 pub use cache::PolicyCache;
 
+use crate::course::{self, Phase, Wave};
 use crate::environment::Environment;
 use crate::fault::{Place, Problem, Problems};
 use crate::fingerprint::{self, Fingerprint};
@@ -61,6 +64,9 @@ pub struct Desired {
     pub replace: bool,
     /// The object whose replicas it sets, if it is an autoscaler.
     pub scales: Option<Box<ObjectKey>>,
+    /// When it is applied.
+    pub wave: Wave,
+    phases: BTreeSet<Phase>,
     manifest: Arc<Packed>,
     stamp: Arc<Stamp>,
 }
@@ -69,6 +75,63 @@ impl Desired {
     /// What is sent. It is made anew at each call: few objects are sent, and all of them are kept.
     pub fn body(&self) -> Map<String, Value> {
         complete(self.manifest.open().body, &self.key, &self.stamp)
+    }
+}
+
+/// A Job that runs before or after a sync. It is no object of the environment: each run is a Job of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hook {
+    /// Its identity as git has it; the Job of a run has a longer name.
+    pub key: ObjectKey,
+    /// The version that it is applied in.
+    pub api_version: String,
+    /// When it runs.
+    pub phases: BTreeSet<Phase>,
+    /// Hooks of one phase with a lower number end before others begin.
+    pub wave: Wave,
+    /// What is sent, but for the name and the marks of a run.
+    pub body: Map<String, Value>,
+    /// How long it may run: its own `activeDeadlineSeconds`, else the environment's timeout.
+    pub timeout: Duration,
+    /// Where it comes from.
+    pub source: Place,
+    stamp: Arc<Stamp>,
+}
+
+impl Hook {
+    fn of(desired: &Desired, environment: &Environment) -> Hook {
+        let body = desired.body();
+        Hook {
+            key: desired.key.clone(),
+            api_version: desired.api_version.clone(),
+            phases: desired.phases.clone(),
+            wave: desired.wave,
+            timeout: hooks::deadline_seconds(&body).map_or(environment.timeout, Duration::from_secs),
+            body,
+            source: desired.source.clone(),
+            stamp: desired.stamp.clone(),
+        }
+    }
+
+    /// The Job of a run, under its own name and with its own content.
+    pub fn job(&self, name: String, body: Map<String, Value>) -> Desired {
+        let key = ObjectKey { name, ..self.key.clone() };
+        let (api_version, source) = (self.api_version.clone(), self.source.clone());
+        let manifest = Manifest { key: key.clone(), api_version: api_version.clone(), body, source: source.clone() };
+        Desired {
+            fingerprint: fingerprint::of_desired(&manifest.body),
+            key,
+            api_version,
+            source,
+            adopt: false,
+            leave_alone: false,
+            replace: false,
+            scales: None,
+            wave: self.wave,
+            phases: BTreeSet::new(),
+            manifest: Arc::new(Packed::of(manifest)),
+            stamp: self.stamp.clone(),
+        }
     }
 }
 
@@ -86,6 +149,8 @@ struct Stamp {
 pub struct Cleared {
     objects: Vec<Arc<Desired>>,
     by_key: HashSet<ByKey>,
+    hooks: Vec<Hook>,
+    content: String,
     warnings: Vec<Problem>,
 }
 
@@ -122,6 +187,16 @@ impl Cleared {
     /// An object by its key.
     pub fn get(&self, key: &ObjectKey) -> Option<&Desired> {
         self.by_key.get(key).map(|object| &*object.0)
+    }
+
+    /// The hooks, in the order of their waves and keys.
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// A digest of everything, hooks included: another one means that something differs.
+    pub fn content(&self) -> &str {
+        &self.content
     }
 
     /// What is allowed but worth a look.
@@ -186,6 +261,7 @@ fn judge(
     // Stable: of two with one key, the first stays the first.
     objects.sort_by(|a, b| a.key.cmp(&b.key));
     duplicates::judge(&objects, &mut found);
+    hooks::judge_all(&objects, &mut found);
     found.extend(within_object_limit(objects.len()).err());
     for object in &objects {
         if let Some(other) = (facts.claimed)(&object.key) {
@@ -197,8 +273,33 @@ fn judge(
         }
     }
     Problems::check(found)?;
+
+    let (hooks, objects): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| !object.phases.is_empty());
+    if objects.is_empty() {
+        return Err(Problem::content("only hooks were rendered: the environment would be empty")
+            .at(Place::file(&facts.environment.path))
+            .hint("a Job that is all there is needs no hook annotation")
+            .into());
+    }
+    let mut hooks: Vec<Hook> = hooks.iter().map(|hook| Hook::of(hook, facts.environment)).collect();
+    hooks.sort_by(|a, b| (a.wave, &a.key).cmp(&(b.wave, &b.key)));
+    let content = content(&objects, &hooks);
     let by_key = objects.iter().cloned().map(ByKey).collect();
-    Ok(Cleared { objects, by_key, warnings })
+    Ok(Cleared { objects, by_key, hooks, content, warnings })
+}
+
+/// The digest of everything that is desired.
+fn content(objects: &[Arc<Desired>], hooks: &[Hook]) -> String {
+    use sha2::Digest;
+    let mut hash = sha2::Sha256::new();
+    for object in objects {
+        hash.update(format!("{} {} {}\n", object.key, object.api_version, object.fingerprint));
+    }
+    for hook in hooks {
+        let print = fingerprint::of_desired(&hook.body);
+        hash.update(format!("{} {} {print} {:?}\n", hook.key, hook.api_version, hook.phases));
+    }
+    hex::encode(&hash.finalize()[..16])
 }
 
 /// Judges manifests that no render made.
@@ -225,7 +326,8 @@ fn judge_one(
     let manifest = packed.open();
     own_resources::judge(&manifest, &mut judged.found);
     server_fields::judge(&manifest, &mut judged.found);
-    marks::judge(&manifest, &mut judged.found, &mut judged.warnings);
+    marks::judge(&manifest, &mut judged.found);
+    hooks::judge(&manifest, &mut judged.found, &mut judged.warnings);
     let namespace = match scopes.get(&manifest.key.group, &manifest.key.kind) {
         None => {
             judged.found.push(unknown_kind(&manifest));
@@ -241,6 +343,8 @@ fn judge_one(
         }
     };
     let says = |name: &str, value: &str| manifest.annotation(name) == Some(value);
+    let wave = Wave::of(&manifest);
+    let phases = manifest.annotation(annotation::HOOK).and_then(course::phases).unwrap_or_default();
     let (adopt, leave_alone) = (says(annotation::ADOPT, "true"), says(annotation::RECONCILE, "Disabled"));
     let replace = says(annotation::REPLACE, "true");
     let Manifest { key, api_version, body, source } = manifest;
@@ -255,6 +359,8 @@ fn judge_one(
         adopt,
         leave_alone,
         replace,
+        wave,
+        phases,
         manifest: packed.clone(),
         stamp: stamp.clone(),
     })

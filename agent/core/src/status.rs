@@ -3,8 +3,12 @@
 //! [`EnvironmentStatus`] is the `status` of the custom resource, and what the page, the API and the command line show.
 
 mod leftovers;
+mod syncs;
 
 pub use leftovers::{KeptStatus, LeftoverStatus, Leftovers};
+pub use syncs::{
+    ContentStatus, HookOutcome, HookStatus, Outcome, SyncRecord, SyncStatus, Trigger, WaitReason, WaitStatus,
+};
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -23,6 +27,8 @@ use crate::revision::Revision;
 pub const MAX_HISTORY: usize = 20;
 /// Problems, unhealthy objects and kept objects that are listed; the rest is counted.
 pub const MAX_LISTED: usize = 20;
+/// Syncs, from the newest, whose hooks keep their logs.
+pub const MAX_LOGGED: usize = 5;
 /// Characters of one message.
 pub const MAX_MESSAGE: usize = 1000;
 
@@ -74,70 +80,6 @@ impl From<&Revision> for RevisionStatus {
             committed_at: Some(revision.committed_at),
         }
     }
-}
-
-/// Why a sync was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Trigger {
-    /// The candidate moved.
-    Commit,
-    /// Somebody asked.
-    Request,
-    /// The Environment was changed.
-    Settings,
-    /// The sync before it did not come to its end.
-    Retry,
-    /// Something in the cluster differed.
-    Drift,
-}
-
-/// How a sync ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Outcome {
-    /// Everything was applied.
-    Applied,
-    /// Something was not.
-    Failed,
-    /// A newer revision came, or the sync was cancelled, before it was done.
-    Overtaken,
-}
-
-/// One execution of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SyncRecord {
-    /// What was applied.
-    pub revision: String,
-    /// First line of the commit's message.
-    #[serde(default)]
-    pub subject: String,
-    /// Why.
-    pub trigger: Trigger,
-    /// Who asked, for a request. Not verified before rights come.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub requested_by: Option<String>,
-    /// When it began.
-    pub started_at: Timestamp,
-    /// How long it took, in milliseconds.
-    pub took_ms: i64,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Objects made.
-    pub created: u32,
-    /// Objects changed.
-    pub configured: u32,
-    /// Objects that were right already.
-    pub unchanged: u32,
-    /// Objects deleted.
-    pub pruned: u32,
-    /// Objects that failed or were refused.
-    pub failed: u32,
-    /// What the apply took from other managers, by object, field and manager, at most 20 lines.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub took_over: Vec<String>,
-    /// What went wrong, the first line.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
 }
 
 /// An object that is worth naming.
@@ -208,6 +150,12 @@ pub struct EnvironmentStatus {
     /// Since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_since: Option<Timestamp>,
+    /// What of it was applied: where it is the same again, no hook runs and no wave waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<ContentStatus>,
+    /// The sync that is under way, or was stopped by a hook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync: Option<SyncStatus>,
     /// The revision that it may move to now; absent where it is what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<RevisionStatus>,
@@ -305,8 +253,12 @@ pub struct Report {
     pub attempted: Option<Revision>,
     /// The request that was acted on.
     pub handled_request: Option<String>,
-    /// The sync, if one was executed.
-    pub sync: Option<SyncRecord>,
+    /// The content of `settled_on`.
+    pub content: Option<ContentStatus>,
+    /// The sync that goes on.
+    pub under_way: Option<SyncStatus>,
+    /// The syncs that ended, the older one first.
+    pub ended: Vec<SyncRecord>,
     /// What is wrong.
     pub problems: Vec<Problem>,
     /// What is worth a look.
@@ -343,6 +295,7 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
             status.drift = None;
         }
         status.running = Some(revision.into());
+        status.content = report.content.clone();
         status.objects = report.objects;
     }
     if let Some(revision) = &report.attempted {
@@ -354,17 +307,23 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
     if let Some(request) = &report.handled_request {
         status.last_handled_request = Some(request.clone());
     }
-    if let Some(sync) = &report.sync {
+    status.sync = report.under_way.clone();
+    for sync in &report.ended {
         // The same failure, tried again, is said already.
+        let runs = |sync: &SyncRecord| sync.hooks.iter().map(|hook| hook.run.clone()).collect::<Vec<_>>();
         let says_the_same = |earlier: &SyncRecord| {
             earlier.outcome == Outcome::Failed
                 && sync.outcome == Outcome::Failed
                 && (&earlier.revision, &earlier.message) == (&sync.revision, &sync.message)
+                && runs(earlier) == runs(sync)
         };
         if !status.history.first().is_some_and(says_the_same) {
             status.history.insert(0, sync.clone());
         }
         status.history.truncate(MAX_HISTORY);
+        for hook in status.history.iter_mut().skip(MAX_LOGGED).flat_map(|sync| &mut sync.hooks) {
+            hook.log.clear();
+        }
     }
     for (object, message) in &report.drift {
         let count = status.drift.as_ref().map_or(0, |drift| drift.count) + 1;
@@ -457,6 +416,12 @@ fn readiness(status: &EnvironmentStatus, report: &Report) -> (bool, &'static str
             Fault::Passing => "Retrying",
         };
         return (false, reason, format!("{first}{others}"));
+    }
+    if let Some((sync, waits)) = status.sync.as_ref().and_then(|sync| Some((sync, sync.waits.as_ref()?))) {
+        let is_late = report.decision == Decision::TimedOut;
+        let reason = if is_late { "TimedOut" } else { waits.reason.as_str() };
+        let late = if is_late { " for too long" } else { "" };
+        return (false, reason, format!("{} waits{late} for {}", sync.revision, waits.message));
     }
     if let (Some(candidate), true) = (&status.candidate, report.settled_on.is_some() || status.running.is_none()) {
         return (false, "WaitsForRequest", format!("runs {runs}; {} waits for a sync request", candidate.revision));

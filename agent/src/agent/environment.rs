@@ -79,7 +79,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         }
         let (decision, again, view, wakes) = match task.prepare(&now, &mut slot) {
             Err(problems) => {
-                let report = blocked(&now, problems);
+                let report = blocked(&now, &task.status, problems);
                 tokio::select! {
                     () = task.write(&now, &report) => {}
                     () = stop.cancelled() => break,
@@ -225,14 +225,14 @@ impl Task {
                 let environment::Environment { home, repository_home, repository, .. } = environment;
                 let refused = format!("Repository {repository_home}/{repository} is not for namespace {home}");
                 let hint = format!("add {home} to spec.allowedFrom of the Repository");
-                return blocked(resource, vec![Problem::setup(refused).hint(hint)]);
+                return blocked(resource, &self.status, vec![Problem::setup(refused).hint(hint)]);
             }
-            Sight::Trouble(problem) => return blocked(resource, vec![problem]),
+            Sight::Trouble(problem) => return blocked(resource, &self.status, vec![problem]),
             Sight::Nothing => {
                 let missing =
                     format!("there is no Repository {}/{} yet", environment.repository_home, environment.repository);
                 let problem = Problem::passing(missing).hint("create it, or correct spec.repository");
-                return blocked(resource, vec![problem]);
+                return blocked(resource, &self.status, vec![problem]);
             }
         };
         let at_start = wanted(&seen);
@@ -294,7 +294,7 @@ impl Task {
     async fn tell(&self, resource: &Environment, report: &Report, next: &EnvironmentStatus) {
         let cluster = &self.shared.cluster;
         let name = &self.id.1;
-        if let Some(sync) = &report.sync {
+        for sync in &report.ended {
             let counts = format!(
                 "{} created, {} configured, {} unchanged, {} pruned, {} failed",
                 sync.created, sync.configured, sync.unchanged, sync.pruned, sync.failed
@@ -372,20 +372,22 @@ fn moved(resource: &Environment, successor: &str) -> Report {
         suspended: true,
         warnings: vec![Problem::setup(said).hint("delete this Environment; its objects stay")],
         decision: Decision::Settled,
-        ..blocked(resource, Vec::new())
+        ..blocked(resource, &resource.status.clone().unwrap_or_default(), Vec::new())
     }
 }
 
 /// The report of an Environment that cannot even be looked at.
-pub(super) fn blocked(resource: &Environment, problems: Vec<Problem>) -> Report {
+pub(super) fn blocked(resource: &Environment, status: &EnvironmentStatus, problems: Vec<Problem>) -> Report {
     Report {
         generation: resource.metadata.generation.unwrap_or_default(),
         suspended: resource.spec.suspend,
         candidate: None,
         settled_on: None,
+        content: None,
         attempted: None,
         handled_request: None,
-        sync: None,
+        under_way: status.sync.clone(),
+        ended: Vec::new(),
         problems,
         warnings: Vec::new(),
         objects: 0,
@@ -395,7 +397,7 @@ pub(super) fn blocked(resource: &Environment, problems: Vec<Problem>) -> Report 
         drift: Vec::new(),
         notices: Vec::new(),
         contended: 0,
-        rolling_since: resource.status.as_ref().and_then(|status| status.rolling_since),
+        rolling_since: status.rolling_since,
         decision: Decision::WaitForChange,
     }
 }

@@ -127,7 +127,7 @@ impl Task {
             worst: Some(Health::Unknown),
             leftovers: Leftovers { kept: parting.left, kinds, ..Leftovers::default() },
             decision: Decision::Settled,
-            ..blocked(resource, vec![Problem::passing(said)])
+            ..blocked(resource, &self.status, vec![Problem::passing(said)])
         }
     }
 }

@@ -3,9 +3,8 @@
 //! Values of Secrets are never printed: each is shown as `***` and a short hash under a key that is made anew for each
 //! run, so that one can see whether it changes and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
 use futures::StreamExt;
@@ -18,9 +17,10 @@ use sha2::{Digest, Sha256};
 use similar::{ChangeTag, TextDiff};
 use towpath_core::environment::Environment;
 use towpath_core::fault::{Problem, Problems};
+use towpath_core::hooks;
 use towpath_core::manifest::{ObjectKey, annotation_of, group_of};
 use towpath_core::names::{ENVIRONMENT_LABEL, FIELD_MANAGER, annotation};
-use towpath_core::policy::Desired;
+use towpath_core::policy::{Cleared, Desired};
 use towpath_core::scope::{Scope, Scopes};
 
 use super::access::{Access, DEADLINE, Flags, call, problem};
@@ -87,7 +87,7 @@ async fn difference(args: Args) -> Result<Code, Failure> {
             Err(problem) => found.push(problem),
         }
     }
-    for key in gone(&access, &subject.environment, cleared.objects()).await {
+    for key in gone(&access, &subject.environment, &cleared).await {
         changes += 1;
         write(
             &mut out,
@@ -115,15 +115,17 @@ async fn from_cluster(access: &Access, name: &str) -> Result<Subject, Failure> {
 }
 
 /// Members of the environment that git no longer has.
-async fn gone(access: &Access, environment: &Environment, objects: &[Arc<Desired>]) -> Vec<ObjectKey> {
+async fn gone(access: &Access, environment: &Environment, cleared: &Cleared) -> Vec<ObjectKey> {
     let inventory = match Cluster::connect(access.config.clone(), Manner::default()) {
         Ok(cluster) => cluster.read_inventory(environment).await,
         Err(problem) => Err(problem),
     };
     match inventory {
         Ok(inventory) => {
-            let wanted: BTreeSet<&ObjectKey> = objects.iter().map(|object| &object.key).collect();
-            inventory.iter().map(|(key, _)| key).filter(|key| !wanted.contains(key)).cloned().collect()
+            // The Jobs of hooks come and go with syncs.
+            let is_run = |key: &ObjectKey| cleared.hooks().iter().any(|hook| hooks::is_run_of(hook, key));
+            let is_wanted = |key: &ObjectKey| cleared.get(key).is_some() || is_run(key);
+            inventory.iter().map(|(key, _)| key).filter(|key| !is_wanted(key)).cloned().collect()
         }
         Err(problem) => {
             output::progress(&format!("what would be pruned is not shown: {}", problem.message));

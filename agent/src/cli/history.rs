@@ -108,6 +108,7 @@ mod tests {
             failed: 0,
             took_over: Vec::new(),
             message: None,
+            hooks: Vec::new(),
         };
         let bad = SyncRecord {
             trigger: Trigger::Request,

@@ -33,6 +33,8 @@ pub(super) fn run(args: &Args) -> Result<Code, Failure> {
     let cleared = args.source.clear(&checkout, &subject, &Scopes::offline())?;
     exit::warn(&mut anstream::stderr(), cleared.warnings())?;
     let objects = cleared.objects().iter().map(|object| (&object.source, Value::Object(object.body())));
+    // A hook as git has it: each of its runs is a Job with a name of its own.
+    let objects = objects.chain(cleared.hooks().iter().map(|hook| (&hook.source, Value::Object(hook.body.clone()))));
     match args.output {
         Document::Yaml => output::data(&yaml(objects)?)?,
         Document::Json => {

@@ -78,6 +78,8 @@ pub(super) async fn repeatable(
     let end = Instant::now() + deadline;
     let brake = &permits.gate.brake;
     let sort = if request.method() == http::Method::GET { Sort::Read } else { Sort::Write };
+    // What was said last, for when there is no time for another try.
+    let said_last = std::sync::Mutex::new(None);
     let tries = async {
         let mut pause = FIRST_PAUSE;
         for number in 1.. {
@@ -100,6 +102,7 @@ pub(super) async fn repeatable(
                     if next >= end {
                         return Err(failure);
                     }
+                    *said_last.lock().expect("nothing panics while it holds this lock") = Some(failure);
                     tokio::time::sleep(wait).await;
                     pause *= 3;
                 }
@@ -114,7 +117,11 @@ pub(super) async fn repeatable(
             Err(Failure::NoAnswer(TOKEN_REFUSED.to_owned()))
         }
         Ok(result) => result,
-        Err(_) => Err(Failure::NoAnswer(no_answer_within(deadline, permits))),
+        // A webhook that hangs is named by the first try, and there is no time for the last.
+        Err(_) => Err(said_last
+            .into_inner()
+            .expect("nothing panics while it holds this lock")
+            .unwrap_or_else(|| Failure::NoAnswer(no_answer_within(deadline, permits)))),
     }
 }
 
@@ -200,19 +207,128 @@ pub(super) fn problem(failure: &Failure, who: &str, is_secret: bool) -> Problem 
         Failure::NotSent(text) => return Problem::passing(text.clone()),
         Failure::Refused(status) => status,
     };
-    let said = if is_secret { "(what the server says of a Secret is not shown)" } else { status.message.as_str() };
-    let said = towpath_core::revision::clean_line(said, 500);
-    let is_webhook = status.message.contains("admission webhook") || status.message.contains("calling webhook");
+    let hidden = || {
+        let refuser = refuser(&status.message).map(|name| format!("{name} ")).unwrap_or_default();
+        format!("{refuser}(what the server says of a Secret is not shown)")
+    };
+    let said = if is_secret { hidden() } else { status.message.clone() };
+    let said = towpath_core::revision::clean_line(&said, 500);
+    if let Some(hint) = admission_hint(&status.message) {
+        return match status.code {
+            // It could not be asked: that may pass.
+            500.. => Problem::passing(said).hint(hint),
+            _ => Problem::setup(said).hint(hint),
+        };
+    }
     match status.code {
         429 => Problem::passing(format!("the API server throttles this agent: {said}")),
         401 => Problem::setup(format!("{who} is not known to the API server: {said}"))
             .hint("check the agent's service account token"),
-        403 if is_webhook => Problem::setup(said),
         403 => Problem::setup(said).hint(format!("give {who} this right with a Role and a RoleBinding")),
         404 => Problem::setup(said),
-        400 | 413 | 422 if !is_webhook => Problem::content(said),
+        400 | 413 | 422 => Problem::content(said),
         500 if is_untypable(status) => Problem::content(said),
-        400 | 422 => Problem::setup(said),
         _ => Problem::passing(said),
+    }
+}
+
+/// What to do about a refusal by admission: by a webhook, a policy, a quota, a limit range or a pod security standard.
+/// They name themselves; who may not do something at all is another matter. The rule may be changed as well as the
+/// object, so such a refusal is tried again.
+fn admission_hint(message: &str) -> Option<&'static str> {
+    let says = |text: &str| message.contains(text);
+    if says("failed calling webhook") || says("calling webhook") {
+        return Some(
+            "the webhook that is named did not answer well: see whether its pods run and its certificate is good",
+        );
+    }
+    if says("admission webhook") {
+        return Some("change the object as the webhook says, or have its rule changed");
+    }
+    if says("ValidatingAdmissionPolicy") || says("MutatingAdmissionPolicy") {
+        return Some("change the object as the policy says, or have the policy changed");
+    }
+    if says("exceeded quota") || says("failed quota") {
+        return Some("ask for less, or have somebody raise the quota");
+    }
+    if says("violates PodSecurity") {
+        return Some("change the pod's security context, or the namespace's pod-security.kubernetes.io label");
+    }
+    let of_limit_range = ["maximum ", "minimum "].iter().any(|limit| {
+        let usage = [" usage per Container is", " usage per Pod is", " usage per PersistentVolumeClaim is"];
+        says(limit) && usage.iter().any(|usage| says(usage))
+    });
+    let of_limit_range = of_limit_range || says("max limit to request ratio per");
+    of_limit_range.then_some("change its resources, or have somebody change the LimitRange")
+}
+
+/// The webhook, policy or quota that refused something, by its name, which holds nothing of what was sent.
+fn refuser(message: &str) -> Option<String> {
+    const MARKS: [(&str, char); 5] = [
+        ("admission webhook \"", '"'),
+        ("calling webhook \"", '"'),
+        ("AdmissionPolicy '", '\''),
+        ("exceeded quota: ", ','),
+        ("failed quota: ", ':'),
+    ];
+    MARKS.iter().find_map(|(mark, end)| {
+        let (_, rest) = message.split_once(mark)?;
+        let (name, _) = rest.split_once(*end)?;
+        let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+        let what = mark.trim_end_matches(['"', '\'', ' ', ':']);
+        name.bytes().all(is_name).then(|| format!("{what} {name}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use towpath_core::fault::Fault;
+
+    use super::*;
+
+    fn refused(code: u16, message: &str) -> Problem {
+        let status = Status { code, message: message.to_owned(), ..Status::default() };
+        problem(&Failure::Refused(Box::new(status)), "service account shop/deployer", false)
+    }
+
+    #[test]
+    fn a_missing_right_is_told_from_a_rule_that_says_no() {
+        let right = "deployments.apps is forbidden: User \"x\" cannot patch resource";
+        assert!(refused(403, right).hint.unwrap().contains("RoleBinding"));
+        for (code, message, hint) in [
+            (403, "admission webhook \"deny.example.com\" denied the request: no", "as the webhook says"),
+            (
+                500,
+                "Internal error occurred: failed calling webhook \"a.b\": context deadline exceeded",
+                "did not answer",
+            ),
+            (422, "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", "as the policy says"),
+            (
+                403,
+                "configmaps \"a\" is forbidden: exceeded quota: few, requested: count/configmaps=1",
+                "raise the quota",
+            ),
+            (403, "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\"", "pod-security"),
+            (403, "pods \"a\" is forbidden: maximum memory usage per Container is 1Gi, but limit is 2Gi", "LimitRange"),
+        ] {
+            let found = refused(code, message);
+            assert!(found.hint.as_ref().unwrap().contains(hint), "{found:?}");
+            assert_eq!(found.fault, if code == 500 { Fault::Passing } else { Fault::Setup }, "{message}");
+        }
+    }
+
+    #[test]
+    fn of_a_secret_only_who_refused_it_is_said() {
+        let said = |message: &str| {
+            let status = Status { code: 403, message: message.to_owned(), ..Status::default() };
+            problem(&Failure::Refused(Box::new(status)), "x", true).message
+        };
+        let shown = said("admission webhook \"deny.example.com\" denied the request: hunter2 is weak");
+        assert!(shown.starts_with("admission webhook deny.example.com ("), "{shown}");
+        for message in
+            ["admission webhook \"deny\" denied: hunter2", "admission webhook \"hunter2 \" x", "hunter2 is not base64"]
+        {
+            assert!(!said(message).contains("hunter2"), "{message}");
+        }
     }
 }

@@ -12,8 +12,8 @@ use towpath_core::fingerprint;
 use towpath_core::health::{self, HealthRules};
 use towpath_core::left;
 use towpath_core::manifest::{ObjectKey, group_of};
-use towpath_core::names::{AGENT, ENVIRONMENT_LABEL, EnvironmentName, PART_OF_LABEL};
-use towpath_core::plan::{self, Row, Seen, Terminating};
+use towpath_core::names::{AGENT, ENVIRONMENT_LABEL, EnvironmentName, HOOK_LABEL, HOOK_RUN_ANNOTATION, PART_OF_LABEL};
+use towpath_core::plan::{self, HookMark, Row, Seen, Terminating};
 
 /// One table for each environment, fed by watches and by the answers to our own writes.
 #[derive(Default)]
@@ -105,6 +105,7 @@ impl Reading {
                     .get("labels")
                     .and_then(|labels| labels.get(PART_OF_LABEL)?.as_str())
                     .map(str::to_owned),
+                hook: hook_mark(metadata),
                 health: health::assess(object, rules, now),
             },
         })
@@ -117,6 +118,12 @@ pub(super) fn terminating(metadata: &Value) -> Option<Box<Terminating>> {
     let finalizers = metadata.get("finalizers").and_then(Value::as_array).into_iter().flatten();
     let finalizers = finalizers.filter_map(|finalizer| finalizer.as_str().map(str::to_owned)).collect();
     Some(Box::new(Terminating { since, finalizers }))
+}
+
+/// What the Job of a hook says of itself.
+fn hook_mark(metadata: &Value) -> Option<HookMark> {
+    let text = |map: &str, name: &str| metadata.get(map)?.get(name)?.as_str().map(str::to_owned);
+    Some(HookMark { hook: text("labels", HOOK_LABEL)?, run: text("annotations", HOOK_RUN_ANNOTATION)? })
 }
 
 impl Live {

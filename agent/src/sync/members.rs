@@ -104,18 +104,33 @@ pub(super) async fn enroll(
         memory.desired = None;
         return Err(problem);
     }
-    let inventory = memory.inventory.as_mut().expect("a pass loads it before it plans");
+    let objects: Vec<(&ObjectKey, &str)> =
+        plan.writes().map(|step| (&step.key, desired.objects()[step.index].api_version.as_str())).collect();
+    write_down(pass, memory, &objects).await
+}
+
+/// Writes down objects, by identity and version, that are not members yet.
+///
+/// # Errors
+/// When they could not be written: then nothing of them may be applied.
+pub(super) async fn write_down(
+    pass: &Pass<'_>,
+    memory: &mut Memory,
+    objects: &[(&ObjectKey, &str)],
+) -> Result<(), Problem> {
+    let Some(inventory) = &mut memory.inventory else {
+        return Err(Problem::passing("the inventory has to be read again"));
+    };
     let before = inventory.len();
-    for step in plan.writes() {
-        let object = &desired.objects()[step.index];
-        if inventory.get(&object.key).is_none() {
-            let member = Member { api_version: object.api_version.clone(), uid: None };
-            inventory.insert(object.key.clone(), member);
+    for (key, api_version) in objects {
+        if inventory.get(key).is_none() {
+            let member = Member { api_version: (*api_version).to_owned(), uid: None };
+            inventory.insert((*key).clone(), member);
         }
     }
     // What was taken over from another inventory is written down before that one may go.
     let is_stored = memory.recorded.as_ref().is_some_and(|recorded| recorded.len() == inventory.len());
-    let has_nothing_new = inventory.len() == before && (is_stored || environment.moved_from.is_none());
+    let has_nothing_new = inventory.len() == before && (is_stored || pass.environment.moved_from.is_none());
     if has_nothing_new || seeded::has("enroll-late") {
         return Ok(());
     }

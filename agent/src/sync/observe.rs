@@ -45,6 +45,12 @@ pub(super) async fn observe(
         let spot = || kinds.get(api_version, kind).map(|kind| (kind.clone(), namespace.clone()));
         spots.entry(name).or_insert_with(|| (spot(), Vec::new()));
     }
+    // The Job of a hook wakes us when it ends, and the pass that makes it begins no watch of its own.
+    for hook in desired.hooks() {
+        let name = (hook.api_version.as_str(), hook.key.kind.as_str(), hook.key.namespace.as_deref());
+        let spot = kind_of(kinds, &hook.api_version, &hook.key).map(|kind| (kind.clone(), hook.key.namespace.clone()));
+        spots.entry(name).or_insert_with(|| (spot, Vec::new()));
+    }
     let ends = |namespace: Option<&String>| namespace.is_some_and(|name| memory.ending.contains_key(name));
     let wanted = spots.values().filter_map(|(spot, _)| spot.clone());
     // Where a namespace ends, the rights to watch in it go early: no watch is begun there.
@@ -52,8 +58,9 @@ pub(super) async fn observe(
         wanted.filter(|spot| memory.watches.contains_key(spot) || !ends(spot.1.as_ref())).collect();
     let failed = follow(&mut memory.watches, account, wanted).await;
     // Only members that git no longer has are there: that they cannot be seen keeps them, and nobody else from syncing.
-    for (spot, keys) in spots.values_mut() {
-        let is_desired = keys.iter().any(|key| desired.get(key).is_some());
+    for ((_, kind, at), (spot, keys)) in &mut spots {
+        let is_hook = |hook: &policy::Hook| hook.key.kind == *kind && hook.key.namespace.as_deref() == *at;
+        let is_desired = keys.iter().any(|key| desired.get(key).is_some()) || desired.hooks().iter().any(is_hook);
         let Some((_, namespace)) = spot.as_ref() else { continue };
         if let Some(failure) = spot.as_ref().and_then(|spot| failed.get(spot)) {
             let may_fail = ends(namespace.as_ref()) || (!is_desired && failure.fault == Fault::Setup);
@@ -131,7 +138,13 @@ pub(super) async fn observe(
     inherit(pass, &mut ours, &mut foreign, &mut inherited);
     inherited.retain(|key| ours.contains_key(key));
     let ending = memory.ending.iter().map(|(name, ending)| (name.clone(), ending.problem.clone())).collect();
-    Ok(Observed { ours, foreign, unserved, inherited, strays, ending })
+    let is_hook = |key: &ObjectKey, seen: &Seen| seen.hook.is_some() && desired.get(key).is_none();
+    let hooks = ours.iter().filter(|(key, seen)| is_hook(key, seen));
+    let hooks: BTreeMap<ObjectKey, Seen> = hooks.map(|(key, seen)| (key.clone(), seen.clone())).collect();
+    if !hooks.is_empty() {
+        ours.retain(|key, _| !hooks.contains_key(key));
+    }
+    Ok(Observed { ours, hooks, foreign, unserved, inherited, strays, ending })
 }
 
 /// What another environment hands over is ours from here on, although it still carries that one's label.

@@ -8,8 +8,9 @@ use towpath_core::decide::{self, Decision};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::health::{self, Health};
 use towpath_core::revision::Revision;
-use towpath_core::status::{Leftovers, MAX_LISTED, Notice, NoticeKind, Outcome, Report, SyncRecord, Trigger};
+use towpath_core::status::{ContentStatus, Leftovers, Outcome, Report, SyncRecord};
 
+use super::course::{self, Journal};
 use super::{Memory, Pass, Progress, desire};
 
 /// Everything that a pass leaves behind.
@@ -22,11 +23,13 @@ pub(super) struct Ended {
     pub(super) done: Option<(Candidate, bool, Box<Progress>)>,
     /// What went wrong before the work began.
     pub(super) problems: Vec<Problem>,
+    /// The syncs that ended, and the one that goes on.
+    pub(super) journal: Journal,
 }
 
 /// Puts a report together.
 pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -> Report {
-    let Ended { started, candidate, refused, done, mut problems } = ended;
+    let Ended { started, candidate, refused, done, mut problems, mut journal } = ended;
     let now = Timestamp::now();
     let candidate = desire::revision(pass.view, candidate.as_ref()).await;
     let refused = desire::revision(pass.view, refused.as_ref()).await;
@@ -36,40 +39,39 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         None => (false, None),
     };
 
+    // Git or the cluster being away is no sync; a commit that cannot be applied is one that failed.
     let is_refusal_of_content = problems.iter().any(|problem| problem.fault == Fault::Content);
-    let is_complete = progress.as_ref().is_some_and(|progress| !progress.overtaken && progress.problems.is_empty());
+    if let Some(refused) = refused.as_ref().filter(|_| is_refusal_of_content)
+        && !journal.has_recorded(&refused.to_string())
+    {
+        journal.ended.push(refusal(pass, refused, &problems, (started, now)));
+    }
     let has_progress = progress.is_some();
-    let progress = progress.unwrap_or_default();
+    let mut progress = progress.unwrap_or_default();
+    let mut content = None;
+    if let Some(course) = progress.course.take() {
+        let did_something = progress.created + progress.configured + progress.pruned + progress.failed > 0;
+        let is_sync = is_move || course.is_change || (did_something && progress.moved);
+        let digest = course.sync.content.clone();
+        content = Some(ContentStatus { digest, generation: pass.environment.generation });
+        journal.close(course, &progress, is_sync);
+    }
     problems.extend(progress.problems.iter().cloned());
 
     let worst = has_progress.then(|| health::worst(progress.unhealthy.values().map(|unhealthy| unhealthy.health)));
-    let rolling_since = if is_complete && is_move { Some(now) } else { pass.status.rolling_since };
+    let rolling_since = if progress.is_applied && is_move { Some(now) } else { pass.status.rolling_since };
     let fault = problems.iter().map(|problem| problem.fault).min();
     memory.failures = if matches!(fault, Some(Fault::Passing | Fault::Setup)) { memory.failures + 1 } else { 0 };
     let decision = decide::decide(&decide::Facts {
         // What is tried again is tried again, whatever else a commit must change.
         fault: problems.iter().map(|problem| problem.fault).max(),
         failures: memory.failures,
+        waits_until: progress.look_by,
         health: worst.unwrap_or(Health::Unknown),
         rolling_since,
         timeout: pass.environment.timeout,
         now,
     });
-
-    let did_something = progress.created + progress.configured + progress.pruned + progress.failed > 0;
-    let sync = match (&refused, &worked_on) {
-        // Git or the cluster being away is no sync; a commit that cannot be applied is one that failed.
-        (Some(refused), _) if is_refusal_of_content => {
-            let nothing = Progress { problems: problems.clone(), ..Progress::default() };
-            Some(record(pass, refused, true, &nothing, (started, now)))
-        }
-        // What only waits for something to end is told when it is done.
-        (None, Some(_)) if progress.waits > 0 && progress.waits == problems.len() => None,
-        (None, Some(revision)) if is_move || (did_something && progress.moved) => {
-            Some(record(pass, revision, is_move, &progress, (started, now)))
-        }
-        _ => None,
-    };
 
     // A request is answered once it was acted on: not while git is away or an apply is tried again.
     let is_answered = fault != Some(Fault::Passing) && !progress.overtaken;
@@ -77,10 +79,12 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         generation: pass.environment.generation,
         suspended: false,
         candidate,
-        settled_on: worked_on.clone().filter(|_| is_complete),
+        settled_on: worked_on.clone().filter(|_| progress.is_applied),
+        content,
         attempted: refused.or(worked_on),
         handled_request: pass.request.filter(|_| is_answered).map(|request| request.id.clone()),
-        sync,
+        under_way: journal.under_way,
+        ended: journal.ended,
         problems,
         warnings: progress.warnings,
         objects: progress.objects,
@@ -95,46 +99,31 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
     }
 }
 
-fn record(
-    pass: &Pass<'_>,
+/// The record of a revision that was refused as a whole.
+fn refusal(
+    pass: &Pass,
     revision: &Revision,
-    is_move: bool,
-    progress: &Progress,
+    problems: &[Problem],
     (started, now): (Timestamp, Timestamp),
 ) -> SyncRecord {
     let text = revision.to_string();
-    let is_retry = pass.status.last_attempted_revision.as_ref() == Some(&text);
     SyncRecord {
-        revision: text,
         subject: revision.subject.clone(),
-        trigger: match pass.request {
-            Some(_) => Trigger::Request,
-            None if is_move && is_retry => Trigger::Retry,
-            None if is_move => Trigger::Commit,
-            None => Trigger::Settings,
-        },
+        trigger: course::trigger(pass, &text, true),
         requested_by: pass.request.and_then(|request| request.by.clone()),
         started_at: started,
         took_ms: (now - started).total(jiff::Unit::Millisecond).unwrap_or(0.0) as i64,
-        outcome: match () {
-            () if progress.overtaken => Outcome::Overtaken,
-            () if progress.problems.is_empty() => Outcome::Applied,
-            () => Outcome::Failed,
-        },
-        created: progress.created,
-        configured: progress.configured,
-        unchanged: progress.unchanged,
-        pruned: progress.pruned,
-        failed: progress.failed,
-        took_over: took_over(&progress.notices),
-        message: progress.problems.first().map(ToString::to_string),
+        outcome: Outcome::Failed,
+        created: 0,
+        configured: 0,
+        unchanged: 0,
+        pruned: 0,
+        failed: 0,
+        took_over: Vec::new(),
+        message: problems.first().map(ToString::to_string),
+        hooks: Vec::new(),
+        revision: text,
     }
-}
-
-/// What was taken from other managers, as lines of the record.
-fn took_over(notices: &[Notice]) -> Vec<String> {
-    let taken = notices.iter().filter(|notice| notice.kind == NoticeKind::TookOver);
-    taken.take(MAX_LISTED).map(|notice| format!("{}: {}", notice.object, notice.message)).collect()
 }
 
 /// The report of an environment that is suspended: nothing was looked at.
@@ -144,9 +133,11 @@ pub(super) fn suspended(pass: &Pass<'_>) -> Report {
         suspended: true,
         candidate: None,
         settled_on: None,
+        content: None,
         attempted: None,
         handled_request: pass.request.map(|request| request.id.clone()),
-        sync: None,
+        under_way: pass.status.sync.clone(),
+        ended: Vec::new(),
         problems: Vec::new(),
         warnings: Vec::new(),
         objects: 0,

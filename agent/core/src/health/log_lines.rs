@@ -46,6 +46,11 @@ static COLOURS: LazyLock<Regex> =
 /// The last lines of a log that say anything: at most [`MAX_LOG_LINES`], and [`MAX_LOG_BYTES`] together, where the
 /// oldest give way first.
 pub fn last_lines(log: &str) -> Vec<String> {
+    last_lines_within(log, MAX_LOG_LINES, MAX_LOG_BYTES)
+}
+
+/// The last lines of a log that say anything: at most so many, and so many bytes together.
+pub fn last_lines_within(log: &str, max_lines: usize, max_bytes: usize) -> Vec<String> {
     let plain = COLOURS.replace_all(log, "");
     let mut lines = Vec::new();
     let mut bytes = 0;
@@ -56,7 +61,7 @@ pub fn last_lines(log: &str) -> Vec<String> {
             continue;
         }
         bytes += line.len();
-        if lines.len() == MAX_LOG_LINES || bytes > MAX_LOG_BYTES {
+        if lines.len() == max_lines || bytes > max_bytes {
             break;
         }
         lines.push(line.to_owned());

@@ -40,7 +40,7 @@ mod service;
 mod stateful_set;
 
 pub use kruise_rollout::{moved_by, of_workload, target_of};
-pub use log_lines::last_lines;
+pub use log_lines::{last_lines, last_lines_within};
 pub use pod::{Explanation, LogSource, explain_pods};
 pub use rules::{HealthRule, HealthRules};
 

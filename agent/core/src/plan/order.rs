@@ -11,6 +11,8 @@ pub enum Stage {
     Definitions,
     /// Accounts, rights and configuration: what workloads read when they start.
     Foundations,
+    /// Bindings of roles: the API server refuses one whose role is not there.
+    Bindings,
     /// Workloads and everything else.
     Workloads,
     /// Admission webhooks and APIServices: what could refuse the objects before them.
@@ -23,6 +25,7 @@ pub fn stage_of(key: &ObjectKey) -> Stage {
         ("", "Namespace") => Stage::Namespaces,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => Stage::Definitions,
         ("admissionregistration.k8s.io" | "apiregistration.k8s.io", _) => Stage::Gates,
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => Stage::Bindings,
         ("rbac.authorization.k8s.io" | "storage.k8s.io" | "scheduling.k8s.io", _)
         | (
             "",

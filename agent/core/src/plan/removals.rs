@@ -115,7 +115,9 @@ pub(super) fn removals(facts: &Facts) -> Removals {
     let mut unlisted: Vec<ObjectKey> =
         facts.observed.ours.iter().filter(|(key, seen)| is_unlisted(key, seen)).map(|(key, _)| key.clone()).collect();
     unlisted.sort();
-    let members = || facts.inventory.iter().map(|(key, _)| key).chain(&unlisted);
+    // The Jobs of hooks come and go with syncs.
+    let is_hook = |key: &ObjectKey| facts.observed.hooks.contains_key(key);
+    let members = || facts.inventory.iter().map(|(key, _)| key).chain(&unlisted).filter(|key| !is_hook(key));
     let left: BTreeSet<&ObjectKey> = members().filter(|key| facts.desired.get(key).is_none()).collect();
     let mut fates: Vec<(ObjectKey, Fate)> = left.into_iter().map(|key| (key.clone(), fate_of(key, facts))).collect();
 

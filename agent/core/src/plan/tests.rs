@@ -51,6 +51,7 @@ fn seen(fingerprint: Option<Fingerprint>) -> Seen {
         others: 0,
         is_rolled: false,
         part_of: None,
+        hook: None,
         health: ObjectHealth { health: Health::Healthy, message: String::new(), moved_by: None },
     }
 }
@@ -478,4 +479,79 @@ fn what_is_being_deleted_is_waited_for() {
     world.ours("a").fingerprint = Some(print(2));
     assert_eq!(world.action("a"), Action::Wait(Wait::Terminating));
     assert_eq!(world.plan().terminating().count(), 1);
+}
+
+/// A plan of objects that are all new, each in its wave.
+fn in_waves(waves: &[(&str, &str)]) -> (Cleared, Plan) {
+    let manifests = waves.iter().map(|(name, wave)| manifest("ConfigMap", name, &[("towpath.dev/wave", wave)]));
+    let mut world = World::settled(&["other"]);
+    world.desired = cleared(manifests.chain([manifest("Namespace", "shop", &[])]).collect());
+    let plan = world.plan();
+    (world.desired, plan)
+}
+
+#[test]
+fn a_plan_goes_by_waves_and_within_a_wave_by_kinds() {
+    let (_, plan) = in_waves(&[("a", "2"), ("b", "-1"), ("c", "0")]);
+    let order: Vec<&str> = plan.steps.iter().map(|step| step.key.name.as_str()).collect();
+    assert_eq!(order, ["shop", "b", "c", "a"]);
+    assert_eq!(plan.waves(), [Wave::Ground, Wave::Number(-1), Wave::Number(0), Wave::Number(2)]);
+}
+
+#[test]
+fn a_wave_is_held_by_the_worst_object_of_the_first_wave_that_is_not_healthy() {
+    let (desired, plan) = in_waves(&[("a", "1"), ("b", "1"), ("c", "2"), ("d", "3")]);
+    let how = |object: &ObjectKey| {
+        let health = match object.name.as_str() {
+            "a" => Health::Progressing,
+            "b" => Health::Degraded,
+            "c" => return None,
+            _ => Health::Healthy,
+        };
+        Some(ObjectHealth { health, ..healthy() })
+    };
+    let held = |wave| held_by(&plan, &desired, Wave::Number(wave), &how).map(|held| (held.wave, held.object.name));
+    assert_eq!(held(1), None);
+    assert_eq!(held(2), Some((Wave::Number(1), "b".to_owned())));
+    assert_eq!(held(3), Some((Wave::Number(1), "b".to_owned())), "the first that is not well");
+    let missing = |object: &ObjectKey| how(object).filter(|_| object.name == "c").or(Some(healthy()));
+    let missing = |object: &ObjectKey| if object.name == "c" { None } else { missing(object) };
+    let held = held_by(&plan, &desired, Wave::Number(3), &missing).unwrap();
+    assert_eq!((held.object.name.as_str(), held.health.health), ("c", Health::Missing));
+}
+
+fn healthy() -> ObjectHealth {
+    ObjectHealth { health: Health::Healthy, message: String::new(), moved_by: None }
+}
+
+#[test]
+fn what_was_applied_before_is_mended_out_of_turn_and_what_nobody_remembers_is_not() {
+    let mends = |world: &World| world.plan().steps[0].mends;
+    let mut world = World::settled(&["a"]);
+    world.ours("a").fingerprint = Some(print(2));
+    assert!(mends(&world), "changed in the cluster");
+    world.observed.ours.clear();
+    assert!(mends(&world), "deleted in the cluster");
+    world.known.values_mut().for_each(|known| known.sent = print(3));
+    assert!(!mends(&world), "git changed as well");
+    world.known.clear();
+    assert!(!mends(&world), "nobody knows");
+}
+
+#[test]
+fn jobs_of_hooks_are_neither_pruned_nor_counted() {
+    let mut world = World::settled(&["a", "b"]);
+    for number in 0..4 {
+        let job = key("Job", &format!("migrate-{number}"));
+        world.inventory.insert(job.clone(), Member { api_version: "v1".into(), uid: Some("u".into()) });
+        world.observed.hooks.insert(job, seen(Some(print(1))));
+    }
+    assert_eq!(world.plan().removals, []);
+    // Of two members half may go, which is one.
+    world.desired = cleared(vec![config_map("c")]);
+    assert!(matches!(world.fate("a"), Fate::Keep(Keep::OverBudget)));
+    // One that was removed is struck off.
+    let gone = key("Job", "migrate-0");
+    world.observed.hooks.remove(&gone);
+    assert_eq!(world.fate("migrate-0"), Fate::Gone);
 }

@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 
+use crate::course;
 use crate::fault::Problem;
 use crate::manifest::{Manifest, is_protected};
 use crate::names::annotation;
 use crate::pointer::{NotAPointer, Pointer};
 
 /// Refuses forged ownership marks, unknown annotations under our name, and values that mean nothing.
-pub(super) fn judge(manifest: &Manifest, found: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+pub(super) fn judge(manifest: &Manifest, found: &mut Vec<Problem>) {
     let mut refuse = |message: String, hint: &str| {
         found.push(Problem::content(message).at(manifest.source.clone()).hint(hint));
     };
@@ -49,10 +50,8 @@ pub(super) fn judge(manifest: &Manifest, found: &mut Vec<Problem>, warnings: &mu
                 (text == "true").then_some(()).ok_or("the only value is \"true\"")
             }
             annotation::RECONCILE => (text == "Disabled").then_some(()).ok_or("the only value is Disabled"),
-            annotation::WAVE => text.parse::<i32>().map(drop).map_err(|_| "a whole number is needed, in quotes"),
-            annotation::HOOK => {
-                matches!(text, "BeforeSync" | "AfterSync").then_some(()).ok_or("BeforeSync or AfterSync")
-            }
+            annotation::WAVE => course::wave(text).map(drop).ok_or("a whole number is needed, in quotes"),
+            annotation::HOOK => course::phases(text).map(drop).ok_or("BeforeSync, AfterSync, or both with a comma"),
             _ => pointers(text)
                 .iter()
                 .all(Result::is_ok)
@@ -61,11 +60,6 @@ pub(super) fn judge(manifest: &Manifest, found: &mut Vec<Problem>, warnings: &mu
         };
         if let Err(hint) = meaning {
             refuse(format!("annotation {name} of {} cannot be {text:?}", manifest.key), hint);
-        } else if matches!(name.as_str(), annotation::WAVE | annotation::HOOK) {
-            warnings.push(
-                Problem::content(format!("annotation {name} of {} has no effect yet", manifest.key))
-                    .at(manifest.source.clone()),
-            );
         }
     }
 }

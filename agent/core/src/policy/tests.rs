@@ -119,6 +119,93 @@ fn a_mistyped_annotation_is_refused() {
     refused(|body| body["metadata"]["annotations"] = json!({"towpath.dev/wave": 1}));
 }
 
+fn job(line: u32, name: &str, annotations: Value) -> Manifest {
+    manifest(
+        line,
+        json!({
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "annotations": annotations},
+            "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "c:1"}], "restartPolicy": "Never"}}},
+        }),
+    )
+}
+
+#[test]
+fn a_hook_is_no_object_and_belongs_to_the_content() {
+    let hook = |phases: &str| job(3, "migrate", json!({"towpath.dev/hook": phases}));
+    let cleared = judge(vec![config_map(|_| {}), hook("BeforeSync,AfterSync")]).unwrap();
+    assert_eq!(cleared.objects().len(), 1);
+    let found = &cleared.hooks()[0];
+    assert_eq!((found.key.to_string().as_str(), found.phases.len()), ("Job.batch shop/migrate", 2));
+    assert_eq!(found.timeout, Duration::from_secs(600), "the environment's");
+    assert_eq!(found.body["metadata"]["labels"]["towpath.dev/environment"], "prod");
+    let same = judge(vec![config_map(|_| {}), hook("BeforeSync,AfterSync")]).unwrap();
+    assert_eq!(cleared.content(), same.content());
+    let mut other = hook("BeforeSync,AfterSync");
+    other.body["spec"]["activeDeadlineSeconds"] = 30.into();
+    let other = judge(vec![config_map(|_| {}), other]).unwrap();
+    assert_ne!(cleared.content(), other.content());
+    assert_eq!(other.hooks()[0].timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn only_a_job_can_be_a_hook_and_its_end_must_be_seen() {
+    let said = refused(|body| body["metadata"]["annotations"] = json!({"towpath.dev/hook": "AfterSync"}));
+    assert!(said.contains("web.yaml:1: ConfigMap a cannot be a hook"), "{said}");
+    let mut hasty = job(3, "migrate", json!({"towpath.dev/hook": "AfterSync"}));
+    for (seconds, is_allowed) in [(limits::MIN_HOOK_KEPT_SECONDS - 1, false), (limits::MIN_HOOK_KEPT_SECONDS, true)] {
+        hasty.body["spec"]["ttlSecondsAfterFinished"] = seconds.into();
+        let result = judge(vec![config_map(|_| {}), hasty.clone()]);
+        assert_eq!(result.is_ok(), is_allowed, "{seconds}");
+    }
+    let said = judge(vec![job(3, "migrate", json!({"towpath.dev/hook": "AfterSync"}))]).unwrap_err().to_string();
+    assert!(said.contains("only hooks were rendered"), "{said}");
+}
+
+#[test]
+fn a_job_that_removes_itself_and_is_no_hook_is_worth_a_warning() {
+    let mut plain = job(3, "once", json!({}));
+    plain.body["spec"]["ttlSecondsAfterFinished"] = 0.into();
+    let cleared = judge(vec![plain]).unwrap();
+    assert!(cleared.warnings()[0].message.contains("made again each time"), "{:?}", cleared.warnings());
+}
+
+#[test]
+fn a_namespace_or_definition_must_not_come_after_what_needs_it() {
+    let namespace = |annotations: Value| {
+        let body = json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": "shared", "annotations": annotations}});
+        manifest(8, body)
+    };
+    let inside = |wave: &str| {
+        config_map(|body| {
+            body["metadata"]["namespace"] = "shared".into();
+            body["metadata"]["annotations"] = json!({"towpath.dev/wave": wave});
+        })
+    };
+    let mut environment = environment();
+    environment.allowed_cluster_kinds.insert("Namespace".into());
+    let facts = Facts { environment: &environment, scopes: &Scopes::offline(), claimed: &|_| None };
+    let judge = |manifests| judge_all(manifests, &facts);
+    assert!(judge(vec![namespace(json!({})), inside("-5")]).is_ok(), "without a wave it comes first of all");
+    let said = judge(vec![namespace(json!({"towpath.dev/wave": "1"})), inside("0")]).unwrap_err().to_string();
+    assert!(said.contains("its namespace, which comes in wave 1 (web.yaml:8)"), "{said}");
+    let mut hook = job(3, "migrate", json!({"towpath.dev/hook": "BeforeSync"}));
+    hook.key.namespace = Some("shared".into());
+    hook.body["metadata"]["namespace"] = "shared".into();
+    let said = judge(vec![namespace(json!({"towpath.dev/wave": "0"})), config_map(|_| {}), hook]).unwrap_err();
+    assert!(said.to_string().contains("Job.batch shared/migrate is applied before its namespace"), "{said}");
+}
+
+#[test]
+fn the_number_of_hooks_has_a_limit() {
+    let hooks = |count: usize| {
+        let hook = |number| job(3, &format!("h{number}"), json!({"towpath.dev/hook": "AfterSync"}));
+        (0..count).map(hook).chain([config_map(|_| {})]).collect()
+    };
+    assert!(judge(hooks(limits::MAX_HOOKS)).is_ok());
+    assert!(judge(hooks(limits::MAX_HOOKS + 1)).is_err());
+}
+
 #[test]
 fn fields_of_the_server_are_refused_or_dropped() {
     let said = refused(|body| body["metadata"]["resourceVersion"] = "1".into());

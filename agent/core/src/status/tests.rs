@@ -1,6 +1,7 @@
 //! One report at a time, folded into what was there before.
 
 use super::*;
+use crate::course::Phase;
 use crate::revision::CommitId;
 
 fn revision(number: u8) -> Revision {
@@ -26,7 +27,9 @@ fn report() -> Report {
         settled_on: Some(revision(1)),
         attempted: Some(revision(1)),
         handled_request: None,
-        sync: None,
+        content: None,
+        under_way: None,
+        ended: Vec::new(),
         problems: Vec::new(),
         warnings: Vec::new(),
         objects: 1,
@@ -66,6 +69,7 @@ fn record(number: i64, outcome: Outcome) -> SyncRecord {
         failed: 0,
         took_over: Vec::new(),
         message: (outcome == Outcome::Failed).then(|| "no".to_owned()),
+        hooks: Vec::new(),
     }
 }
 
@@ -181,7 +185,7 @@ fn a_condition_keeps_its_time_while_it_stays_the_same() {
 fn twenty_syncs_are_remembered() {
     let mut status = EnvironmentStatus::default();
     for number in 0..MAX_HISTORY as i64 + 5 {
-        status = fold(&status, &Report { sync: Some(record(number, Outcome::Applied)), ..report() }, at(number));
+        status = fold(&status, &Report { ended: vec![record(number, Outcome::Applied)], ..report() }, at(number));
     }
     assert_eq!(status.history.len(), MAX_HISTORY);
     assert_eq!(status.history[0].started_at, at(24));
@@ -191,7 +195,7 @@ fn twenty_syncs_are_remembered() {
 fn the_same_failure_again_takes_no_second_line() {
     let mut status = EnvironmentStatus::default();
     for number in 0..3 {
-        let report = Report { sync: Some(record(number, Outcome::Failed)), ..report() };
+        let report = Report { ended: vec![record(number, Outcome::Failed)], ..report() };
         status = fold(&status, &report, at(number));
     }
     assert_eq!(status.history.len(), 1);
@@ -204,4 +208,78 @@ fn long_lists_and_messages_are_cut() {
     let status = fold(&EnvironmentStatus::default(), &Report { problems, ..report() }, at(1));
     assert_eq!(status.problems.len(), MAX_LISTED);
     assert!(status.problems[0].chars().count() <= MAX_MESSAGE);
+}
+
+fn hook(run: &str) -> HookStatus {
+    HookStatus {
+        hook: "Job.batch shop/migrate".into(),
+        phase: Phase::BeforeSync,
+        job: format!("Job.batch shop/migrate-{run}"),
+        run: run.into(),
+        uid: "u".into(),
+        outcome: HookOutcome::Failed,
+        started_at: at(1),
+        took_ms: Some(1),
+        message: None,
+        log: vec!["no".into()],
+    }
+}
+
+#[test]
+fn a_hook_that_fails_again_is_another_failure_and_old_logs_go() {
+    let mut status = EnvironmentStatus::default();
+    for number in 0..8 {
+        let run = SyncRecord { hooks: vec![hook(&number.to_string())], ..record(number, Outcome::Failed) };
+        status = fold(&status, &Report { ended: vec![run.clone(), run], ..report() }, at(number));
+    }
+    assert_eq!(status.history.len(), 8);
+    let logs: Vec<usize> = status.history.iter().map(|sync| sync.hooks[0].log.len()).collect();
+    assert_eq!(logs, [1, 1, 1, 1, 1, 0, 0, 0]);
+}
+
+#[test]
+fn a_sync_that_waits_says_for_what_and_when_it_takes_too_long() {
+    let waits = WaitStatus {
+        reason: WaitReason::WaitsForWave,
+        message: "wave 0: Deployment.apps shop/db: 0 of 1 replicas available".into(),
+        since: at(1),
+        until: at(60),
+    };
+    let under_way = SyncStatus {
+        revision: revision(2).to_string(),
+        content: "c".into(),
+        subject: String::new(),
+        trigger: Trigger::Commit,
+        requested_by: None,
+        attempt: None,
+        started_at: at(1),
+        created: 1,
+        configured: 0,
+        pruned: 0,
+        took_over: Vec::new(),
+        applied: false,
+        recorded: false,
+        waits: Some(waits),
+        hooks: Vec::new(),
+    };
+    let mut report = Report {
+        candidate: Some(revision(2)),
+        settled_on: None,
+        under_way: Some(under_way),
+        decision: Decision::KeepWatching { until: at(60) },
+        ..report()
+    };
+    let status = fold(&EnvironmentStatus::default(), &report, at(10));
+    assert_eq!((status.state, ready(&status)), (State::OutOfSync, ("False", "WaitsForWave")));
+    assert!(has(&status, "Reconciling") && status.conditions[0].message.contains("wave 0: Deployment.apps shop/db"));
+    report.decision = Decision::TimedOut;
+    let status = fold(&status, &report, at(60));
+    assert_eq!(ready(&status), ("False", "TimedOut"));
+    assert!(has(&status, "Stalled"));
+    report.under_way = None;
+    report.settled_on = Some(revision(2));
+    report.content = Some(ContentStatus { digest: "c".into(), generation: 1 });
+    report.decision = Decision::Settled;
+    let status = fold(&status, &report, at(70));
+    assert_eq!((status.sync, status.content.unwrap().digest.as_str()), (None, "c"));
 }
