@@ -342,7 +342,7 @@ impl Release {
             "candidate": status.candidate,
             "problems": status.problems,
             "objects": status.objects,
-            "kept": status.leftovers.kept,
+            "kept": status.leftovers.kept.iter().map(|kept| (&kept.object, &kept.reason)).collect::<Vec<_>>(),
             "unhealthy": status.unhealthy,
             "conditions": conditions,
         });
