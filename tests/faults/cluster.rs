@@ -7,7 +7,7 @@ use base64::Engine;
 use serde_json::{Value, json};
 use support::faults::{Action, On};
 use support::world::World;
-use towpath_core::status::State;
+use towpath_core::status::{EnvironmentStatus, State};
 
 use super::release::{Release, unpacked};
 use crate::manifests::config_map;
@@ -108,6 +108,9 @@ async fn an_inventory_that_lists_what_is_not_ours_deletes_none_of_it() {
     let lines = inventory(&world).await;
     // What carries our label and nothing else of ours stays in sight of people, and nobody deletes it.
     assert!(!lines.contains("plain") && !lines.contains(root), "{lines}");
+    let is_named =
+        |status: &EnvironmentStatus| status.leftovers.orphans.iter().any(|orphan| orphan.object.ends_with("labelled"));
+    world.status_where("forged", "told of it", is_named).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

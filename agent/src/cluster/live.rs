@@ -217,11 +217,13 @@ impl Live {
         }
     }
 
-    /// The API server said that there is no object of this name. The watch that would tell so may be interrupted, or end
-    /// with the last member of its kind. Nobody is woken: who asked knows.
-    pub(super) fn absent(&self, key: &ObjectKey) {
+    /// The API server said that this object is gone. The watch that would tell so may be interrupted, or end with the
+    /// last member of its kind. Nobody is woken: who asked knows. A newer object of the same name stays.
+    pub(super) fn absent(&self, key: &ObjectKey, uid: &str) {
         for table in self.lock().values_mut() {
-            table.objects.remove(key);
+            if table.objects.row(key).is_some_and(|row| row.seen.uid == uid) {
+                table.objects.remove(key);
+            }
         }
     }
 
@@ -287,7 +289,9 @@ mod tests {
     fn what_the_server_says_is_absent_is_gone_and_may_come_again() {
         let live = Live::default();
         live.put(reading(10));
-        live.absent(&reading(0).key);
+        live.absent(&reading(0).key, "another");
+        assert_eq!(names(&live), 1, "what stands there now is another object");
+        live.absent(&reading(0).key, "u");
         assert_eq!(names(&live), 0);
         live.put(reading(11));
         assert_eq!(names(&live), 1);

@@ -98,25 +98,25 @@ impl AccountClient {
             .body(options.to_string().into_bytes())
             .expect("the parts of the path are names that were checked");
         match call::repeatable(&self.client, &self.permits, CALL_DEADLINE, &request).await {
-            Err(failure) if failure.is_not_found() => Ok(self.gone(key)),
+            Err(failure) if failure.is_not_found() => Ok(self.gone(key, uid)),
             // Another UID is one conflict of several: a webhook may answer so, and a Namespace on its way out does.
             Err(failure) if failure.is_conflict() => match self.read(kind, key).await? {
-                None => Ok(self.gone(key)),
+                None => Ok(self.gone(key, uid)),
                 Some(found) if found["metadata"]["uid"] != uid => Ok(Deleted::Replaced),
                 Some(found) => self.on_its_way(&found).ok_or_else(|| self.problem(&failure, key)),
             },
             Err(failure) => Err(self.problem(&failure, key)),
             // The object comes back while finalizers hold it; else a Status says that it is gone.
             Ok(answer) if answer.body.pointer("/metadata/uid").is_some() => {
-                Ok(self.on_its_way(&answer.body).unwrap_or_else(|| self.gone(key)))
+                Ok(self.on_its_way(&answer.body).unwrap_or_else(|| self.gone(key, uid)))
             }
-            Ok(_) => Ok(self.gone(key)),
+            Ok(_) => Ok(self.gone(key, uid)),
         }
     }
 
     /// The server said that it is gone: no watch need tell of it.
-    fn gone(&self, key: &ObjectKey) -> Deleted {
-        self.live.absent(key);
+    fn gone(&self, key: &ObjectKey, uid: &str) -> Deleted {
+        self.live.absent(key, uid);
         Deleted::Gone
     }
 
