@@ -134,7 +134,7 @@ pub struct Memory {
     /// Deletions that were refused, and when they are tried again.
     refused_deletions: BTreeMap<ObjectKey, prune::RefusedDeletion>,
     /// Since when deletions have been waiting for other environments to look.
-    waits_since: Option<Instant>,
+    waits_since: Option<(Instant, BTreeSet<ObjectKey>)>,
     /// Namespaces on their way out.
     ending: BTreeMap<String, ending::Ending>,
     /// Where members may be although there is no inventory.
@@ -274,7 +274,7 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
     let mut refused = None;
     for (wanted, is_move) in course::revisions(pass, candidate.as_ref(), running.as_ref()) {
         let role = if refused.is_some() && !is_move { Role::Fallback } else { Role::Wanted };
-        match attempt(pass, memory, &wanted, (is_move, role), &mut journal).await {
+        match attempt(pass, memory, &wanted, (is_move, role, refused.is_some()), &mut journal).await {
             Attempt::Done(progress) => {
                 done = Some((wanted, is_move, progress));
                 break;
@@ -314,7 +314,7 @@ async fn attempt(
     pass: &Pass<'_>,
     memory: &mut Memory,
     wanted: &Candidate,
-    (is_move, role): (bool, Role),
+    (is_move, role, is_second): (bool, Role, bool),
     journal: &mut Journal,
 ) -> Attempt {
     let untouched = |problem: Problem| Attempt::Untouched(vec![problem]);
@@ -375,9 +375,12 @@ async fn attempt(
             pass.claims.wanted_by(&environment.name, environment.moved_from.as_ref(), key)
         },
     });
+    let mut course = course::take_up(pass, wanted, (is_move, role), &desired, Timestamp::now()).await;
+    course.is_second = is_second;
     members::find_again(memory, &plan, &observed, &kinds);
     ownership::prepare(pass, memory, &mut plan);
-    let is_new = is_move || pass.status.observed_generation != Some(pass.environment.generation);
+    let has_new_settings = pass.status.observed_generation != Some(pass.environment.generation);
+    let is_new = is_move || has_new_settings || course.is_change;
     let unproven = match is_new {
         true => Vec::new(),
         false => ownership::prove(pass, memory, &account, &desired, &observed, &kinds, &mut plan).await,
@@ -388,7 +391,6 @@ async fn attempt(
     if is_move && !refused.is_empty() {
         return Attempt::Untouched(refused);
     }
-    let mut course = course::take_up(pass, wanted, (is_move, role), &desired, Timestamp::now()).await;
     let work = Work { pass, account: &account, desired: &desired, observed: &observed, plan: &plan };
     let stopped = work.hooks(&kinds).stopped(&course, Phase::BeforeSync);
     if !stopped.is_empty() {
@@ -413,19 +415,21 @@ async fn attempt(
     if let Err(problem) = members::enroll(pass, memory, &desired, &plan).await {
         return untouched(problem);
     }
-    if role == Role::Wanted {
-        // A stuck hook of an older revision holds nothing up.
-        work.hooks(&kinds).end_others(&mut course, &mut progress).await;
-        journal.turn_to(&mut course);
-    }
     let mut denied = work.ground(&rehearsal, &course, memory, &mut kinds, &mut progress).await;
     ending::learn(pass, memory, &desired, &mut denied).await;
     if !denied.is_empty() {
         memory.stands = Some((desired.content().to_owned(), rehearsal.stands()));
         return Attempt::Untouched(memory.with_what_stands(&desired, denied));
     }
-    memory.stands = None;
-    memory.rehearsed = course.is_change.then(|| desired.content().to_owned());
+    if role == Role::Wanted {
+        // A stuck hook of an older revision holds nothing up, once this one has passed all of its dry run.
+        work.hooks(&kinds).end_others(&mut course, &mut progress).await;
+        journal.turn_to(&mut course);
+    }
+    memory.stands.take_if(|(content, _)| content == desired.content());
+    if !progress.is_stopped() {
+        memory.rehearsed = course.is_change.then(|| desired.content().to_owned());
+    }
     work.waves(&mut course, memory, &mut kinds, &mut progress).await;
     if pass.environment.drift == DriftMode::Correct || is_new {
         handover::mark(pass, &account, &desired, &observed, &plan, &kinds, &mut progress).await;

@@ -60,6 +60,13 @@ impl Fights {
         !fight.is_waiting
     }
 
+    /// An object is as it should be, or differs for another reason than somebody's change: nothing waits to be mended.
+    pub fn rests(&mut self, key: &ObjectKey) {
+        if let Some(fight) = self.objects.get_mut(key) {
+            fight.is_waiting = false;
+        }
+    }
+
     /// An object was mended. `what` says which field whose manager had changed. Gives whether the object is contended
     /// from now on.
     pub fn mended(&mut self, key: &ObjectKey, now: Duration, what: &str, pace: &Pace) -> bool {
@@ -119,6 +126,18 @@ mod tests {
 
     fn key(name: &str) -> ObjectKey {
         ObjectKey { group: String::new(), kind: "ConfigMap".into(), namespace: Some("web".into()), name: name.into() }
+    }
+
+    #[test]
+    fn a_difference_that_went_by_itself_holds_no_fight_up() {
+        let (mut fights, pace) = (Fights::default(), Pace::default());
+        for second in 0..5 {
+            fights.mended(&key("a"), seconds(second), "data.key changed by hand", &pace);
+        }
+        assert!(!fights.may_mend(&key("a"), seconds(5), &pace), "it waits");
+        fights.rests(&key("a"));
+        assert!(fights.next_look(&pace).unwrap() > seconds(100), "and then there is nothing to look at soon");
+        assert_eq!(fights.settle(seconds(1000), &pace), [key("a")]);
     }
 
     fn seconds(seconds: u64) -> Duration {

@@ -321,7 +321,7 @@ fn action_by_what_is_there(desired: &Desired, facts: &Facts) -> Action {
     if let Some(foreign) = facts.observed.foreign.get(&desired.key) {
         let is_member = facts.inventory.get(&desired.key).and_then(|member| member.uid.as_ref()) == Some(&foreign.uid);
         if is_member {
-            return drifted(Why::Disowned, facts.environment.drift);
+            return disowned(desired, facts);
         }
         if desired.adopt {
             return Action::Configure(Why::Adopted);
@@ -339,7 +339,7 @@ fn action_by_what_is_there(desired: &Desired, facts: &Facts) -> Action {
     if seen.terminating.is_some() {
         return Action::Wait(Wait::Terminating);
     }
-    let Some(found) = seen.fingerprint else { return drifted(Why::Disowned, facts.environment.drift) };
+    let Some(found) = seen.fingerprint else { return disowned(desired, facts) };
     let is_co_owned = facts.environment.drift == DriftMode::Correct
         && seen.co_owners.iter().any(|manager| owners::is_former(manager, &facts.environment.take_over));
     match facts.known.get(&desired.key) {
@@ -357,8 +357,16 @@ fn action_by_what_is_there(desired: &Desired, facts: &Facts) -> Action {
 fn mends(action: &Action, desired: &Desired, facts: &Facts) -> bool {
     let was_sent = facts.known.get(&desired.key).is_some_and(|known| known.sent == desired.fingerprint);
     match action {
-        Action::Configure(Why::Drifted | Why::Disowned | Why::CoOwned) => true,
+        Action::Configure(Why::Drifted | Why::CoOwned) => true,
         _ => was_sent,
+    }
+}
+
+/// Our label or our fields are gone. Where git has something else by now it is applied, whatever is done about drift.
+fn disowned(desired: &Desired, facts: &Facts) -> Action {
+    match facts.known.get(&desired.key) {
+        Some(known) if known.sent != desired.fingerprint => Action::Configure(Why::Disowned),
+        _ => drifted(Why::Disowned, facts.environment.drift),
     }
 }
 

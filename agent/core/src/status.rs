@@ -356,11 +356,13 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
 
 fn state_of(status: &EnvironmentStatus, report: &Report) -> State {
     let needs_a_person = report.problems.iter().any(|problem| problem.fault != Fault::Passing);
+    // Also where only the settings changed, and a wave or a hook is waited for.
+    let is_on_its_way = status.sync.as_ref().is_some_and(|sync| !sync.applied);
     if report.suspended {
         State::Suspended
     } else if needs_a_person {
         State::Blocked
-    } else if !report.problems.is_empty() || status.candidate.is_some() || status.running.is_none() {
+    } else if !report.problems.is_empty() || status.candidate.is_some() || status.running.is_none() || is_on_its_way {
         State::OutOfSync
     } else {
         State::Synced

@@ -83,6 +83,12 @@ pub(super) async fn repeatable(
     let tries = async {
         let mut pause = FIRST_PAUSE;
         for number in 1.. {
+            // Whoever waits for the brake holds no permit: a read need not wait for the pause of writes.
+            if !brake.is_hopeless(sort)
+                && let Some(free_at) = brake.free_at(sort)
+            {
+                tokio::time::sleep_until(free_at).await;
+            }
             let permit = permits.acquire().await;
             if brake.is_hopeless(sort) {
                 return Err(Failure::NotSent(brake.trouble().unwrap_or("the API server is in trouble").to_owned()));

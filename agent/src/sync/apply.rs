@@ -112,7 +112,7 @@ impl Apply<'_> {
     fn is_due(&self, step: &Step, course: &Course, progress: &Progress) -> bool {
         // What a refused revision brought for everybody stays as it is: to go to and fro between two definitions would
         // do more harm than either.
-        let goes_back = course.role == Role::Fallback
+        let goes_back = (course.role == Role::Fallback || course.is_second)
             && step.wave == Wave::Ground
             && matches!(step.action, Action::Configure(Why::Changed | Why::Unproven));
         !goes_back && (!progress.is_held || step.mends)
@@ -166,7 +166,7 @@ impl Apply<'_> {
             Sent::Done(step, done) => (step, done),
         };
         // Created anew after it was created once: somebody deleted it.
-        done.is_correction |= step.action == Action::Create && memory.known.contains_key(&step.key);
+        done.is_correction |= step.action == Action::Create && step.mends;
         memory.ownership.sent(self.pass, &step.key, &mut done);
         let applied = done.applied;
         match applied.outcome {

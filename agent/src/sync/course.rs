@@ -30,6 +30,8 @@ pub(super) struct Course {
     pub(super) is_change: bool,
     /// Why this pass works on it.
     pub(super) role: Role,
+    /// Whether something newer was refused in this pass.
+    pub(super) is_second: bool,
     /// Another sync that was under way, and that this one ends.
     pub(super) overtaken: Option<SyncStatus>,
     /// Whether nothing of it is left to do.
@@ -90,7 +92,7 @@ impl Journal {
                 _ => course.sync.recorded = true,
             }
         }
-        if course.role == Role::Fallback {
+        if course.role == Role::Fallback && !course.sync.applied {
             return;
         }
         course.sync.waits = progress.awaited.clone();
@@ -170,9 +172,18 @@ pub(super) async fn take_up(
     now: Timestamp,
 ) -> Course {
     let revision = revision_text(wanted);
-    let before = pass.status.sync.clone().filter(|_| role == Role::Wanted);
+    // What runs has its hooks to end, also while something newer is refused.
+    let is_of_running = |sync: &SyncStatus| sync.applied && sync.revision == revision;
+    let before = pass.status.sync.clone().filter(|sync| role == Role::Wanted || is_of_running(sync));
     let (same, other): (Option<SyncStatus>, Option<SyncStatus>) = match before {
-        Some(sync) if sync.revision == revision && sync.content == desired.content() => (Some(sync), None),
+        // A newer revision with nothing new for this environment goes on with what is under way.
+        Some(sync) if sync.content == desired.content() && (sync.revision == revision || !sync.applied) => {
+            (Some(sync), None)
+        }
+        other if role == Role::Fallback => {
+            drop(other);
+            (None, None)
+        }
         other => (None, other),
     };
     let is_change = role == Role::Wanted
@@ -181,7 +192,11 @@ pub(super) async fn take_up(
             None => differs(pass, is_move, desired),
         };
     let mut sync = match same {
-        Some(sync) => sync,
+        Some(sync) if sync.revision == revision => sync,
+        Some(sync) => {
+            let known = desire::revision(pass.view, Some(wanted)).await;
+            SyncStatus { subject: known.map(|known| known.subject).unwrap_or_default(), revision, ..sync }
+        }
         None => {
             let known = if is_change || is_move { desire::revision(pass.view, Some(wanted)).await } else { None };
             SyncStatus {
@@ -215,7 +230,7 @@ pub(super) async fn take_up(
         again(&mut sync, Trigger::Request, now);
         sync.requested_by = request.by.clone();
     }
-    Course { sync, is_change, role, overtaken: other, is_over: false }
+    Course { sync, is_change, role, is_second: false, overtaken: other, is_over: false }
 }
 
 /// Whether the content differs from what was applied last.

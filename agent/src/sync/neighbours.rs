@@ -28,7 +28,11 @@ pub(super) fn to_wait_for(pass: &Pass<'_>, memory: &mut Memory, keys: &[&ObjectK
         memory.waits_since = None;
         return None;
     };
-    let since = *memory.waits_since.get_or_insert_with(Instant::now);
+    // What comes to the list later waits its own time.
+    if !memory.waits_since.as_ref().is_some_and(|(_, known)| keys.iter().all(|key| known.contains(*key))) {
+        memory.waits_since = Some((Instant::now(), keys.iter().map(|key| (*key).clone()).collect()));
+    }
+    let since = memory.waits_since.as_ref().map_or_else(Instant::now, |(since, _)| *since);
     if since.elapsed() >= NEIGHBOURS_WITHIN / pass.time_scale {
         return None;
     }

@@ -116,9 +116,11 @@ pub(super) fn prepare(pass: &Pass<'_>, memory: &mut Memory, plan: &mut Plan) {
         let is_scaled = |left: &Vec<Left>| left.iter().any(|left| left.because == Because::Autoscaler);
         step.is_autoscaled |= left.is_some_and(is_scaled) && memory.ownership.is_target(&step.key);
         // What was there already and is to be made was deleted by somebody.
-        let is_deleted = step.action == Action::Create && memory.known.contains_key(&step.key);
+        let is_deleted = step.action == Action::Create && step.mends;
         let is_undone = matches!(step.action, Action::Configure(Why::Drifted | Why::Disowned | Why::CoOwned));
-        if (is_deleted || is_undone) && !memory.ownership.fights.may_mend(&step.key, now, &pace) {
+        if !is_deleted && !is_undone {
+            memory.ownership.fights.rests(&step.key);
+        } else if !memory.ownership.fights.may_mend(&step.key, now, &pace) {
             step.action = Action::Wait(Wait::Contended);
         }
     }

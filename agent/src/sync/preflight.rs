@@ -130,6 +130,9 @@ enum Need {
 struct Brought {
     namespaces: BTreeSet<String>,
     kinds: BTreeSet<(String, String)>,
+    /// Namespaces and kinds that come with a wave of their own, and not before the second part of the dry run.
+    late_namespaces: BTreeSet<String>,
+    late_kinds: BTreeSet<(String, String)>,
     roles: BTreeSet<(String, Option<String>, String)>,
     accounts: BTreeSet<(Option<String>, String)>,
 }
@@ -139,8 +142,9 @@ impl Brought {
         let mut brought = Brought::default();
         for step in writes {
             let key = &step.key;
-            let is_new = step.action == Action::Create;
+            let (is_new, is_late) = (step.action == Action::Create, step.wave != Wave::Ground);
             match (key.group.as_str(), key.kind.as_str()) {
+                ("", "Namespace") if is_new && is_late => drop(brought.late_namespaces.insert(key.name.clone())),
                 ("", "Namespace") if is_new => drop(brought.namespaces.insert(key.name.clone())),
                 ("", "ServiceAccount") if is_new => {
                     brought.accounts.insert((key.namespace.clone(), key.name.clone()));
@@ -148,7 +152,8 @@ impl Brought {
                 ("apiextensions.k8s.io", "CustomResourceDefinition") => {
                     let body = desired.objects()[step.index].body();
                     let defined = defined_kind(&body);
-                    brought.kinds.extend(defined.map(|(group, kind, _)| (group.to_owned(), kind.to_owned())));
+                    let kinds = if is_late { &mut brought.late_kinds } else { &mut brought.kinds };
+                    kinds.extend(defined.map(|(group, kind, _)| (group.to_owned(), kind.to_owned())));
                 }
                 ("rbac.authorization.k8s.io", kind @ ("Role" | "ClusterRole")) if is_new => {
                     brought.roles.insert((kind.to_owned(), key.namespace.clone(), key.name.clone()));
@@ -177,10 +182,13 @@ impl Brought {
             }
             _ => false,
         };
+        let kind = (key.group.clone(), key.kind.clone());
+        let is_of_late = key.namespace.as_ref().is_some_and(|namespace| self.late_namespaces.contains(namespace))
+            || self.late_kinds.contains(&kind);
         let lives_in_new = key.namespace.as_ref().is_some_and(|namespace| self.namespaces.contains(namespace));
         match () {
-            () if is_untriable => Need::Untriable,
-            () if lives_in_new || self.kinds.contains(&(key.group.clone(), key.kind.clone())) => Need::Ground,
+            () if is_untriable || is_of_late => Need::Untriable,
+            () if lives_in_new || self.kinds.contains(&kind) => Need::Ground,
             () => Need::Nothing,
         }
     }

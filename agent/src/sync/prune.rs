@@ -42,6 +42,10 @@ pub(super) async fn prune(
     commit: &str,
     progress: &mut Progress,
 ) {
+    if !plan.removals.iter().any(|(_, fate)| matches!(fate, Fate::Prune { .. })) {
+        // Nothing waits any longer: what comes next waits its own time.
+        memory.waits_since = None;
+    }
     if progress.overtaken || !progress.problems.is_empty() || plan.removals.is_empty() {
         return;
     }

@@ -90,7 +90,7 @@ impl Work<'_> {
                 progress.unhealthy.remove(&step.key.to_string());
             }
         }
-        if !progress.is_applied || course.role == Role::Fallback {
+        if !progress.is_applied || (course.role == Role::Fallback && !course.sync.applied) {
             return;
         }
         let hooks = self.hooks(kinds);
