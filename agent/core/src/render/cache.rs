@@ -44,9 +44,9 @@ const TREE_FACTOR: usize = 4;
 const BESIDE_TEXT: usize = 512;
 
 impl Default for RenderCache {
-    /// A cache for one environment of the usual size.
+    /// A cache that holds 10 000 objects of the usual size.
     fn default() -> Self {
-        RenderCache::with_limit(16 << 20)
+        RenderCache::with_limit(32 << 20)
     }
 }
 
