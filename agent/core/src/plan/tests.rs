@@ -525,6 +525,17 @@ fn healthy() -> ObjectHealth {
 }
 
 #[test]
+fn what_lost_our_fields_and_changed_in_git_waits_its_turn_and_is_applied_whatever_is_done_about_drift() {
+    let mut world = World::settled(&["a"]);
+    world.ours("a").fingerprint = None;
+    assert!(world.plan().steps[0].mends, "git has what was sent before");
+    world.known.values_mut().for_each(|known| known.sent = print(3));
+    assert!(!world.plan().steps[0].mends, "git has something new");
+    world.environment.drift = DriftMode::Report;
+    assert_eq!(world.plan().steps[0].action, Action::Configure(Why::Disowned));
+}
+
+#[test]
 fn what_was_applied_before_is_mended_out_of_turn_and_what_nobody_remembers_is_not() {
     let mends = |world: &World| world.plan().steps[0].mends;
     let mut world = World::settled(&["a"]);
