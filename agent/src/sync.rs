@@ -107,6 +107,13 @@ pub struct Pass<'a> {
     pub overtaken: &'a (dyn Fn() -> bool + Send + Sync),
 }
 
+impl Pass<'_> {
+    /// Another environment of this agent that has an object in git, as far as is known now.
+    fn wanted_by(&self, key: &ObjectKey) -> Option<EnvironmentName> {
+        self.claims.wanted_by(&self.environment.name, self.environment.moved_from.as_ref(), key)
+    }
+}
+
 /// What is kept between passes to save work. None of it is truth: an empty memory comes to the same end.
 #[derive(Default)]
 pub struct Memory {
@@ -370,10 +377,7 @@ async fn attempt(
         generated: &desire::is_hash_named,
         confirmed: pass.confirmed,
         own_namespace: pass.own_namespace,
-        wanted_by: &|key| {
-            let environment = pass.environment;
-            pass.claims.wanted_by(&environment.name, environment.moved_from.as_ref(), key)
-        },
+        wanted_by: &|key| pass.wanted_by(key),
     });
     let mut course = course::take_up(pass, wanted, (is_move, role), &desired, Timestamp::now()).await;
     course.is_second = is_second;

@@ -7,6 +7,7 @@ use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use towpath_core::fault::Problem;
 use towpath_core::manifest::ObjectKey;
+use towpath_core::names::EnvironmentName;
 use towpath_core::plan::{Fate, Keep, Plan, stage_of};
 use towpath_core::status::KeptStatus;
 
@@ -95,8 +96,6 @@ pub(super) async fn prune(
 /// Takes out of the inventory what is gone or is somebody else's, and gives away what another environment has in git.
 fn strike_off(pass: &Pass<'_>, memory: &mut Memory, plan: &Plan, progress: &mut Progress) {
     let Some(inventory) = &mut memory.inventory else { return };
-    let name = &pass.environment.name;
-    let mut woken = BTreeSet::new();
     for (key, fate) in &plan.removals {
         match fate {
             Fate::Gone | Fate::HandedOver => inventory.remove(key),
@@ -104,18 +103,26 @@ fn strike_off(pass: &Pass<'_>, memory: &mut Memory, plan: &Plan, progress: &mut 
                 progress.warnings.push(Problem::setup(format!("{key} is left where it is: {why}")));
                 inventory.remove(key);
             }
-            Fate::Keep(Keep::TakenOver(other)) => {
-                if pass.claims.hand_over(name, other, key) {
-                    woken.insert(other);
-                }
-            }
             Fate::Keep(_) | Fate::Prune { .. } => {}
         }
     }
-    for other in woken {
+    give_away(
+        pass,
+        plan.removals.iter().filter_map(|(key, fate)| match fate {
+            Fate::Keep(Keep::TakenOver(other)) => Some((key, other)),
+            _ => None,
+        }),
+    );
+    memory.refused_deletions.retain(|key, _| inventory.get(key).is_some());
+}
+
+/// Gives objects to the environments that have them in git, and wakes those.
+fn give_away<'a>(pass: &Pass<'_>, taken: impl Iterator<Item = (&'a ObjectKey, &'a EnvironmentName)>) {
+    let is_news =
+        |(key, other): &(&ObjectKey, &EnvironmentName)| pass.claims.hand_over(&pass.environment.name, other, key);
+    for other in taken.filter(is_news).map(|(_, other)| other).collect::<BTreeSet<_>>() {
         pass.cluster.live().wakes(other).moved.notify_one();
     }
-    memory.refused_deletions.retain(|key, _| inventory.get(key).is_some());
 }
 
 /// What is deleted now; what waits is said.
@@ -142,9 +149,18 @@ async fn due(
         try_again(progress, NEIGHBOURS_LOOK / pass.time_scale);
         return Vec::new();
     }
+    // The plan asked before everybody had looked: what somebody was found to have in git since then is given away.
+    let (taken, wanted): (Vec<_>, Vec<_>) =
+        wanted.into_iter().map(|(key, uid)| (key, uid, pass.wanted_by(key))).partition(|(_, _, other)| other.is_some());
+    let taken: Vec<_> = taken.into_iter().filter_map(|(key, _, other)| Some((key, other?))).collect();
+    give_away(pass, taken.iter().map(|(key, other)| (*key, other)));
+    progress
+        .leftovers
+        .kept
+        .extend(taken.iter().map(|(key, other)| KeptStatus::new(key, Keep::TakenOver(other.clone()))));
     let in_use = config_maps_in_use(pass, &mut memory.in_use, account, plan, kinds).await;
     let mut due = Vec::new();
-    for (key, uid) in wanted {
+    for (key, uid, _) in wanted {
         let stays = match &in_use {
             _ if !desire::is_hash_named(key) => None,
             Ok(in_use) => in_use.contains(key).then(|| "a ReplicaSet, pod or Rollout still uses it".to_owned()),
