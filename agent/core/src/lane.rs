@@ -154,12 +154,29 @@ pub fn newest_release<'a>(branches: impl IntoIterator<Item = &'a String>) -> Opt
 #[error("{0:?} is neither develop, release or master, nor a branch name, nor a commit of 40 digits")]
 pub struct NotABranch(pub String);
 
+/// Bytes of the name of a branch.
+const MAX_BRANCH_BYTES: usize = 200;
+/// Bytes of the whole name of a ref: a ledger's holds the names of a cluster and of an environment.
+const MAX_REF_BYTES: usize = 400;
+
 /// Whether git would take a text as the name of a branch (git-check-ref-format), and nothing could take it for an
 /// option or a revision expression.
 pub fn is_branch_name(name: &str) -> bool {
+    is_below_refs(name, MAX_BRANCH_BYTES) && name != "HEAD"
+}
+
+/// Whether git would take a text as the whole name of a ref (`refs/…`), and a file of that name stays in its folder.
+pub fn is_ref_name(name: &str) -> bool {
+    name.strip_prefix("refs/").is_some_and(|below| is_below_refs(below, MAX_REF_BYTES - "refs/".len()))
+}
+
+fn is_below_refs(name: &str, most_bytes: usize) -> bool {
+    // With `.lock` at its end it must still be the name of a file.
+    const MAX_PART_BYTES: usize = 250;
     let good_character = |c: char| c.is_ascii_graphic() && !matches!(c, '~' | '^' | ':' | '?' | '*' | '[' | '\\');
-    let good_part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
-    (1..=200).contains(&name.len())
+    let good_part =
+        |part: &str| (1..=MAX_PART_BYTES).contains(&part.len()) && !part.starts_with('.') && !part.ends_with(".lock");
+    (1..=most_bytes).contains(&name.len())
         && name.chars().all(good_character)
         && name.split('/').all(good_part)
         && !name.starts_with('-')
@@ -167,7 +184,6 @@ pub fn is_branch_name(name: &str) -> bool {
         && !name.contains("..")
         && !name.contains("@{")
         && name != "@"
-        && name != "HEAD"
 }
 
 #[cfg(test)]
@@ -227,6 +243,42 @@ mod tests {
         assert_eq!(LaneRule::parse(commit), Ok(LaneRule::Commit(commit.parse().unwrap())));
         for bad in ["", "--upload-pack=x", "a..b", ":/x", "@{-1}", "a b", "HEAD", "a//b", ".a", "a.lock", "a~1"] {
             assert!(LaneRule::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_ref_name_stays_in_its_folder_and_is_one_that_git_takes() {
+        let part = "x".repeat(250);
+        let longest = format!("refs/{part}/{}", "y".repeat(400 - 5 - 251));
+        for good in ["refs/heads/develop", "refs/towpath/test/shop/2026", "refs/x", longest.as_str()] {
+            assert!(is_ref_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            "refs/",
+            "refs",
+            "HEAD",
+            "heads/develop",
+            "/refs/heads/x",
+            "refs/heads/",
+            "refs//x",
+            "refs/heads/../../x",
+            "refs/heads/.x",
+            "refs/-x",
+            "refs/heads/a..b",
+            "refs/heads/x.lock",
+            "refs/heads/x.lock/y",
+            "refs/heads/x\n",
+            "refs/heads/x y",
+            "refs/heads/x^{}",
+            "refs/heads/gr\u{f6}\u{df}e",
+            "refs/heads/x.",
+            "refs/heads/@{-1}",
+            "refs/heads/a\\b",
+            &format!("{longest}y"),
+            &format!("refs/{part}x"),
+        ] {
+            assert!(!is_ref_name(bad), "{bad}");
         }
     }
 }

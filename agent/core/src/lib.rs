@@ -8,6 +8,7 @@
 pub mod fault;
 pub mod limits;
 pub mod names;
+pub mod signature;
 pub mod revision;
 pub mod lane;
 pub mod candidate;

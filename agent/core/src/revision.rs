@@ -14,6 +14,10 @@ pub struct CommitId([u8; 20]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobId([u8; 20]);
 
+/// The id of a folder's list in git: 20 bytes (SHA-1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TreeId([u8; 20]);
+
 /// Why a text is no object id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an object id: 40 hexadecimal digits are needed")]
@@ -78,6 +82,7 @@ macro_rules! object_id {
 
 object_id!(CommitId);
 object_id!(BlobId);
+object_id!(TreeId);
 
 /// A commit of the deploy repository that the mirror holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
