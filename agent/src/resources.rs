@@ -2,6 +2,10 @@
 //!
 //! The YAML in `manifests/crds` is generated from these types by `towpath crds`, and a test holds the two together.
 
+mod ledger;
+
+pub use ledger::{After, LedgerPlace, LedgerRule, LedgerSpec, Peer};
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -17,6 +21,7 @@ use towpath_core::lane::{BranchNames, LaneRule, is_branch_name};
 use towpath_core::limits::MAX_HEALTH_RULES;
 use towpath_core::names::{self, EnvironmentName};
 use towpath_core::pointer::Pointer;
+use towpath_core::signature::PublicKey;
 use towpath_core::status::{Condition, EnvironmentStatus};
 
 /// A deploy repository that the agent watches.
@@ -56,6 +61,17 @@ pub struct RepositorySpec {
     /// Environment there can see in the cluster what the repository holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_from: Vec<String>,
+    /// Where a signed record of every sync is kept. Without it none is: the last 20 syncs stand in the status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<LedgerSpec>,
+    /// The agents of other clusters that work from this repository, and the keys that they sign their records with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub peers: Vec<Peer>,
+    /// Whether this agent is the one that writes what is said about the repository as a whole. At most one of the agents
+    /// of a repository is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub steward: bool,
 }
 
 /// A Secret by its name.
@@ -95,6 +111,10 @@ pub struct RepositoryStatus {
     /// What happened to branches that should not happen: rewritten or deleted. The newest first, at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<String>,
+    /// The last record that was seen of each peer's ledger: `cluster/environment sequence commit`, at most 1000. A ledger
+    /// that does not go on from there was rewritten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ledgers: Vec<String>,
     /// `Ready`, and while they are true `Stalled` and `Reconciling`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -197,6 +217,11 @@ pub struct EnvironmentSpec {
     /// like a secret masked; `Never` does not. Whoever may read this Environment may read these lines.
     #[serde(default)]
     pub logs: Logs,
+    /// Environments that a revision must have run in and passed before this one may move to it: it was applied there and
+    /// was healthy for the time to soak, by the ledger of its agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub after: Vec<After>,
     /// Neither synced nor mended while it is true.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
@@ -363,6 +388,12 @@ pub struct ResolvedRepository {
     pub branches: BranchNames,
     /// Other namespaces whose Environments may follow it; `*` stands for all.
     pub allowed_from: BTreeSet<String>,
+    /// Where ledgers are kept.
+    pub ledger: Option<LedgerRule>,
+    /// Whose signatures count for which cluster.
+    pub peers: Vec<(String, PublicKey)>,
+    /// Whether this agent writes what is said about the repository as a whole.
+    pub steward: bool,
 }
 
 impl Repository {
@@ -392,6 +423,8 @@ impl Repository {
                 None => {}
             }
         }
+        let peers = self.spec.peers.iter().enumerate();
+        let peers = peers.filter_map(|(place, peer)| peer.resolve(place, &mut found)).collect();
         Problems::check(found)?;
         Ok(ResolvedRepository {
             home: self.namespace().unwrap_or_default(),
@@ -402,6 +435,9 @@ impl Repository {
             interval,
             branches,
             allowed_from: self.spec.allowed_from.iter().cloned().collect(),
+            ledger: self.spec.ledger.as_ref().and_then(|ledger| ledger.resolve(self.spec.secret_ref.as_ref())),
+            peers,
+            steward: self.spec.steward,
         })
     }
 }
@@ -437,6 +473,7 @@ impl Environment {
             timeout,
             health,
             logs,
+            after,
             suspend,
             deletion_policy,
             moved_from,
@@ -476,6 +513,8 @@ impl Environment {
         }
         let ignore: Vec<Rule> =
             ignore.into_iter().enumerate().map(|(place, rule)| rule.resolve(place, &mut found)).collect();
+        let after = after.iter().enumerate();
+        let after = after.filter_map(|(place, after)| after.resolve(place, &mut found)).collect();
         let health = HealthRules::read(&health).unwrap_or_else(|problems| {
             found.extend(problems.into_vec());
             HealthRules::default()
@@ -516,6 +555,7 @@ impl Environment {
                     Logs::Failing => LogMode::Failing,
                     Logs::Never => LogMode::Never,
                 },
+                after,
                 suspend,
                 deletion_policy: match deletion_policy {
                     Deletion::Orphan => DeletionPolicy::Orphan,

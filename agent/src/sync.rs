@@ -101,6 +101,8 @@ pub struct Pass<'a> {
     pub own_namespace: Option<&'a str>,
     /// Other environments of this agent that may have objects in one of these namespaces (`None`: cluster-scoped).
     pub neighbours: &'a (dyn Fn(&BTreeSet<Option<&str>>) -> Vec<Environment> + Send + Sync),
+    /// How many syncs of this environment the ledger knows of.
+    pub recorded: u64,
     /// Divides the waits of a pass; 1 except in tests.
     pub time_scale: u32,
     /// Whether something newer makes this pass pointless: asked before each write.

@@ -55,6 +55,17 @@ pub enum LogMode {
     Never,
 }
 
+/// An environment that must have run and passed a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Required {
+    /// Its cluster; the agent's own where none is said.
+    pub cluster: Option<String>,
+    /// Its name.
+    pub environment: EnvironmentName,
+    /// How long the revision must have been healthy there.
+    pub soak: Duration,
+}
+
 /// An Environment, resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Environment {
@@ -102,6 +113,8 @@ pub struct Environment {
     pub health: HealthRules,
     /// Whether the last lines of a container that fails are shown.
     pub logs: LogMode,
+    /// What must have run and passed a revision before this one moves to it.
+    pub after: Vec<Required>,
     /// Neither synced nor mended.
     pub suspend: bool,
     /// What becomes of its members when it is deleted.
@@ -136,6 +149,7 @@ pub(crate) fn sample() -> Environment {
         timeout: Duration::from_secs(600),
         health: HealthRules::default(),
         logs: LogMode::Failing,
+        after: Vec::new(),
         suspend: false,
         deletion_policy: DeletionPolicy::Orphan,
         moved_from: None,

@@ -27,7 +27,7 @@ macro_rules! object_id {
     ($name:ident) => {
         impl $name {
             /// From the raw 20 bytes.
-            pub fn from_bytes(bytes: [u8; 20]) -> Self {
+            pub const fn from_bytes(bytes: [u8; 20]) -> Self {
                 $name(bytes)
             }
 

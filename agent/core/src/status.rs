@@ -7,7 +7,8 @@ mod syncs;
 
 pub use leftovers::{KeptStatus, LeftoverStatus, Leftovers};
 pub use syncs::{
-    ContentStatus, HookOutcome, HookStatus, Outcome, SyncRecord, SyncStatus, Trigger, WaitReason, WaitStatus,
+    ContentStatus, HookOutcome, HookStatus, Outcome, SyncHealth, SyncRecord, SyncStatus, Trigger, WaitReason,
+    WaitStatus,
 };
 
 use std::cmp::Reverse;
@@ -186,6 +187,9 @@ pub struct EnvironmentStatus {
     /// The last drift.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftStatus>,
+    /// How many syncs were counted: the number of the last one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub syncs: u64,
     /// The last syncs, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<SyncRecord>,
@@ -257,7 +261,9 @@ pub struct Report {
     pub content: Option<ContentStatus>,
     /// The sync that goes on.
     pub under_way: Option<SyncStatus>,
-    /// The syncs that ended, the older one first.
+    /// How many syncs the ledger knows of: what ends now is counted on from there.
+    pub recorded: u64,
+    /// The syncs that ended, the older one first. Their numbers are not counted yet.
     pub ended: Vec<SyncRecord>,
     /// What is wrong.
     pub problems: Vec<Problem>,
@@ -318,7 +324,8 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
                 && runs(earlier) == runs(sync)
         };
         if !status.history.first().is_some_and(says_the_same) {
-            status.history.insert(0, sync.clone());
+            status.syncs = status.syncs.max(report.recorded) + 1;
+            status.history.insert(0, SyncRecord { number: status.syncs, ..sync.clone() });
         }
         status.history.truncate(MAX_HISTORY);
         for hook in status.history.iter_mut().skip(MAX_LOGGED).flat_map(|sync| &mut sync.hooks) {
@@ -345,6 +352,7 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
             })
             .collect();
         status.leftovers = leftovers::fold(&before.leftovers, &report.leftovers, now);
+        note_health(&mut status, now);
     }
     status.rolling_since = report.rolling_since;
     status.problems = lines(&report.problems);
@@ -352,6 +360,27 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
     status.state = state_of(&status, report);
     status.conditions = conditions(before, &status, report, now);
     status
+}
+
+/// Says of the last sync how the environment came to be after it.
+fn note_health(status: &mut EnvironmentStatus, now: Timestamp) {
+    let runs = status.running.as_ref().map(|running| running.revision.as_str());
+    let is_healthy = match status.health {
+        Some(Health::Healthy) => true,
+        Some(Health::Degraded) => false,
+        _ => return,
+    };
+    let message = status.unhealthy.first().map(|object| format!("{}: {}", object.object, object.message));
+    let Some(last) = status.history.first_mut() else { return };
+    let is_it = last.outcome == Outcome::Applied && Some(last.revision.as_str()) == runs;
+    if is_it && last.health.as_ref().is_none_or(|known| known.is_healthy != is_healthy) {
+        let message = message.filter(|_| !is_healthy);
+        last.health = Some(SyncHealth { is_healthy, since: now, message });
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn state_of(status: &EnvironmentStatus, report: &Report) -> State {

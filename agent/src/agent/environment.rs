@@ -261,6 +261,7 @@ impl Task {
             claims: &self.shared.claims,
             own_namespace: self.shared.settings.own_namespace.as_deref(),
             neighbours: &neighbours,
+            recorded: 0,
             time_scale: self.shared.settings.time_scale.max(1),
             overtaken: &overtaken,
         };
@@ -387,6 +388,7 @@ pub(super) fn blocked(resource: &Environment, status: &EnvironmentStatus, proble
         attempted: None,
         handled_request: None,
         under_way: status.sync.clone(),
+        recorded: 0,
         ended: Vec::new(),
         problems,
         warnings: Vec::new(),

@@ -333,6 +333,7 @@ impl Task {
                 })
                 .collect(),
             alarms: self.seen.alarms.clone(),
+            ledgers: self.status.ledgers.clone(),
             conditions,
         };
         if next == self.status && self.is_written {

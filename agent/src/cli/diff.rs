@@ -12,15 +12,16 @@ use kube::api::{Patch, PatchParams, ValidationDirective};
 use kube::core::{ApiResource, DynamicObject};
 use kube::discovery::{ApiCapabilities, Scope as ServedScope};
 use kube::{Api, Discovery};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use similar::{ChangeTag, TextDiff};
 use towpath_core::environment::Environment;
 use towpath_core::fault::{Problem, Problems};
 use towpath_core::hooks;
-use towpath_core::manifest::{ObjectKey, annotation_of, group_of};
+use towpath_core::manifest::{ObjectKey, group_of};
 use towpath_core::names::{ENVIRONMENT_LABEL, FIELD_MANAGER, annotation};
 use towpath_core::policy::{Cleared, Desired};
+use towpath_core::redact;
 use towpath_core::scope::{Scope, Scopes};
 
 use super::access::{Access, DEADLINE, Flags, call, problem};
@@ -251,13 +252,9 @@ impl Key {
     }
 
     /// `***` and enough of a hash to tell whether two values are the same.
-    fn redact(&self, value: &Value) -> Value {
-        let text = match value {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        let hash = Sha256::new().chain_update(self.0).chain_update(text).finalize();
-        Value::from(format!("*** ({})", hex::encode(&hash[..4])))
+    fn stand_in(&self, value: &str) -> String {
+        let hash = Sha256::new().chain_update(self.0).chain_update(value).finalize();
+        format!("*** ({})", hex::encode(&hash[..4]))
     }
 }
 
@@ -266,33 +263,13 @@ fn shown(object: &Value, key: &Key) -> Value {
     let mut object = object.clone();
     let Some(map) = object.as_object_mut() else { return object };
     map.shift_remove("status");
-    let is_secret = map.get("kind").is_some_and(|kind| kind == "Secret")
-        && map.get("apiVersion").is_some_and(|version| version == "v1");
-    if is_secret {
-        redact(map, key);
-    }
+    redact::secret(map, &|value| key.stand_in(value));
     if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
         for name in ["managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink"] {
             metadata.shift_remove(name);
         }
     }
     object
-}
-
-fn redact(secret: &mut Map<String, Value>, key: &Key) {
-    const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-    for part in ["data", "stringData"] {
-        match secret.get_mut(part) {
-            Some(Value::Object(values)) => values.values_mut().for_each(|value| *value = key.redact(value)),
-            Some(other) if !other.is_null() => *other = key.redact(other),
-            _ => {}
-        }
-    }
-    // kubectl keeps a whole copy of the object here.
-    if annotation_of(secret, LAST_APPLIED).is_some() {
-        let copy = &mut secret["metadata"]["annotations"][LAST_APPLIED];
-        *copy = key.redact(copy);
-    }
 }
 
 fn write(out: &mut impl Write, change: &Change) -> std::io::Result<()> {

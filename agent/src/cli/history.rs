@@ -94,6 +94,9 @@ mod tests {
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         let id = "0123456789abcdef0123456789abcdef01234567";
         let good = SyncRecord {
+            number: 1,
+            request: None,
+            health: None,
             revision: format!("master@sha1:{id}"),
             subject: "Raise the memory limit".into(),
             trigger: Trigger::Commit,

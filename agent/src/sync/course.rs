@@ -204,6 +204,7 @@ pub(super) async fn take_up(
                 content: desired.content().to_owned(),
                 trigger: trigger(pass, &revision, is_move),
                 requested_by: pass.request.and_then(|request| request.by.clone()),
+                request: pass.request.map(|request| request.id.clone()),
                 attempt: None,
                 started_at: now,
                 created: 0,
@@ -229,6 +230,7 @@ pub(super) async fn take_up(
         sync.attempt = Some(request.id.clone());
         again(&mut sync, Trigger::Request, now);
         sync.requested_by = request.by.clone();
+        sync.request = Some(request.id.clone());
     }
     Course { sync, is_change, role, is_second: false, overtaken: other, is_over: false }
 }
@@ -266,6 +268,9 @@ fn again(sync: &mut SyncStatus, trigger: Trigger, now: Timestamp) {
 /// The record of a sync that ended. `progress` is what the last pass did, already counted in the sync.
 fn record(sync: &SyncStatus, outcome: Outcome, progress: &Progress, now: Timestamp) -> SyncRecord {
     SyncRecord {
+        number: 0,
+        request: sync.request.clone(),
+        health: None,
         revision: sync.revision.clone(),
         subject: sync.subject.clone(),
         trigger: sync.trigger,

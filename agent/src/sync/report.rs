@@ -84,6 +84,7 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         attempted: refused.or(worked_on),
         handled_request: pass.request.filter(|_| is_answered).map(|request| request.id.clone()),
         under_way: journal.under_way,
+        recorded: pass.recorded,
         ended: journal.ended,
         problems,
         warnings: progress.warnings,
@@ -108,6 +109,9 @@ fn refusal(
 ) -> SyncRecord {
     let text = revision.to_string();
     SyncRecord {
+        number: 0,
+        request: pass.request.map(|request| request.id.clone()),
+        health: None,
         subject: revision.subject.clone(),
         trigger: course::trigger(pass, &text, true),
         requested_by: pass.request.and_then(|request| request.by.clone()),
@@ -137,6 +141,7 @@ pub(super) fn suspended(pass: &Pass<'_>) -> Report {
         attempted: None,
         handled_request: pass.request.map(|request| request.id.clone()),
         under_way: pass.status.sync.clone(),
+        recorded: 0,
         ended: Vec::new(),
         problems: Vec::new(),
         warnings: Vec::new(),

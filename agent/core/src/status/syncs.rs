@@ -133,6 +133,9 @@ pub struct SyncStatus {
     /// Who asked, for a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_by: Option<String>,
+    /// The request, by the value of its annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// The request by which hooks that had failed were run again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<String>,
@@ -178,6 +181,9 @@ pub struct ContentStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncRecord {
+    /// Its number: `prod@7` is the seventh sync of prod. 0 where nobody counted yet.
+    #[serde(default)]
+    pub number: u64,
     /// What was applied.
     pub revision: String,
     /// First line of the commit's message.
@@ -188,6 +194,9 @@ pub struct SyncRecord {
     /// Who asked, for a request. Not verified before rights come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_by: Option<String>,
+    /// The request, by the value of its annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// When it began.
     pub started_at: Timestamp,
     /// How long it took, in milliseconds.
@@ -213,4 +222,20 @@ pub struct SyncRecord {
     /// The runs of its hooks; the last five syncs keep their logs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<HookStatus>,
+    /// How the environment came to be after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<SyncHealth>,
+}
+
+/// How an environment came to be after a sync.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncHealth {
+    /// Healthy, or degraded.
+    pub is_healthy: bool,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why it is not healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }

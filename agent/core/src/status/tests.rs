@@ -29,6 +29,7 @@ fn report() -> Report {
         handled_request: None,
         content: None,
         under_way: None,
+        recorded: 0,
         ended: Vec::new(),
         problems: Vec::new(),
         warnings: Vec::new(),
@@ -55,6 +56,9 @@ fn has(status: &EnvironmentStatus, type_: &str) -> bool {
 
 fn record(number: i64, outcome: Outcome) -> SyncRecord {
     SyncRecord {
+        number: 0,
+        request: None,
+        health: None,
         revision: revision(1).to_string(),
         subject: String::new(),
         trigger: Trigger::Commit,
@@ -251,6 +255,7 @@ fn a_sync_that_waits_says_for_what_and_when_it_takes_too_long() {
         subject: String::new(),
         trigger: Trigger::Commit,
         requested_by: None,
+        request: None,
         attempt: None,
         started_at: at(1),
         created: 1,
@@ -282,4 +287,32 @@ fn a_sync_that_waits_says_for_what_and_when_it_takes_too_long() {
     report.decision = Decision::Settled;
     let status = fold(&status, &report, at(70));
     assert_eq!((status.sync, status.content.unwrap().digest.as_str()), (None, "c"));
+}
+
+#[test]
+fn syncs_are_counted_on_from_what_the_ledger_knows() {
+    let ended = vec![record(1, Outcome::Applied), record(2, Outcome::Applied)];
+    let status = fold(&EnvironmentStatus::default(), &Report { ended, ..report() }, at(10));
+    let numbers = |status: &EnvironmentStatus| status.history.iter().map(|sync| sync.number).collect::<Vec<_>>();
+    assert_eq!((numbers(&status), status.syncs), (vec![2, 1], 2));
+    let ended = vec![record(3, Outcome::Applied)];
+    let status = fold(&status, &Report { ended: ended.clone(), recorded: 17, ..report() }, at(11));
+    assert_eq!((numbers(&status), status.syncs), (vec![18, 2, 1], 18));
+    let status = fold(&status, &Report { ended, recorded: 17, ..report() }, at(12));
+    assert_eq!(status.syncs, 19);
+}
+
+#[test]
+fn the_last_sync_says_how_the_environment_came_to_be() {
+    let ended = vec![record(1, Outcome::Applied)];
+    let progressing = Report { ended, worst: Some(Health::Progressing), ..report() };
+    let status = fold(&EnvironmentStatus::default(), &progressing, at(10));
+    assert_eq!(status.history[0].health, None);
+    let status = fold(&status, &report(), at(11));
+    let healthy = SyncHealth { is_healthy: true, since: at(11), message: None };
+    assert_eq!(status.history[0].health, Some(healthy.clone()));
+    assert_eq!(fold(&status, &report(), at(12)).history[0].health, Some(healthy));
+    let degraded = Report { worst: Some(Health::Degraded), ..report() };
+    let status = fold(&status, &degraded, at(13));
+    assert_eq!(status.history[0].health, Some(SyncHealth { is_healthy: false, since: at(13), message: None }));
 }

@@ -1,0 +1,94 @@
+//! The rules by which each record follows the one before it.
+//!
+//! Who signed it is not judged here: what comes in was signed by the ledger's own agent.
+
+use super::{Fact, LedgerName, Record};
+use crate::fault::Problem;
+use crate::revision::CommitId;
+
+/// A commit of a ledger whose signature was found good.
+#[derive(Clone, Copy, Debug)]
+pub struct Link<'a> {
+    /// Its id.
+    pub commit: CommitId,
+    /// Its parents.
+    pub parents: &'a [CommitId],
+    /// Its message.
+    pub message: &'a str,
+}
+
+/// Reads a commit as the record after `before`, or as the first one.
+///
+/// # Errors
+/// `Content` where it is no record, one of another ledger, or does not follow: another parent, a number that was
+/// skipped or is there already.
+pub fn follow(ledger: &LedgerName, before: Option<(CommitId, &Record)>, link: Link<'_>) -> Result<Record, Problem> {
+    let of = |why: String| Problem::content(format!("record {} of ledger {ledger}: {why}", link.commit));
+    let record = Record::parse(link.message).map_err(|problem| of(problem.message))?;
+    if record.ledger != *ledger {
+        return Err(of(format!("it is one of ledger {}", record.ledger)));
+    }
+    let parents: Vec<CommitId> = before.iter().map(|(commit, _)| *commit).collect();
+    if link.parents != parents {
+        return Err(of("its parent is not the record before it".to_owned()));
+    }
+    let expected = before.map_or(1, |(_, before)| before.sequence + 1);
+    if record.sequence != expected {
+        return Err(of(format!("its number is {} where {expected} comes next", record.sequence)));
+    }
+    let last = before.map_or(0, |(_, before)| before.sync);
+    let fits = match record.fact {
+        Fact::Sync(_) => record.sync > last,
+        Fact::Health(_) => record.sync == last,
+    };
+    if !fits {
+        return Err(of(format!("it is about sync {} after sync {last}", record.sync)));
+    }
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{degraded, sync};
+    use super::*;
+
+    const FIRST: CommitId = CommitId::from_bytes([1; 20]);
+    const SECOND: CommitId = CommitId::from_bytes([2; 20]);
+
+    fn check(before: Option<(CommitId, &Record)>, record: &Record, parents: &[CommitId]) -> Result<Record, Problem> {
+        let message = record.message();
+        follow(&sync(1).ledger, before, Link { commit: SECOND, parents, message: &message })
+    }
+
+    #[test]
+    fn records_follow_each_other() {
+        let (one, two) = (sync(1), sync(2));
+        assert_eq!(check(None, &one, &[]).unwrap(), one);
+        assert_eq!(check(Some((FIRST, &one)), &two, &[FIRST]).unwrap(), two);
+        let after = Record { sync: 2, ..degraded(3) };
+        assert_eq!(check(Some((FIRST, &two)), &after, &[FIRST]).unwrap(), after);
+        // A sync whose record was lost leaves a gap among the syncs, never in the ledger.
+        let late = Record { sequence: 3, ..sync(9) };
+        assert!(check(Some((FIRST, &two)), &late, &[FIRST]).is_ok());
+    }
+
+    #[test]
+    fn what_does_not_follow_is_refused() {
+        let (one, two) = (sync(1), sync(2));
+        let other = LedgerName { cluster: "west".into(), ..two.ledger.clone() };
+        for (why, before, record, parents) in [
+            ("another parent", Some((FIRST, &one)), two.clone(), vec![SECOND]),
+            ("no parent", Some((FIRST, &one)), two.clone(), vec![]),
+            ("two parents", Some((FIRST, &one)), two.clone(), vec![FIRST, SECOND]),
+            ("a first one with a parent", None, one.clone(), vec![FIRST]),
+            ("skipped", Some((FIRST, &one)), sync(3), vec![FIRST]),
+            ("replayed", Some((FIRST, &one)), one.clone(), vec![FIRST]),
+            ("it does not begin at 1", None, two.clone(), vec![]),
+            ("of another cluster", Some((FIRST, &one)), Record { ledger: other, ..two.clone() }, vec![FIRST]),
+            ("health of another sync", Some((FIRST, &one)), degraded(2), vec![FIRST]),
+            ("the same sync twice", Some((FIRST, &one)), Record { sync: 1, ..two.clone() }, vec![FIRST]),
+        ] {
+            assert!(check(before, &record, &parents).is_err(), "{why}");
+        }
+    }
+}
