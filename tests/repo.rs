@@ -1,5 +1,6 @@
 //! The git door against real repositories.
 
+pub mod commits;
 mod damage;
 mod hostile;
 mod http;
@@ -92,7 +93,7 @@ fn a_rewritten_branch_is_reported_and_its_old_commit_stays() {
     let moved = Moved { branch: "develop".into(), from: Some(second), to: third, rewritten: true };
     assert_eq!(pull(mirror), [moved]);
     assert_eq!(mirror.tree(second).unwrap().text("a").unwrap(), Some("2"));
-    let kept = folder.path().join(format!("mirror/refs/towpath/kept/{second}"));
+    let kept = folder.path().join(format!("mirror/refs/kept/{second}"));
     assert!(kept.exists());
 }
 

@@ -21,6 +21,10 @@ use super::source::Source;
 use super::terms::Terms;
 use super::tree::{self, TreeCache, Unreadable, commit_id, oid};
 
+mod commits;
+
+pub use commits::{NewCommit, Sign};
+
 /// Bytes of one commit object: header, signature and message.
 pub const MAX_COMMIT_BYTES: usize = 4 << 20;
 /// Characters of a subject or an author that are shown.
@@ -33,7 +37,7 @@ const MAX_STEP: usize = 4096;
 const REBUILD_EVERY: Duration = Duration::from_secs(600);
 
 const HEADS: &str = "refs/heads/";
-const KEPT: &str = "refs/towpath/kept/";
+const KEPT: &str = "refs/kept/";
 
 /// A bare copy of some branches of a repository.
 ///
@@ -50,6 +54,8 @@ pub struct Mirror {
     store: Mutex<Store>,
     /// One fetch at a time; holds when the mirror was last fetched anew.
     fetching: Mutex<Option<Instant>>,
+    /// Whoever adds packs, or takes them out. Locked after `fetching` and before `store`.
+    packs: Mutex<()>,
     /// An object was missing or damaged when it was read.
     suspect: AtomicBool,
     /// Locked while this mirror lives.
@@ -110,6 +116,7 @@ impl Mirror {
             source,
             store: Mutex::new(Store { repository, trees: TreeCache::default() }),
             fetching: Mutex::new(None),
+            packs: Mutex::new(()),
             suspect: AtomicBool::new(false),
             _owner: owner,
         })
@@ -281,6 +288,7 @@ impl Mirror {
                     return Err(blame(&repository, &known, &error));
                 }
             }
+            let _packs = lock(&self.packs);
             incoming.accept().map_err(|error| unwritable(folder, &error))?;
         }
         let mut all = Vec::new();
@@ -292,6 +300,7 @@ impl Mirror {
 
     /// Puts small packs together when there are many. A mirror that cannot be compacted works as before.
     fn compact(&self) {
+        let _packs = lock(&self.packs);
         let Some(small) = compact::too_many(&self.folder) else { return };
         let count = small.len();
         let merged = Repository::open_bare(&self.folder).and_then(|repository| compact::merge(&repository, small));
@@ -340,6 +349,7 @@ impl Mirror {
             moved.rewritten = moved.from.is_some_and(|from| !is_ancestor(&repository, from, moved.to).unwrap_or(false));
         }
         drop(repository);
+        let _packs = lock(&self.packs);
         let mut store = lock(&self.store);
         if self.folder.exists() {
             move_aside(&self.folder).map_err(unwritable)?;

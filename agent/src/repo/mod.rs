@@ -17,8 +17,10 @@ use std::sync::Once;
 
 pub mod remote;
 
+mod commit;
 mod compact;
 pub mod mirror;
+mod new_tree;
 mod source;
 mod tree;
 
@@ -36,10 +38,12 @@ mod terms;
 mod view;
 pub mod watch;
 
+pub use commit::{MAX_PARENTS, Person, StoredCommit};
 pub use compact::MAX_SMALL_PACKS;
 pub use fetch::MAX_PACK_BYTES;
 pub use ls_refs::MAX_LISTING_BYTES;
-pub use mirror::{MAX_COMMIT_BYTES, Mirror, Moved};
+pub use mirror::{MAX_COMMIT_BYTES, Mirror, Moved, NewCommit, Sign};
+pub use new_tree::NewTree;
 pub use pack::{MAX_DELTA_RESULT_BYTES, MAX_OBJECT_BYTES, MAX_PACK_OBJECTS, MAX_UNPACKED_BYTES};
 pub use remote::{Credentials, Login, Remote};
 pub use secret::credentials;

@@ -1,0 +1,177 @@
+//! Commits that are made here, and commits that are read to the byte.
+
+use std::collections::HashSet;
+use std::io::Write;
+
+use git2::{ObjectType, Odb, OdbLookupFlags, Oid, Repository};
+use towpath_core::fault::Problem;
+use towpath_core::revision::{CommitId, TreeId, clean_line};
+
+use super::super::commit::{self, Person, StoredCommit};
+use super::super::new_tree::{Needed, NewTree};
+use super::super::tree::{commit_id, oid};
+use super::{MAX_COMMIT_BYTES, Mirror, SHOWN_CHARACTERS, is_shortage, lock};
+
+/// Makes a signature in its armour for the bytes of a commit.
+pub type Sign<'a> = dyn Fn(&[u8]) -> Result<String, Problem> + 'a;
+
+/// A commit that is to be written.
+pub struct NewCommit<'a> {
+    /// All of its files.
+    pub tree: &'a NewTree,
+    /// The commits before it.
+    pub parents: Vec<CommitId>,
+    /// Who wrote it.
+    pub author: Person,
+    /// Who commits it.
+    pub committer: Person,
+    /// For people, with trailers for machines.
+    pub message: String,
+    /// Signs it, as `git commit -S` does.
+    pub sign: Option<&'a Sign<'a>>,
+}
+
+impl std::fmt::Debug for NewCommit<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewCommit").field("parents", &self.parents).field("message", &self.message).finish()
+    }
+}
+
+impl Mirror {
+    /// Writes a commit with its files into the mirror. No ref moves, and nobody is contacted.
+    ///
+    /// What the mirror has already is not written again. All that is new becomes one pack, so a commit of many files
+    /// leaves two files behind. Nothing refers to the commit: in a mirror that is fetched anew it is gone.
+    ///
+    /// # Errors
+    /// `Setup` when the mirror cannot be written or the commit would not read back, `Passing` when a parent or a known
+    /// file is not in the mirror, and whatever the signing reports.
+    pub fn write_commit(&self, new: &NewCommit<'_>) -> Result<CommitId, Problem> {
+        self.write_commits(std::slice::from_ref(new)).map(|written| written[0])
+    }
+
+    /// [`Mirror::write_commit`] for several at once, which become one pack. Gives the ids in the same order.
+    ///
+    /// # Errors
+    /// As [`Mirror::write_commit`]; nothing is written then.
+    pub fn write_commits(&self, new: &[NewCommit<'_>]) -> Result<Vec<CommitId>, Problem> {
+        let unusable = |error: git2::Error| self.unusable(&error);
+        let repository = Repository::open_bare(&self.folder).map_err(unusable)?;
+        let odb = repository.odb().map_err(unusable)?;
+        let mut fresh = Fresh::new(&odb).map_err(unusable)?;
+        let mut written = Vec::new();
+        for new in new {
+            let known = |parent: &&CommitId| !written.contains(*parent) && !fresh.is_stored(oid(**parent));
+            if let Some(parent) = new.parents.iter().find(known) {
+                return Err(Problem::passing(format!("the commit {parent} is not in the mirror yet")));
+            }
+            let tree = new.tree.root().each(&mut |needed| fresh.add(&needed).map_err(unusable)?)?;
+            let tree = TreeId::from_bytes(tree.as_bytes().try_into().expect("an id has 20 bytes"));
+            let mut bytes = commit::write(tree, &new.parents, &new.author, &new.committer, &new.message)?;
+            if let Some(sign) = new.sign {
+                bytes = commit::sign(&bytes, &sign(&bytes)?);
+            }
+            if bytes.len() > MAX_COMMIT_BYTES {
+                return Err(Problem::setup(format!("a commit of more than {MAX_COMMIT_BYTES} bytes is not made"))
+                    .hint("its message is too long"));
+            }
+            if let Err(why) = commit::read(&bytes) {
+                return Err(Problem::setup(format!("a commit that would not read back is not made: {why}")));
+            }
+            let id = Oid::hash_object(ObjectType::Commit, &bytes).map_err(unusable)?;
+            fresh.add(&Needed { id, kind: ObjectType::Commit, bytes: Some(&bytes) }).map_err(unusable)??;
+            written.push(commit_id(id));
+        }
+        {
+            let _packs = lock(&self.packs);
+            fresh.store(&odb).map_err(unusable)?;
+        }
+        self.compact();
+        Ok(written)
+    }
+
+    /// A commit to the byte, read strictly.
+    ///
+    /// # Errors
+    /// `Content` when it is malformed, or could be understood in two ways (a header twice); `Passing` when it is not in
+    /// the mirror.
+    pub fn commit(&self, id: CommitId) -> Result<StoredCommit, Problem> {
+        let malformed = |why: &str| Problem::content(format!("the commit {id} is malformed: {why}"));
+        let store = lock(&self.store);
+        let odb = store.repository.odb().map_err(|error| self.damaged(&error))?;
+        let (size, kind) = odb.read_header(oid(id)).map_err(|error| self.absent(id, &error))?;
+        if kind != ObjectType::Commit {
+            return Err(malformed("it is no commit"));
+        }
+        if size > MAX_COMMIT_BYTES {
+            return Err(malformed("it is too long"));
+        }
+        let object = odb.read(oid(id)).map_err(|error| self.absent(id, &error))?;
+        commit::read(object.data()).map_err(malformed)
+    }
+
+    /// The problem of a mirror in which something could not be written.
+    fn unusable(&self, error: &git2::Error) -> Problem {
+        let why = clean_line(error.message(), SHOWN_CHARACTERS);
+        if is_shortage(error) {
+            return super::unwritable(&self.folder, &why);
+        }
+        Problem::passing(format!("the mirror in {} cannot be written: {why}", self.folder.display()))
+    }
+}
+
+/// Objects that are not in the mirror yet, in memory.
+struct Fresh<'a> {
+    stored: &'a Odb<'a>,
+    memory: Odb<'static>,
+    /// In the order in which they came, without repeats.
+    ids: Vec<Oid>,
+    seen: HashSet<Oid>,
+}
+
+impl<'a> Fresh<'a> {
+    fn new(stored: &'a Odb<'a>) -> Result<Self, git2::Error> {
+        let memory = Odb::new()?;
+        memory.add_new_mempack_backend(1)?;
+        Ok(Fresh { stored, memory, ids: Vec::new(), seen: HashSet::new() })
+    }
+
+    fn is_stored(&self, id: Oid) -> bool {
+        // Without looking for new packs at each: the handle was opened just now.
+        self.stored.exists_ext(id, OdbLookupFlags::NO_REFRESH)
+    }
+
+    /// Takes an object, unless it is there. The inner error is that it should be there and is not.
+    fn add(&mut self, needed: &Needed<'_>) -> Result<Result<(), Problem>, git2::Error> {
+        if !self.seen.insert(needed.id) || self.is_stored(needed.id) {
+            return Ok(Ok(()));
+        }
+        let Some(bytes) = needed.bytes else {
+            let id = needed.id;
+            return Ok(Err(Problem::passing(format!("the file {id} is not in the mirror"))));
+        };
+        self.ids.push(self.memory.write(needed.kind, bytes)?);
+        Ok(Ok(()))
+    }
+
+    /// Writes them as one pack.
+    fn store(self, to: &Odb<'_>) -> Result<(), git2::Error> {
+        if self.ids.is_empty() {
+            return Ok(());
+        }
+        let repository = Repository::from_odb(self.memory)?;
+        let mut pack = repository.packbuilder()?;
+        pack.set_threads(1);
+        for id in self.ids {
+            pack.insert_object(id, None)?;
+        }
+        let mut writer = to.packwriter()?;
+        let mut written = Ok(());
+        pack.foreach(|bytes| {
+            written = writer.write_all(bytes);
+            written.is_ok()
+        })?;
+        written.map_err(|error| git2::Error::from_str(&error.to_string()))?;
+        writer.commit().map(drop)
+    }
+}
