@@ -16,10 +16,10 @@ use super::packet::{
 /// Bytes of one pack, and with it of one fetch.
 pub const MAX_PACK_BYTES: u64 = 1 << 30;
 
-/// The request for some commits of branches.
+/// The request for some commits of refs.
 ///
 /// # Errors
-/// `Passing` when a branch is no longer there, `Setup` when the server is too old.
+/// `Passing` when a ref is no longer there, `Setup` when the server is too old.
 pub(super) fn request(
     greeting: &Greeting,
     wanted: &[(String, CommitId)],
@@ -36,16 +36,17 @@ pub(super) fn request(
             }
             wanted.iter().for_each(|(_, commit)| write_line(&mut request, &format!("want {commit}")));
         }
-        Greeting::V0 { capabilities, heads } => {
-            let options = options_of_version_0(capabilities)?;
-            for (index, (branch, commit)) in wanted.iter().enumerate() {
-                // Only what a branch stands on may be asked for, and the branch may have moved since it was looked at.
-                let head = if heads.values().any(|head| head == commit) { Some(commit) } else { heads.get(branch) };
-                let Some(head) = head else {
-                    return Err(Problem::passing(format!("the branch {branch} is no longer on the git server")));
+        Greeting::V0(found) => {
+            let options = options_of_version_0(&found.capabilities)?;
+            for (index, (name, commit)) in wanted.iter().enumerate() {
+                // Only what a ref stands on may be asked for, and the ref may have moved since it was looked at.
+                let stands =
+                    if found.refs.values().any(|id| id == commit) { Some(commit) } else { found.refs.get(name) };
+                let Some(stands) = stands else {
+                    return Err(Problem::passing(format!("{name} is no longer on the git server")));
                 };
                 let options = if index == 0 { options.as_str() } else { "" };
-                write_line(&mut request, &format!("want {head}{options}"));
+                write_line(&mut request, &format!("want {stands}{options}"));
             }
             request.extend(FLUSH);
         }
@@ -87,7 +88,7 @@ pub(super) fn read_answer<R: Read>(
                 Packet::Flush | Packet::End => return Err(cut_short()),
             }
         },
-        Greeting::V0 { .. } => {
+        Greeting::V0(_) => {
             let line = packets.line()?.ok_or_else(cut_short)?;
             if line != b"NAK" && !line.starts_with(b"ACK ") {
                 return Err(garbled());
@@ -111,6 +112,7 @@ pub(super) fn read_answer<R: Read>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::ls_refs::Advertisement;
     use super::*;
 
     fn answer(version_2: bool, parts: &[&[u8]]) -> Result<Vec<u8>, Problem> {
@@ -126,7 +128,7 @@ mod tests {
             .collect();
         let greeting = match version_2 {
             true => Greeting::V2(Capabilities::new()),
-            false => Greeting::V0 { capabilities: Capabilities::new(), heads: Default::default() },
+            false => Greeting::V0(Advertisement::default()),
         };
         let mut pack = Vec::new();
         read_answer(&greeting, &mut PacketReader::new(&bytes[..]), &mut pack).map(|()| pack)
@@ -160,8 +162,9 @@ mod tests {
     fn an_old_server_is_asked_only_for_what_it_named() {
         let (old, new) = (CommitId::from_bytes([1; 20]), CommitId::from_bytes([2; 20]));
         let capabilities: Capabilities = [("side-band-64k".to_owned(), String::new())].into();
-        let greeting = Greeting::V0 { capabilities, heads: [("develop".to_owned(), new)].into() };
-        let text = String::from_utf8(request(&greeting, &[("develop".into(), old)], &[]).unwrap()).unwrap();
+        let refs = [("refs/heads/develop".to_owned(), new)].into();
+        let greeting = Greeting::V0(Advertisement { capabilities, refs, others: Vec::new() });
+        let text = String::from_utf8(request(&greeting, &[("refs/heads/develop".into(), old)], &[]).unwrap()).unwrap();
         assert!(text.contains(&format!("want {new} side-band-64k agent=")), "{text}");
         assert!(request(&greeting, &[("gone".into(), old)], &[]).is_err());
     }

@@ -11,12 +11,11 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCAT
 use reqwest::{Certificate, StatusCode};
 use secrecy::ExposeSecret;
 use towpath_core::fault::{Fault, Problem};
-use towpath_core::lane::Heads;
 use towpath_core::revision::{CommitId, clean_line};
 use url::{Host, Url};
 
 use super::fetch::{self, MAX_PACK_BYTES};
-use super::ls_refs::{self, Greeting, MAX_LISTING_BYTES};
+use super::ls_refs::{self, Greeting, MAX_LISTING_BYTES, Refs};
 use super::packet::PacketReader;
 use super::remote::{Credentials, Login};
 use super::terms::{Deadline, Refusals, Terms, too_long};
@@ -105,18 +104,19 @@ impl Http {
         })
     }
 
-    /// The branches. One request, once it is known that the server speaks version 2.
-    pub(super) fn heads(&self) -> Result<Heads, Problem> {
+    /// The refs whose names begin with one of some prefixes. One request, once it is known that the server speaks
+    /// version 2.
+    pub(super) fn refs(&self, prefixes: &[&str]) -> Result<Refs, Problem> {
         let deadline = Deadline::after(self.terms.whole);
         let greeting = self.greeting(deadline)?;
         match &*greeting {
-            Greeting::V0 { heads, .. } => Ok(heads.clone()),
+            Greeting::V0(found) => Ok(ls_refs::below(found.refs.clone(), prefixes)),
             Greeting::V2(capabilities) => {
-                let request = ls_refs::request(capabilities);
+                let request = ls_refs::request(capabilities, prefixes);
                 let mut packets = self.command(request, true, MAX_LISTING_BYTES, deadline)?;
-                let heads = self.forget_greeting_on_error(ls_refs::read_answer(&mut packets))?;
+                let refs = self.forget_greeting_on_error(ls_refs::read_answer(&mut packets, prefixes))?;
                 packets.drain();
-                Ok(heads)
+                Ok(refs)
             }
         }
     }
@@ -138,7 +138,7 @@ impl Http {
         Ok(())
     }
 
-    /// How the server greets. Asked again until it speaks version 2, for a greeting of version 0 holds the branches.
+    /// How the server greets. Asked again until it speaks version 2, for a greeting of version 0 holds the refs.
     fn greeting(&self, deadline: Deadline) -> Result<Arc<Greeting>, Problem> {
         if let Some(greeting) = &*lock(&self.greeting) {
             return Ok(greeting.clone());

@@ -7,28 +7,31 @@ use std::path::Path;
 
 use git2::{Odb, Repository};
 use towpath_core::fault::Problem;
-use towpath_core::lane::{Heads, is_branch_name};
+use towpath_core::lane::is_ref_name;
 use towpath_core::revision::{CommitId, clean_line};
 
+use super::ls_refs::Refs;
 use super::tree::{commit_id, is_malformed, malformed, oid};
 
-/// The branches.
-pub(super) fn heads(folder: &Path) -> Result<Heads, Problem> {
+/// The refs whose names begin with one of some prefixes.
+pub(super) fn refs(folder: &Path, prefixes: &[&str]) -> Result<Refs, Problem> {
     let repository = open(folder)?;
     let unreadable = |error: git2::Error| {
         Problem::passing(format!("the branches of {} cannot be read: {}", folder.display(), error.message()))
     };
-    let mut heads = Heads::new();
-    for reference in repository.references_glob("refs/heads/*").map_err(unreadable)? {
-        // A branch that is deleted while it is looked at is gone, and a damaged one is none.
-        let Ok(reference) = reference else { continue };
-        let Some(name) = reference.name().ok().and_then(|name| name.strip_prefix("refs/heads/")) else { continue };
-        let Some(target) = reference.target() else { continue };
-        if is_branch_name(name) {
-            heads.insert(name.to_owned(), commit_id(target));
+    let mut refs = Refs::new();
+    for prefix in prefixes {
+        for reference in repository.references_glob(&format!("{prefix}*")).map_err(unreadable)? {
+            // A ref that is deleted while it is looked at is gone, and a damaged one is none.
+            let Ok(reference) = reference else { continue };
+            let Ok(name) = reference.name() else { continue };
+            let Some(target) = reference.target() else { continue };
+            if is_ref_name(name) {
+                refs.insert(name.to_owned(), commit_id(target));
+            }
         }
     }
-    Ok(heads)
+    Ok(refs)
 }
 
 /// Copies the wanted commits, and what they need and `haves` do not have, into `target`.

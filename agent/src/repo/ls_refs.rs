@@ -1,16 +1,19 @@
-//! What branches a server has: its greeting, and protocol version 2's `ls-refs` (gitprotocol-v2), which names only what
-//! is asked for. A server that does not speak version 2 names everything in its greeting.
+//! What refs a server has: its greeting, and protocol version 2's `ls-refs` (gitprotocol-v2), which names only what is
+//! asked for. A server that does not speak version 2, or is to be pushed to, names everything in its greeting.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 
 use towpath_core::fault::Problem;
-use towpath_core::lane::{Heads, is_branch_name};
+use towpath_core::lane::{Heads, is_branch_name, is_ref_name};
 use towpath_core::revision::CommitId;
 
 use super::packet::{DELIMITER, FLUSH, Packet, PacketReader, garbled, write_line};
 
-/// Bytes of a greeting or of a list of branches.
+/// Refs by their whole names, and what each stands on.
+pub type Refs = BTreeMap<String, CommitId>;
+
+/// Bytes of a greeting or of a list of refs.
 pub const MAX_LISTING_BYTES: u64 = 16 << 20;
 /// What the agent calls itself.
 pub(super) const AGENT: &str = concat!("agent=towpath/", env!("CARGO_PKG_VERSION"));
@@ -23,8 +26,17 @@ pub(super) type Capabilities = BTreeMap<String, String>;
 pub(super) enum Greeting {
     /// It takes commands.
     V2(Capabilities),
-    /// It has named its branches already.
-    V0 { capabilities: Capabilities, heads: Heads },
+    /// It has named its refs already.
+    V0(Advertisement),
+}
+
+/// What a server names that does not speak version 2.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Advertisement {
+    pub capabilities: Capabilities,
+    pub refs: Refs,
+    /// What it has besides, in repositories that it shares objects with.
+    pub others: Vec<CommitId>,
 }
 
 /// Reads how a server begins.
@@ -32,8 +44,6 @@ pub(super) enum Greeting {
 /// # Errors
 /// `Setup` when its repository has other ids than SHA-1, `Passing` when it is not in git's protocol.
 pub(super) fn read_greeting<R: Read>(packets: &mut PacketReader<R>) -> Result<Greeting, Problem> {
-    let mut heads = Heads::new();
-    let mut capabilities = None;
     let mut line = packets.line()?;
     if line.is_some_and(|line| line.starts_with(b"# service=")) {
         packets.line()?;
@@ -50,31 +60,33 @@ pub(super) fn read_greeting<R: Read>(packets: &mut PacketReader<R>) -> Result<Gr
     if line == Some(b"version 1") {
         line = packets.line()?;
     }
-    while let Some(found) = line {
-        let reference = match capabilities {
-            Some(_) => found,
-            None => {
-                let zero = found.iter().position(|byte| *byte == 0).ok_or_else(garbled)?;
-                let mut all = Capabilities::new();
-                found[zero + 1..].split(|byte| *byte == b' ').for_each(|one| add_capability(&mut all, one));
-                check_object_format(&all)?;
-                capabilities = Some(all);
-                &found[..zero]
-            }
-        };
-        add_branch(&mut heads, reference)?;
+    let mut found = Advertisement::default();
+    let mut is_first = true;
+    while let Some(text) = line {
+        let mut reference = text;
+        if std::mem::take(&mut is_first) {
+            let zero = text.iter().position(|byte| *byte == 0).ok_or_else(garbled)?;
+            text[zero + 1..].split(|byte| *byte == b' ').for_each(|one| add_capability(&mut found.capabilities, one));
+            check_object_format(&found.capabilities)?;
+            reference = &text[..zero];
+        }
+        match read_ref(reference)? {
+            Some((b".have", id)) => found.others.push(id),
+            Some((name, id)) => found.refs.extend(named(name).map(|name| (name, id))),
+            None => {}
+        }
         line = packets.line()?;
     }
-    Ok(Greeting::V0 { capabilities: capabilities.unwrap_or_default(), heads })
+    Ok(Greeting::V0(found))
 }
 
-/// The request for all branches.
-pub(super) fn request(capabilities: &Capabilities) -> Vec<u8> {
+/// The request for all refs whose names begin with one of some prefixes.
+pub(super) fn request(capabilities: &Capabilities, prefixes: &[&str]) -> Vec<u8> {
     let mut request = Vec::new();
     write_line(&mut request, "command=ls-refs");
     write_common(&mut request, capabilities);
     request.extend(DELIMITER);
-    write_line(&mut request, "ref-prefix refs/heads/");
+    prefixes.iter().for_each(|prefix| write_line(&mut request, &format!("ref-prefix {prefix}")));
     request.extend(FLUSH);
     request
 }
@@ -93,31 +105,47 @@ pub(super) fn write_common(request: &mut Vec<u8>, capabilities: &Capabilities) {
 ///
 /// # Errors
 /// `Passing` when it is not in git's protocol.
-pub(super) fn read_answer<R: Read>(packets: &mut PacketReader<R>) -> Result<Heads, Problem> {
-    let mut heads = Heads::new();
+pub(super) fn read_answer<R: Read>(packets: &mut PacketReader<R>, prefixes: &[&str]) -> Result<Refs, Problem> {
+    let mut refs = Refs::new();
     loop {
         match packets.next()? {
-            Packet::Data(line) => add_branch(&mut heads, line.strip_suffix(b"\n").unwrap_or(line))?,
-            Packet::Flush => return Ok(heads),
+            Packet::Data(line) => {
+                let found = read_ref(line.strip_suffix(b"\n").unwrap_or(line))?;
+                refs.extend(found.and_then(|(name, id)| Some((named(name)?, id))));
+            }
+            // A server need not heed the prefixes.
+            Packet::Flush => return Ok(below(refs, prefixes)),
             Packet::Delimiter | Packet::End => return Err(super::packet::cut_short()),
         }
     }
 }
 
-/// `<id> <ref>`, and in version 2 more after a blank. What is no branch, or has a name that git would not take, is as
-/// if it were not there.
-fn add_branch(heads: &mut Heads, line: &[u8]) -> Result<(), Problem> {
+/// The refs whose names begin with one of some prefixes.
+pub(super) fn below(mut refs: Refs, prefixes: &[&str]) -> Refs {
+    refs.retain(|name, _| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+    refs
+}
+
+/// The branches among some refs.
+pub(super) fn heads(refs: &Refs) -> Heads {
+    let branches = refs.iter().filter_map(|(name, id)| Some((name.strip_prefix("refs/heads/")?, *id)));
+    branches.filter(|(name, _)| is_branch_name(name)).map(|(name, id)| (name.to_owned(), id)).collect()
+}
+
+/// `<id> <name>`, and in version 2 more after a blank. `None` for what names no ref.
+fn read_ref(line: &[u8]) -> Result<Option<(&[u8], CommitId)>, Problem> {
     if line.starts_with(b"shallow ") || line.starts_with(b"unborn ") {
-        return Ok(());
+        return Ok(None);
     }
     let mut words = line.splitn(3, |byte| *byte == b' ');
     let (Some(id), Some(name)) = (words.next(), words.next()) else { return Err(garbled()) };
     let id: CommitId = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()).ok_or_else(garbled)?;
-    let branch = name.strip_prefix(b"refs/heads/").and_then(|name| std::str::from_utf8(name).ok());
-    if let Some(branch) = branch.filter(|name| is_branch_name(name)) {
-        heads.insert(branch.to_owned(), id);
-    }
-    Ok(())
+    Ok(Some((name, id)))
+}
+
+/// A name that git would take. Any other one is as if it were not there.
+fn named(name: &[u8]) -> Option<String> {
+    std::str::from_utf8(name).ok().filter(|name| is_ref_name(name)).map(str::to_owned)
 }
 
 fn add_capability(capabilities: &mut Capabilities, text: &[u8]) {
@@ -141,6 +169,7 @@ mod tests {
     use super::*;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+    const HEADS: &[&str] = &["refs/heads/"];
 
     fn message(lines: &[&str]) -> Vec<u8> {
         let mut message = Vec::new();
@@ -166,19 +195,27 @@ mod tests {
     #[test]
     fn a_greeting_of_version_0_names_the_branches() {
         let first = format!("{ID} HEAD\0ofs-delta side-band-64k");
-        let bytes = message(&[&first, &format!("{ID} refs/heads/develop"), &format!("{ID} refs/tags/v1")]);
-        let Ok(Greeting::V0 { capabilities, heads }) = greeting(&bytes) else { panic!("not version 0") };
-        assert!(capabilities.contains_key("ofs-delta"));
-        assert_eq!(heads.keys().collect::<Vec<_>>(), ["develop"]);
+        let bytes = message(&[
+            &first,
+            &format!("{ID} refs/heads/develop"),
+            &format!("{ID} refs/tags/v1"),
+            &format!("{ID} refs/tags/v1^{{}}"),
+            &format!("{ID} .have"),
+        ]);
+        let Ok(Greeting::V0(found)) = greeting(&bytes) else { panic!("not version 0") };
+        assert!(found.capabilities.contains_key("ofs-delta"));
+        assert_eq!(found.refs.keys().collect::<Vec<_>>(), ["refs/heads/develop", "refs/tags/v1"]);
+        assert_eq!(heads(&found.refs).keys().collect::<Vec<_>>(), ["develop"]);
+        assert_eq!(found.others.len(), 1);
     }
 
     #[test]
     fn an_empty_repository_has_no_branches() {
         let zero = "0".repeat(40);
         for bytes in [message(&[]), message(&[&format!("{zero} capabilities^{{}}\0ofs-delta")])] {
-            assert!(matches!(greeting(&bytes), Ok(Greeting::V0 { heads, .. }) if heads.is_empty()));
+            assert!(matches!(greeting(&bytes), Ok(Greeting::V0(found)) if found.refs.is_empty()));
         }
-        assert_eq!(read_answer(&mut PacketReader::new(FLUSH)), Ok(Heads::new()));
+        assert_eq!(read_answer(&mut PacketReader::new(FLUSH), HEADS), Ok(Refs::new()));
     }
 
     #[test]
@@ -189,6 +226,7 @@ mod tests {
             "refs/heads/a..b",
             "refs/heads/@{-1}",
             "refs/heads/",
+            "refs/heads/HEAD",
             "HEAD",
             "refs/heads/ok",
         ]
@@ -196,20 +234,31 @@ mod tests {
         .map(|name| format!("{ID} {name}"))
         .collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        let heads = read_answer(&mut PacketReader::new(&message(&lines)[..])).unwrap();
-        assert_eq!(heads.keys().collect::<Vec<_>>(), ["ok"]);
+        let refs = read_answer(&mut PacketReader::new(&message(&lines)[..]), &["refs/"]).unwrap();
+        assert_eq!(refs.keys().collect::<Vec<_>>(), ["refs/heads/-x", "refs/heads/HEAD", "refs/heads/ok"]);
+        assert_eq!(heads(&refs).keys().collect::<Vec<_>>(), ["ok"]);
         let not_text = [b"0042".as_slice(), ID.as_bytes(), b" refs/heads/\xff\xfe.......\n0000"].concat();
-        assert!(read_answer(&mut PacketReader::new(&not_text[..])).is_ok_and(|heads| heads.is_empty()));
+        assert!(read_answer(&mut PacketReader::new(&not_text[..]), HEADS).is_ok_and(|refs| refs.is_empty()));
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_left_out() {
+        let lines = ["refs/heads/a", "refs/towpath/test/a/2026", "refs/towpathx/a", "refs/tags/v1"];
+        let lines: Vec<String> = lines.iter().map(|name| format!("{ID} {name}")).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let asked = ["refs/heads/", "refs/towpath/"];
+        let refs = read_answer(&mut PacketReader::new(&message(&lines)[..]), &asked).unwrap();
+        assert_eq!(refs.keys().collect::<Vec<_>>(), ["refs/heads/a", "refs/towpath/test/a/2026"]);
     }
 
     #[test]
     fn a_cut_or_garbled_list_is_a_problem_and_never_a_shorter_list() {
         let whole = message(&[&format!("{ID} refs/heads/a"), &format!("{ID} refs/heads/b")]);
         for end in 0..whole.len() {
-            assert!(read_answer(&mut PacketReader::new(&whole[..end])).is_err(), "{end}");
+            assert!(read_answer(&mut PacketReader::new(&whole[..end]), HEADS).is_err(), "{end}");
         }
         for line in ["", "x", "0123 refs/heads/a", ID, &format!("{ID}0 refs/heads/a")] {
-            assert!(read_answer(&mut PacketReader::new(&message(&[line])[..])).is_err(), "{line}");
+            assert!(read_answer(&mut PacketReader::new(&message(&[line])[..]), HEADS).is_err(), "{line}");
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use git2::{ErrorClass, ErrorCode, Oid, Repository, RepositoryInitOptions};
 use jiff::Timestamp;
 use towpath_core::fault::{Problem, Problems};
-use towpath_core::lane::{Heads, is_branch_name};
+use towpath_core::lane::is_branch_name;
 use towpath_core::revision::{CommitId, Revision, clean_line};
 use towpath_core::tree::Tree;
 
@@ -22,8 +22,10 @@ use super::terms::Terms;
 use super::tree::{self, TreeCache, Unreadable, commit_id, oid};
 
 mod commits;
+mod refs;
 
 pub use commits::{NewCommit, Sign};
+pub use refs::{Look, RefMove};
 
 /// Bytes of one commit object: header, signature and message.
 pub const MAX_COMMIT_BYTES: usize = 4 << 20;
@@ -128,15 +130,6 @@ impl Mirror {
     /// A `Setup` problem when they do not fit the address; the old ones stay.
     pub fn set_credentials(&self, credentials: Credentials) -> Result<(), Problem> {
         self.source.set_credentials(credentials)
-    }
-
-    /// The branches on the server now, without those whose names git would not take. Changes nothing here.
-    ///
-    /// # Errors
-    /// `Setup` when somebody must act (credentials, address), `Passing` when it is worth another try. An empty
-    /// repository is no error and has no branches.
-    pub fn heads(&self) -> Result<Heads, Problem> {
-        self.source.heads()
     }
 
     /// Fetches exactly these branches, and moves the mirror's branches to exactly these commits. What is there already
@@ -267,35 +260,45 @@ impl Mirror {
     /// branches move.
     fn fetch_into(&self, folder: &Path, wanted: &[(String, CommitId)]) -> Result<Vec<Moved>, Failure> {
         let repository = Repository::open_bare(folder).map_err(Failure::damaged)?;
-        let stands_on = |branch: &str| branch_head(&repository, branch);
         let moving: Vec<&(String, CommitId)> =
-            wanted.iter().filter(|(branch, commit)| stands_on(branch) != Some(*commit)).collect();
-        let known = tips(&repository);
-        let missing: Vec<(String, CommitId)> = moving
-            .iter()
-            .filter(|(_, commit)| check_new(&repository, *commit, &known).is_err())
-            .cloned()
-            .cloned()
-            .collect();
-        if !missing.is_empty() {
-            let likely = missing.iter().filter_map(|(branch, _)| stands_on(branch));
-            let haves = haves(&repository, likely.map(oid).chain(known.iter().copied()));
-            let incoming = Incoming::prepare(folder)?;
-            let odb = incoming.repository.odb().map_err(Failure::damaged)?;
-            self.source.fetch(&missing, &haves, &odb)?;
-            for (_, commit) in &missing {
-                if let Err(error) = check_new(&incoming.repository, *commit, &known) {
-                    return Err(blame(&repository, &known, &error));
-                }
-            }
-            let _packs = lock(&self.packs);
-            incoming.accept().map_err(|error| unwritable(folder, &error))?;
-        }
+            wanted.iter().filter(|(branch, commit)| branch_head(&repository, branch) != Some(*commit)).collect();
+        let named = moving.iter().map(|(branch, commit)| (format!("{HEADS}{branch}"), *commit)).collect::<Vec<_>>();
+        let known = tips(&repository, &[HEADS, KEPT]);
+        let likely = moving.iter().filter_map(|(branch, _)| branch_head(&repository, branch)).collect();
+        self.bring(&repository, folder, named, known, likely)?;
         let mut all = Vec::new();
         for (branch, commit) in moving {
             all.extend(move_branch(&repository, branch, *commit).map_err(Failure::damaged)?);
         }
         Ok(all)
+    }
+
+    /// Brings what is missing of some commits, by the refs on which the server has them: into a folder beside the mirror,
+    /// where it is checked before it is moved in. `known` is complete here; `likely` of it are near what is missing.
+    fn bring(
+        &self,
+        repository: &Repository,
+        folder: &Path,
+        mut wanted: Vec<(String, CommitId)>,
+        known: Vec<Oid>,
+        likely: Vec<CommitId>,
+    ) -> Result<(), Failure> {
+        wanted.retain(|(_, commit)| check_new(repository, *commit, &known).is_err());
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let haves = haves(repository, likely.into_iter().map(oid).chain(known.iter().copied()));
+        let incoming = Incoming::prepare(folder)?;
+        let odb = incoming.repository.odb().map_err(Failure::damaged)?;
+        self.source.fetch(&wanted, &haves, &odb)?;
+        for (_, commit) in &wanted {
+            if let Err(error) = check_new(&incoming.repository, *commit, &known) {
+                return Err(blame(repository, &known, &error));
+            }
+        }
+        let _packs = lock(&self.packs);
+        incoming.accept().map_err(|error| unwritable(folder, &error))?;
+        Ok(())
     }
 
     /// Puts small packs together when there are many. A mirror that cannot be compacted works as before.
@@ -502,10 +505,10 @@ fn branch_head(repository: &Repository, branch: &str) -> Option<CommitId> {
     repository.refname_to_id(&format!("{HEADS}{branch}")).ok().map(commit_id)
 }
 
-/// Every commit that a ref of the mirror stands on.
-fn tips(repository: &Repository) -> Vec<Oid> {
-    let references = repository.references().into_iter().flatten().flatten();
-    let mut tips: Vec<Oid> = references.filter_map(|reference| reference.target()).collect();
+/// Every commit that a ref of the mirror below some prefixes stands on.
+fn tips(repository: &Repository, prefixes: &[&str]) -> Vec<Oid> {
+    let below = |prefix: &&str| repository.references_glob(&format!("{prefix}*")).into_iter().flatten().flatten();
+    let mut tips: Vec<Oid> = prefixes.iter().flat_map(below).filter_map(|reference| reference.target()).collect();
     tips.sort();
     tips.dedup();
     tips

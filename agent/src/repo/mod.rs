@@ -8,7 +8,8 @@
 //! * A commit is shown only after it and everything its tree needs has arrived; a fetch that fails halfway changes no
 //!   branch of the mirror.
 //! * Credentials go to the host of the address and nowhere else: redirects are not followed.
-//! * Of the refs on the server only branches are looked at; names that git would not take are as if they were not there.
+//! * Of the refs on the server only branches are looked at, and what is asked for by its prefix; names that git would not
+//!   take are as if they were not there.
 //!
 //! # Assumptions
 //! Calls block, opening a [`Mirror`] and giving it credentials too: an async caller uses `spawn_blocking`.
@@ -41,8 +42,8 @@ pub mod watch;
 pub use commit::{MAX_PARENTS, Person, StoredCommit};
 pub use compact::MAX_SMALL_PACKS;
 pub use fetch::MAX_PACK_BYTES;
-pub use ls_refs::MAX_LISTING_BYTES;
-pub use mirror::{MAX_COMMIT_BYTES, Mirror, Moved, NewCommit, Sign};
+pub use ls_refs::{MAX_LISTING_BYTES, Refs};
+pub use mirror::{Look, MAX_COMMIT_BYTES, Mirror, Moved, NewCommit, RefMove, Sign};
 pub use new_tree::NewTree;
 pub use pack::{MAX_DELTA_RESULT_BYTES, MAX_OBJECT_BYTES, MAX_PACK_OBJECTS, MAX_UNPACKED_BYTES};
 pub use remote::{Credentials, Login, Remote};

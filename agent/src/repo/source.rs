@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use git2::Odb;
 use secrecy::{ExposeSecret, SecretString};
 use towpath_core::fault::Problem;
-use towpath_core::lane::Heads;
 use towpath_core::revision::CommitId;
 
 use super::http::Http;
 use super::local;
+use super::ls_refs::Refs;
 use super::pack::PackGuard;
 use super::remote::{Address, Credentials, Login, Remote};
 use super::ssh::Ssh;
@@ -67,16 +67,16 @@ impl Source {
         Ok(())
     }
 
-    /// The branches.
-    pub(super) fn heads(&self) -> Result<Heads, Problem> {
+    /// The refs whose names begin with one of some prefixes.
+    pub(super) fn refs(&self, prefixes: &[&str]) -> Result<Refs, Problem> {
         match self.connection() {
-            Connection::Local(folder) => local::heads(&folder),
-            Connection::Http(http) => http.heads(),
-            Connection::Ssh(ssh) => ssh.heads(),
+            Connection::Local(folder) => local::refs(&folder, prefixes),
+            Connection::Http(http) => http.refs(prefixes),
+            Connection::Ssh(ssh) => ssh.refs(prefixes),
         }
     }
 
-    /// Brings the wanted commits, and what they need and `haves` do not have, into `target`.
+    /// Brings the wanted commits of refs, and what they need and `haves` do not have, into `target`.
     pub(super) fn fetch(
         &self,
         wanted: &[(String, CommitId)],

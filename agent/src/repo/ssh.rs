@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 use towpath_core::fault::Problem;
-use towpath_core::lane::Heads;
 use towpath_core::revision::{CommitId, clean_line};
 
 use super::fetch::{self, MAX_PACK_BYTES};
-use super::ls_refs::{self, Greeting, MAX_LISTING_BYTES};
+use super::ls_refs::{self, Greeting, MAX_LISTING_BYTES, Refs};
 use super::packet::{FLUSH, PacketReader, cut_short};
 use super::remote::{Credentials, Login, SshAddress};
 use super::terms::{Deadline, Refusals, Terms, too_long};
@@ -77,13 +76,13 @@ impl Ssh {
         })
     }
 
-    /// The branches.
-    pub(super) fn heads(&self) -> Result<Heads, Problem> {
+    /// The refs whose names begin with one of some prefixes.
+    pub(super) fn refs(&self, prefixes: &[&str]) -> Result<Refs, Problem> {
         self.talk(Deadline::after(self.terms.whole), MAX_LISTING_BYTES, |greeting, packets, to| match greeting {
-            Greeting::V0 { heads, .. } => Ok(heads.clone()),
+            Greeting::V0(found) => Ok(ls_refs::below(found.refs.clone(), prefixes)),
             Greeting::V2(capabilities) => {
-                say(to, ls_refs::request(capabilities));
-                ls_refs::read_answer(packets)
+                say(to, ls_refs::request(capabilities, prefixes));
+                ls_refs::read_answer(packets, prefixes)
             }
         })
     }
