@@ -4,6 +4,7 @@ pub mod commits;
 mod damage;
 mod hostile;
 mod http;
+mod push;
 mod refs;
 mod ssh;
 mod watch;

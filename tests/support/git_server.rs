@@ -32,6 +32,7 @@ struct Shared {
 struct State {
     requests: Vec<Request>,
     logins: BTreeMap<String, String>,
+    writers: BTreeMap<String, String>,
     fault: Option<Fault>,
     speaks_only_version_0: bool,
     connections: Vec<TcpStream>,
@@ -92,6 +93,16 @@ pub enum Fault {
     Drip(Duration),
     /// Answers a request for the branches with these bytes.
     ReplaceRefs(Vec<u8>),
+    /// Ends the connection after so many bytes of what is pushed. Git gets nothing.
+    CutPush(usize),
+    /// Gives git so many bytes of what is pushed, and ends the connection then.
+    BreakPush(usize),
+    /// Takes what is pushed, and ends the connection after so many bytes of the report.
+    CutReport(usize),
+    /// Ends the connection once it has all that is pushed, and gives it to git after a while.
+    LatePush(Duration),
+    /// Answers a push with this status.
+    PushStatus(u16),
 }
 
 impl GitServer {
@@ -164,6 +175,13 @@ impl GitServer {
         self.shared.state().logins.insert(name.to_owned(), format!("Basic {login}"));
     }
 
+    /// From now on asks for this login, and no other, where somebody wants to push.
+    pub fn require_login_to_push(&self, name: &str, user: &str, password: &str) {
+        use base64::Engine;
+        let login = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        self.shared.state().writers.insert(name.to_owned(), format!("Basic {login}"));
+    }
+
     /// From now on misbehaves, or no longer.
     pub fn misbehave(&self, fault: Option<Fault>) {
         self.shared.state().fault = fault;
@@ -218,14 +236,25 @@ impl Shared {
     /// Answers the requests of one connection.
     fn serve(&self, stream: impl Read + Write, control: &TcpStream) -> std::io::Result<()> {
         let mut stream = BufReader::new(stream);
-        while let Some((request, headers, body)) = read_request(&mut stream)? {
+        let cut = || match self.state().fault {
+            Some(Fault::CutPush(at)) => Some(at),
+            _ => None,
+        };
+        loop {
+            let Some((request, headers, body)) = read_request(&mut stream, &cut)? else {
+                return control.shutdown(Shutdown::Both);
+            };
             let to = stream.get_mut();
             let (login, fault, only_version_0) = {
                 let mut state = self.state();
                 state.requests.push(request.clone());
                 let path = request.target.trim_start_matches('/');
-                let login =
-                    state.logins.iter().find(|(name, _)| path.starts_with(*name)).map(|(_, login)| login.clone());
+                let logins = if path.contains("git-receive-pack") && !state.writers.is_empty() {
+                    &state.writers
+                } else {
+                    &state.logins
+                };
+                let login = logins.iter().find(|(name, _)| path.starts_with(*name)).map(|(_, login)| login.clone());
                 (login, state.fault.clone(), state.speaks_only_version_0)
             };
             match &fault {
@@ -249,13 +278,34 @@ impl Shared {
                 }
                 _ => {}
             }
+            if request.purpose == Purpose::Push
+                && let Some(Fault::PushStatus(status)) = fault
+            {
+                answer(to, status, &[], b"")?;
+                continue;
+            }
             if login.is_some() && login != request.authorization {
                 answer(to, 401, &["WWW-Authenticate: Basic realm=\"git\"".to_owned()], b"")?;
                 continue;
             }
+            if request.purpose == Purpose::Push {
+                match &fault {
+                    Some(Fault::BreakPush(at)) => {
+                        self.run_backend(&request, &headers, &body[..body.len().min(*at)], only_version_0)?;
+                        return control.shutdown(Shutdown::Both);
+                    }
+                    Some(Fault::LatePush(pause)) => {
+                        control.shutdown(Shutdown::Both)?;
+                        thread::sleep(*pause);
+                        self.run_backend(&request, &headers, &body, only_version_0)?;
+                        return Ok(());
+                    }
+                    _ => {}
+                }
+            }
             let (status, headers, mut body) = self.run_backend(&request, &headers, &body, only_version_0)?;
             match (request.purpose, &fault) {
-                (Purpose::Fetch, Some(Fault::CutPack(at))) => {
+                (Purpose::Fetch, Some(Fault::CutPack(at))) | (Purpose::Push, Some(Fault::CutReport(at))) => {
                     let length = body.len();
                     body.truncate(*at);
                     let head = head(status, &headers, length.max(at + 1));
@@ -290,7 +340,6 @@ impl Shared {
             }
             answer(to, status, &headers, &body)?;
         }
-        Ok(())
     }
 
     /// Runs `git http-backend` (CGI) and gives status, headers and body.
@@ -356,8 +405,11 @@ pub fn git(home: &Path) -> Command {
 
 type Incoming = (Request, BTreeMap<String, String>, Vec<u8>);
 
-/// Reads one request. `None` when the client has gone.
-fn read_request<S: Read + Write>(from: &mut BufReader<S>) -> std::io::Result<Option<Incoming>> {
+/// Reads one request. `None` when the client has gone, or when what is pushed is to be cut.
+fn read_request<S: Read + Write>(
+    from: &mut BufReader<S>,
+    cut: &dyn Fn() -> Option<usize>,
+) -> std::io::Result<Option<Incoming>> {
     let mut line = String::new();
     if from.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -388,8 +440,13 @@ fn read_request<S: Read + Write>(from: &mut BufReader<S>) -> std::io::Result<Opt
             body.extend(&chunk[..size]);
         }
     } else if let Some(length) = headers.get("content-length").and_then(|length| length.parse().ok()) {
-        body.resize(length, 0);
+        let is_push = method == "POST" && target.ends_with("git-receive-pack");
+        let cut = cut().filter(|at| is_push && *at < length);
+        body.resize(cut.unwrap_or(length), 0);
         from.read_exact(&mut body)?;
+        if cut.is_some() {
+            return Ok(None);
+        }
     }
     let has = |text: &[u8]| body.windows(text.len()).any(|window| window == text);
     let purpose = match (method.as_str(), target.rsplit('/').next().unwrap_or_default()) {

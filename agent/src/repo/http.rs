@@ -16,7 +16,8 @@ use url::{Host, Url};
 
 use super::fetch::{self, MAX_PACK_BYTES};
 use super::ls_refs::{self, Greeting, MAX_LISTING_BYTES, Refs};
-use super::packet::PacketReader;
+use super::packet::{PacketReader, garbled};
+use super::receive::{self, Decide, MAX_REPORT_BYTES, Sent};
 use super::remote::{Credentials, Login};
 use super::terms::{Deadline, Refusals, Terms, too_long};
 
@@ -24,6 +25,9 @@ use super::terms::{Deadline, Refusals, Terms, too_long};
 const USER_AGENT: &str = concat!("git/2.0 (towpath ", env!("CARGO_PKG_VERSION"), ")");
 /// How long an unused connection is kept: longer than the default interval between two looks.
 const KEEP_CONNECTION: Duration = Duration::from_secs(150);
+/// Times of silence that a server has for the first byte of its answer to a push, while it takes the pack and its hooks
+/// run.
+const PUSH_PATIENCE: u32 = 3;
 
 /// A repository behind http, with one login. Other credentials need another `Http`, so logins cannot mix.
 pub(super) struct Http {
@@ -33,7 +37,40 @@ pub(super) struct Http {
     terms: Terms,
     /// How the server greets, once it has shown that it speaks version 2.
     greeting: Mutex<Option<Arc<Greeting>>>,
-    refusals: Refusals,
+    reading: Refusals,
+    writing: Refusals,
+}
+
+/// What is asked of a server, by the name of git's program for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Service {
+    Read,
+    Write,
+}
+
+impl Service {
+    fn name(self) -> &'static str {
+        match self {
+            Service::Read => "git-upload-pack",
+            Service::Write => "git-receive-pack",
+        }
+    }
+}
+
+/// Which of the two answers of a service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Advertisement,
+    Result,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Advertisement => "advertisement",
+            Part::Result => "result",
+        }
+    }
 }
 
 impl Http {
@@ -100,7 +137,8 @@ impl Http {
             authorization,
             terms,
             greeting: Mutex::new(None),
-            refusals: Refusals::default(),
+            reading: Refusals::default(),
+            writing: Refusals::default(),
         })
     }
 
@@ -138,20 +176,50 @@ impl Http {
         Ok(())
     }
 
+    /// Shows what the server has to `decide`, and asks what that says: two requests, or one where it asks nothing.
+    pub(super) fn push(&self, decide: &mut Decide<'_, '_>) -> Result<Sent, Problem> {
+        let deadline = Deadline::after(self.terms.whole);
+        let Greeting::V0(found) = self.greet(Service::Write, deadline)? else { return Err(garbled()) };
+        let Some(wanted) = decide(&found)? else { return Ok(Sent::Nothing) };
+        let body = receive::request(&found.capabilities, &wanted)?;
+        deadline.check()?;
+        let request = self
+            .client
+            .post(format!("{}/{}", self.base, Service::Write.name()))
+            .header(CONTENT_TYPE, "application/x-git-receive-pack-request")
+            // Hooks of the server may take their time before the first byte.
+            .timeout(self.terms.idle * PUSH_PATIENCE)
+            .body(body);
+        let answered = self.send(request, Service::Write, Part::Result).and_then(|response| {
+            let mut packets = packets(response, MAX_REPORT_BYTES, deadline);
+            let report = receive::read_report(&found.capabilities, &mut packets)?;
+            packets.drain();
+            Ok(report)
+        });
+        Ok(answered.map_or_else(Sent::Lost, Sent::Report))
+    }
+
     /// How the server greets. Asked again until it speaks version 2, for a greeting of version 0 holds the refs.
     fn greeting(&self, deadline: Deadline) -> Result<Arc<Greeting>, Problem> {
         if let Some(greeting) = &*lock(&self.greeting) {
             return Ok(greeting.clone());
         }
-        let url = format!("{}/info/refs?service=git-upload-pack", self.base);
-        let request = self.client.get(url).header("Git-Protocol", "version=2");
-        let response = self.send(request, "application/x-git-upload-pack-advertisement")?;
-        let mut packets = packets(response, MAX_LISTING_BYTES, deadline);
-        let greeting = Arc::new(ls_refs::read_greeting(&mut packets)?);
-        packets.drain();
+        let greeting = Arc::new(self.greet(Service::Read, deadline)?);
         if let Greeting::V2(_) = *greeting {
             *lock(&self.greeting) = Some(greeting.clone());
         }
+        Ok(greeting)
+    }
+
+    fn greet(&self, service: Service, deadline: Deadline) -> Result<Greeting, Problem> {
+        let mut request = self.client.get(format!("{}/info/refs?service={}", self.base, service.name()));
+        if service == Service::Read {
+            request = request.header("Git-Protocol", "version=2");
+        }
+        let response = self.send(request, service, Part::Advertisement)?;
+        let mut packets = packets(response, MAX_LISTING_BYTES, deadline);
+        let greeting = ls_refs::read_greeting(&mut packets)?;
+        packets.drain();
         Ok(greeting)
     }
 
@@ -171,7 +239,7 @@ impl Http {
         if is_version_2 {
             request = request.header("Git-Protocol", "version=2");
         }
-        let response = self.forget_greeting_on_error(self.send(request, "application/x-git-upload-pack-result"))?;
+        let response = self.forget_greeting_on_error(self.send(request, Service::Read, Part::Result))?;
         Ok(packets(response, limit, deadline))
     }
 
@@ -184,36 +252,45 @@ impl Http {
     }
 
     /// Sends a request with the login, and takes an answer only if it is git's.
-    fn send(&self, request: RequestBuilder, content_type: &str) -> Result<Response, Problem> {
-        self.refusals.check()?;
+    fn send(&self, request: RequestBuilder, service: Service, part: Part) -> Result<Response, Problem> {
+        let refusals = match service {
+            Service::Read => &self.reading,
+            Service::Write => &self.writing,
+        };
+        refusals.check()?;
         let request = match &self.authorization {
             Some(login) => request.header(AUTHORIZATION, login.clone()),
             None => request,
         };
-        let again = request.try_clone();
+        let is_push = service == Service::Write && part == Part::Result;
+        let again = if is_push { None } else { request.try_clone() };
         let sent = request.send().or_else(|error| match again {
             // The server has closed a kept connection in the moment of its use. Reading may be repeated.
             Some(again) if !error.is_timeout() && !error.is_connect() => again.send(),
             _ => Err(error),
         });
         let response = sent.map_err(|error| self.unreachable(&error))?;
-        match self.judge(&response, content_type) {
+        match self.judge(&response, service, part) {
             Ok(()) => {
-                self.refusals.clear();
+                refusals.clear();
                 Ok(response)
             }
             Err(problem) => {
                 let is_refused = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
                 if is_refused && problem.fault == Fault::Setup {
-                    self.refusals.note(&problem);
+                    refusals.note(&problem);
                 }
                 Err(problem)
             }
         }
     }
 
-    fn judge(&self, response: &Response, content_type: &str) -> Result<(), Problem> {
+    fn judge(&self, response: &Response, service: Service, part: Part) -> Result<(), Problem> {
         let base = &self.base;
+        let need = match service {
+            Service::Read => "read",
+            Service::Write => "write to",
+        };
         let status = response.status();
         if status.is_redirection() {
             return Err(self.redirected(response.headers()));
@@ -230,11 +307,17 @@ impl Http {
             }
             401 | 403 => {
                 return Err(Problem::setup(format!("credentials refused for {base} (status {status})"))
-                    .hint("renew the token in the Secret; it must be allowed to read the repository"));
+                    .hint(format!("renew the token in the Secret; it must be allowed to {need} the repository")));
             }
             404 | 410 => {
                 return Err(Problem::setup(format!("there is no git repository at {base} (status {status})"))
-                    .hint("check the url, and that the credentials may read the repository"));
+                    .hint(format!("check the url, and that the credentials may {need} the repository")));
+            }
+            413 => {
+                return Err(Problem::setup(format!(
+                    "the git server of {base} takes no request of that size (status 413)"
+                ))
+                .hint("raise the limit on the size of requests there"));
             }
             408 | 425 | 429 | 500.. => {
                 return Err(Problem::passing(format!("the git server of {base} answers with status {status}")));
@@ -246,7 +329,7 @@ impl Http {
         }
         let found = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         let found = found.split(';').next().unwrap_or("").trim();
-        if found.eq_ignore_ascii_case(content_type) {
+        if found.eq_ignore_ascii_case(&format!("application/x-{}-{}", service.name(), part.name())) {
             Ok(())
         } else if found.eq_ignore_ascii_case("text/html") {
             Err(Problem::setup(format!("{base} answers with a web page, not as a git repository"))
@@ -270,7 +353,8 @@ impl Http {
                 // An error means that the scheme has no login, which is as good.
                 let _ = target.set_username("").and_then(|()| target.set_password(None));
                 let host = target.host_str().unwrap_or_default().to_owned();
-                let url = target.as_str().trim_end_matches("/info/refs").trim_end_matches("/git-upload-pack");
+                let url = target.as_str().trim_end_matches("/info/refs");
+                let url = url.trim_end_matches("/git-upload-pack").trim_end_matches("/git-receive-pack");
                 problem(&host).hint(format!("set the url to {}, if you trust that host", clean_line(url, 200)))
             }
             _ => problem("nowhere").hint("check the url"),

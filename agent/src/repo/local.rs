@@ -3,6 +3,7 @@
 //! libgit2's own local transport packs what every branch has, so the pack is made here, of the wanted commits only.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use git2::{Odb, Repository};
@@ -10,7 +11,9 @@ use towpath_core::fault::Problem;
 use towpath_core::lane::is_ref_name;
 use towpath_core::revision::{CommitId, clean_line};
 
-use super::ls_refs::Refs;
+use super::ls_refs::{Advertisement, Refs};
+use super::push::Update;
+use super::receive::{Decide, Report, Sent, Wanted};
 use super::tree::{commit_id, is_malformed, malformed, oid};
 
 /// The refs whose names begin with one of some prefixes.
@@ -66,6 +69,93 @@ pub(super) fn fetch(folder: &Path, wanted: &[CommitId], haves: &[CommitId], targ
         let why = clean_line(error.message(), 200);
         Problem::passing(format!("the repository in {} could not be copied: {why}", folder.display()))
     })
+}
+
+/// Moves refs as `git receive-pack` would, and reports.
+///
+/// Hooks are not run, for Towpath runs no programs. Where there is one that could decline, nothing is moved.
+pub(super) fn push(folder: &Path, decide: &mut Decide<'_, '_>) -> Result<Sent, Problem> {
+    let found = Advertisement { refs: refs(folder, &["refs/"])?, ..Advertisement::default() };
+    let Some(Wanted { updates, pack }) = decide(&found)? else { return Ok(Sent::Nothing) };
+    let repository = open(folder)?;
+    let mut report = Report::default();
+    if let Some(hook) = deciding_hook(&repository) {
+        let why = format!("{hook} hook declined");
+        report.words = format!("Towpath does not run the hook {hook} of a local folder; push over ssh or http");
+        report.refs = updates.iter().map(|update| (update.name.clone(), Some(why.clone()))).collect();
+        return Ok(Sent::Report(report));
+    }
+    let stored = (|| {
+        let odb = repository.odb()?;
+        let mut writer = odb.packwriter()?;
+        writer.write_all(&pack).map_err(|error| git2::Error::from_str(&error.to_string()))?;
+        writer.commit()
+    })();
+    if let Err(error) = stored {
+        report.unpack_failed = Some(error.message().to_owned());
+        return Ok(Sent::Report(report));
+    }
+    for update in updates {
+        let refusal = refusal(&repository, &update.name).or_else(|| move_ref(&repository, update).err());
+        report.refs.insert(update.name.clone(), refusal);
+    }
+    Ok(Sent::Report(report))
+}
+
+/// Moves a ref if it still stands where it is thought to.
+fn move_ref(repository: &Repository, update: &Update) -> Result<(), String> {
+    const LOG: &str = "push";
+    let Update { name, old, new } = update;
+    let moved = match old {
+        None => repository.reference(name, oid(*new), false, LOG),
+        Some(old) => repository.reference_matching(name, oid(*new), true, oid(*old), LOG),
+    };
+    moved.map(drop).map_err(|error| error.message().to_owned())
+}
+
+/// A hook that could decline a push.
+fn deciding_hook(repository: &Repository) -> Option<&'static str> {
+    let folder = match repository.config().and_then(|config| config.get_path("core.hooksPath")) {
+        Ok(path) => repository.path().join(path),
+        Err(_unset) => repository.commondir().join("hooks"),
+    };
+    let is_program = |hook: &&str| {
+        let metadata = folder.join(hook).metadata();
+        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    ["pre-receive", "update", "proc-receive", "reference-transaction"].into_iter().find(is_program)
+}
+
+/// Why a repository takes no push to a ref, by its configuration, in the words of git.
+fn refusal(repository: &Repository, name: &str) -> Option<String> {
+    let is_checked_out = || repository.find_reference("HEAD").ok()?.symbolic_target().ok()?.map(|head| head == name);
+    if !repository.is_bare() && is_checked_out() == Some(true) {
+        return Some("branch is currently checked out".to_owned());
+    }
+    is_hidden(repository, name).then(|| "deny updating a hidden ref".to_owned())
+}
+
+/// `receive.hideRefs` and `transfer.hideRefs`: of those that fit a name the last one decides, and `!` shows it again.
+fn is_hidden(repository: &Repository, name: &str) -> bool {
+    let Ok(config) = repository.config() else { return false };
+    let mut is_hidden = false;
+    for key in ["transfer.hiderefs", "receive.hiderefs"] {
+        let Ok(entries) = config.multivar(key, None) else { continue };
+        // An error is an entry that cannot be read, which hides nothing.
+        let _ = entries.for_each(|entry| {
+            let Ok(pattern) = entry.value() else { return };
+            let (hides, prefix) = match pattern.strip_prefix('!') {
+                Some(prefix) => (false, prefix),
+                None => (true, pattern),
+            };
+            let prefix = prefix.trim_start_matches('^').trim_end_matches('/');
+            let fits = name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            if fits {
+                is_hidden = hides;
+            }
+        });
+    }
+    is_hidden
 }
 
 fn open(folder: &Path) -> Result<Repository, Problem> {

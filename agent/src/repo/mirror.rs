@@ -22,6 +22,7 @@ use super::terms::Terms;
 use super::tree::{self, TreeCache, Unreadable, commit_id, oid};
 
 mod commits;
+mod push;
 mod refs;
 
 pub use commits::{NewCommit, Sign};

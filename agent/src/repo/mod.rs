@@ -1,4 +1,5 @@
-//! The git door: what stands on the branches of a deploy repository, fetched into a bare mirror and read from there.
+//! The git door: what stands on the branches of a deploy repository, fetched into a bare mirror and read from there; and
+//! commits that are made in the mirror and pushed.
 //!
 //! It takes a [`Remote`] and [`Credentials`] and gives core's `Heads`, `Revision` and `Tree`. There is never a working
 //! copy, and git's own program is never run.
@@ -10,6 +11,9 @@
 //! * Credentials go to the host of the address and nowhere else: redirects are not followed.
 //! * Of the refs on the server only branches are looked at, and what is asked for by its prefix; names that git would not
 //!   take are as if they were not there.
+//!
+//! * A push moves each ref forward, only from where it is thought to stand, and says what became of each. Where the answer
+//!   is lost, the server is looked at again; nothing is guessed, forced or deleted.
 //!
 //! # Assumptions
 //! Calls block, opening a [`Mirror`] and giving it credentials too: an async caller uses `spawn_blocking`.
@@ -31,6 +35,8 @@ mod local;
 mod ls_refs;
 mod pack;
 mod packet;
+mod push;
+mod receive;
 mod ssh;
 
 mod options;
@@ -46,6 +52,8 @@ pub use ls_refs::{MAX_LISTING_BYTES, Refs};
 pub use mirror::{Look, MAX_COMMIT_BYTES, Mirror, Moved, NewCommit, RefMove, Sign};
 pub use new_tree::NewTree;
 pub use pack::{MAX_DELTA_RESULT_BYTES, MAX_OBJECT_BYTES, MAX_PACK_OBJECTS, MAX_UNPACKED_BYTES};
+pub use push::{MAX_PUSH_BYTES, MAX_UPDATES, Outcome, Refusal, Update};
+pub use receive::MAX_REPORT_BYTES;
 pub use remote::{Credentials, Login, Remote};
 pub use secret::credentials;
 pub use terms::{MAX_REFUSALS, Terms};

@@ -1,4 +1,4 @@
-//! Where a deploy repository is, read by a strict grammar, and what proves that we may read it.
+//! Where a deploy repository is, read by a strict grammar, and what proves that we may read it, or write to it.
 //!
 //! An address is written by people and ends in requests and in the arguments of `ssh`, so what is not plainly an
 //! address is refused here, before anything is contacted or started.
@@ -288,7 +288,7 @@ fn without_login(text: &str) -> String {
     }
 }
 
-/// What proves to the server that we may read. `Debug` shows no secret.
+/// What proves to the server that we may read, or write. `Debug` shows no secret.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// The proof itself.

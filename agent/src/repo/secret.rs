@@ -1,4 +1,4 @@
-//! Credentials for reading a repository, from a Kubernetes Secret.
+//! Credentials for a repository, from a Kubernetes Secret.
 
 use k8s_openapi::api::core::v1::Secret;
 use secrecy::ExposeSecret;

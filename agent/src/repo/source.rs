@@ -1,4 +1,4 @@
-//! Where a mirror's commits come from: one of three ways that answer the same two questions.
+//! Where a mirror's commits come from, and go to: one of three ways that answer the same questions.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,7 @@ use super::http::Http;
 use super::local;
 use super::ls_refs::Refs;
 use super::pack::PackGuard;
+use super::receive::{Decide, Sent};
 use super::remote::{Address, Credentials, Login, Remote};
 use super::ssh::Ssh;
 use super::terms::Terms;
@@ -23,6 +24,8 @@ pub(super) struct Source {
     folder: PathBuf,
     terms: Terms,
     current: Mutex<Current>,
+    /// The same for writing, where that needs other credentials.
+    writing: Mutex<Option<Current>>,
 }
 
 /// The credentials in use, and what was made with them.
@@ -51,7 +54,7 @@ impl Source {
     ) -> Result<Source, Problem> {
         let connection = connect(&remote.address, &credentials, &folder, &terms)?;
         let current = Mutex::new(Current { credentials, connection });
-        Ok(Source { address: remote.address.clone(), folder, terms, current })
+        Ok(Source { address: remote.address.clone(), folder, terms, current, writing: Mutex::new(None) })
     }
 
     /// Uses other credentials from the next operation on. The same ones again change nothing.
@@ -101,8 +104,54 @@ impl Source {
         pack.finish()?.commit().map(drop).map_err(unusable)
     }
 
+    /// Where to push, with credentials for writing. Connections are kept as long as the credentials stay the same.
+    ///
+    /// # Errors
+    /// A `Setup` problem when the credentials do not fit the address.
+    pub(super) fn target(&self, credentials: &Credentials) -> Result<Target, Problem> {
+        let reading = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if same(&reading.credentials, credentials) {
+            return Ok(Target(reading.connection.clone()));
+        }
+        drop(reading);
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(writing) = writing.as_ref().filter(|writing| same(&writing.credentials, credentials)) {
+            return Ok(Target(writing.connection.clone()));
+        }
+        let connection = connect(&self.address, credentials, &self.folder, &self.terms)?;
+        *writing = Some(Current { credentials: credentials.clone(), connection: connection.clone() });
+        Ok(Target(connection))
+    }
+
     fn connection(&self) -> Connection {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).connection.clone()
+    }
+}
+
+/// Where a push goes.
+pub(super) struct Target(Connection);
+
+impl Target {
+    /// Shows what the server has to `decide`, and asks what that says.
+    ///
+    /// # Errors
+    /// When nothing was asked.
+    pub(super) fn push(&self, decide: &mut Decide<'_, '_>) -> Result<Sent, Problem> {
+        match &self.0 {
+            Connection::Local(folder) => local::push(folder, decide),
+            Connection::Http(http) => http.push(decide),
+            Connection::Ssh(ssh) => ssh.push(decide),
+        }
+    }
+
+    /// The refs as who writes sees them.
+    pub(super) fn refs(&self) -> Result<Refs, Problem> {
+        let mut refs = Refs::new();
+        self.push(&mut |found| {
+            refs.clone_from(&found.refs);
+            Ok(None)
+        })?;
+        Ok(refs)
     }
 }
 

@@ -20,7 +20,8 @@ use towpath_core::revision::{CommitId, clean_line};
 
 use super::fetch::{self, MAX_PACK_BYTES};
 use super::ls_refs::{self, Greeting, MAX_LISTING_BYTES, Refs};
-use super::packet::{FLUSH, PacketReader, cut_short};
+use super::packet::{FLUSH, PacketReader, cut_short, garbled};
+use super::receive::{self, Decide, MAX_REPORT_BYTES, Sent};
 use super::remote::{Credentials, Login, SshAddress};
 use super::terms::{Deadline, Refusals, Terms, too_long};
 
@@ -37,7 +38,15 @@ pub(super) struct Ssh {
     /// Holds the folders with the files that `ssh` reads.
     folder: PathBuf,
     terms: Terms,
-    refusals: Refusals,
+    reading: Refusals,
+    writing: Refusals,
+}
+
+/// The program that `ssh` starts on the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Service {
+    Read,
+    Write,
 }
 
 impl Ssh {
@@ -72,13 +81,15 @@ impl Ssh {
             known_hosts: known_hosts.clone(),
             folder,
             terms,
-            refusals: Refusals::default(),
+            reading: Refusals::default(),
+            writing: Refusals::default(),
         })
     }
 
     /// The refs whose names begin with one of some prefixes.
     pub(super) fn refs(&self, prefixes: &[&str]) -> Result<Refs, Problem> {
-        self.talk(Deadline::after(self.terms.whole), MAX_LISTING_BYTES, |greeting, packets, to| match greeting {
+        let deadline = Deadline::after(self.terms.whole);
+        self.talk(Service::Read, deadline, MAX_LISTING_BYTES, |greeting, packets, to| match greeting {
             Greeting::V0(found) => Ok(ls_refs::below(found.refs.clone(), prefixes)),
             Greeting::V2(capabilities) => {
                 say(to, ls_refs::request(capabilities, prefixes));
@@ -95,46 +106,78 @@ impl Ssh {
         pack: &mut dyn Write,
     ) -> Result<(), Problem> {
         let deadline = Deadline::after(if haves.is_empty() { self.terms.first } else { self.terms.whole });
-        self.talk(deadline, MAX_PACK_BYTES, |greeting, packets, to| {
+        self.talk(Service::Read, deadline, MAX_PACK_BYTES, |greeting, packets, to| {
             say(to, fetch::request(greeting, wanted, haves)?);
             fetch::read_answer(greeting, packets, pack)
         })
     }
 
+    /// Shows what the server has to `decide`, and asks what that says, in one conversation.
+    pub(super) fn push(&self, decide: &mut Decide<'_, '_>) -> Result<Sent, Problem> {
+        let deadline = Deadline::after(self.terms.whole);
+        let mut is_asked = false;
+        let limit = MAX_LISTING_BYTES + MAX_REPORT_BYTES;
+        let answered = self.talk(Service::Write, deadline, limit, |greeting, packets, to| {
+            let Greeting::V0(found) = greeting else { return Err(garbled()) };
+            let Some(wanted) = decide(found)? else { return Ok(Sent::Nothing) };
+            let request = receive::request(&found.capabilities, &wanted)?;
+            is_asked = true;
+            say(to, request);
+            receive::read_report(&found.capabilities, packets).map(Sent::Report)
+        });
+        if is_asked { Ok(answered.unwrap_or_else(Sent::Lost)) } else { answered }
+    }
+
     fn talk<T>(
         &self,
+        service: Service,
         deadline: Deadline,
         limit: u64,
         talk: impl FnOnce(&Greeting, &mut PacketReader<Pipe>, &Sender<Vec<u8>>) -> Result<T, Problem>,
     ) -> Result<T, Problem> {
-        self.refusals.check()?;
-        let mut session = self.start(deadline, limit)?;
+        self.refusals(service).check()?;
+        let mut session = self.start(service, deadline, limit)?;
         let greeting = ls_refs::read_greeting(&mut session.packets);
         let answer = greeting.and_then(|greeting| talk(&greeting, &mut session.packets, &session.to));
         match answer {
             Ok(answer) => {
-                self.refusals.clear();
+                self.refusals(service).clear();
                 say(&session.to, FLUSH.to_vec());
                 session.end();
                 Ok(answer)
             }
             // Where the stream just ended, `ssh` says why.
             Err(problem) if problem == cut_short() => match session.last_words() {
-                Some(words) => Err(self.explain(&words)),
+                Some(words) => Err(self.explain(&words, service)),
                 None => Err(problem),
             },
             Err(problem) => Err(problem),
         }
     }
 
-    fn start(&self, deadline: Deadline, limit: u64) -> Result<Session, Problem> {
+    fn refusals(&self, service: Service) -> &Refusals {
+        match service {
+            Service::Read => &self.reading,
+            Service::Write => &self.writing,
+        }
+    }
+
+    fn start(&self, service: Service, deadline: Deadline, limit: u64) -> Result<Session, Problem> {
         let files =
             Files::write(&self.folder, self.private_key.expose_secret(), &self.known_hosts).map_err(|error| {
                 Problem::setup(format!("the files for ssh cannot be written below {}: {error}", self.folder.display()))
                     .hint("the agent must be able to write there")
             })?;
         let mut command = Command::new(&self.terms.ssh);
-        command.env_clear().env("GIT_PROTOCOL", "version=2").current_dir(&files.folder);
+        command.env_clear().current_dir(&files.folder);
+        let program = match service {
+            Service::Read => "git-upload-pack",
+            // There is no version 2 for writing.
+            Service::Write => "git-receive-pack",
+        };
+        if service == Service::Read {
+            command.env("GIT_PROTOCOL", "version=2");
+        }
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
@@ -166,7 +209,7 @@ impl Ssh {
             command.args(["-p", &port.to_string()]);
         }
         command.args(["-l", &self.address.user, "--", &self.address.host]);
-        command.arg(format!("git-upload-pack '{}'", self.address.path));
+        command.arg(format!("{program} '{}'", self.address.path));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().map_err(|error| {
             Problem::setup(format!("{} cannot be started: {error}", self.terms.ssh.display()))
@@ -176,7 +219,7 @@ impl Ssh {
     }
 
     /// What the last words of `ssh` mean.
-    fn explain(&self, words: &str) -> Problem {
+    fn explain(&self, words: &str, service: Service) -> Problem {
         let host = &self.address.host;
         let has = |part: &str| words.contains(part);
         let last = words.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
@@ -187,8 +230,11 @@ impl Ssh {
         } else if has("Permission denied") {
             let problem = Problem::setup(format!("credentials refused for {host}: {last}"))
                 .hint("add the public key to the repository as a deploy key");
-            self.refusals.note(&problem);
+            self.refusals(service).note(&problem);
             problem
+        } else if service == Service::Write && (has("read only") || has("write access") || has("not allowed to push")) {
+            Problem::setup(format!("the ssh key for {host} may not write: {last}"))
+                .hint("let the deploy key write to the repository")
         } else if has("invalid format") || has("error in libcrypto") || has("incorrect passphrase") {
             Problem::setup(format!("the ssh key for {host} cannot be read"))
                 .hint("write a private key without a passphrase into the Secret")

@@ -13,7 +13,7 @@ pub struct Terms {
     pub connect: Duration,
     /// Without a byte from the server.
     pub idle: Duration,
-    /// A look at the branches, or a fetch into a mirror that has something.
+    /// A look at the branches, a push, or a fetch into a mirror that has something.
     pub whole: Duration,
     /// The first fetch into an empty mirror.
     pub first: Duration,

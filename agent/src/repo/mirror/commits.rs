@@ -111,7 +111,7 @@ impl Mirror {
     }
 
     /// The problem of a mirror in which something could not be written.
-    fn unusable(&self, error: &git2::Error) -> Problem {
+    pub(super) fn unusable(&self, error: &git2::Error) -> Problem {
         let why = clean_line(error.message(), SHOWN_CHARACTERS);
         if is_shortage(error) {
             return super::unwritable(&self.folder, &why);

@@ -150,6 +150,17 @@ impl Mirror {
         }
         Ok(in_the_way.map(|()| all))
     }
+
+    /// Remembers that a push was done.
+    pub(super) fn note_pushed(&self, name: &str, commit: CommitId) {
+        let store = lock(&self.store);
+        match grow(&store.repository, name, commit) {
+            Ok(Grown::Yes(RefMove::Advanced { .. })) => {}
+            // The next fetch of this ref tells.
+            Ok(_) => tracing::debug!(name, %commit, "pushed, and not kept in the mirror"),
+            Err(error) => tracing::debug!(name, %commit, error = error.message(), "pushed, and not kept in the mirror"),
+        }
+    }
 }
 
 enum Grown {
