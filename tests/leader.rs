@@ -61,6 +61,7 @@ impl Replicas {
         let lease = format!("{}/towpath", self.world.namespace);
         let options = self.world.start_options();
         let start = Start {
+            cluster: "test".to_owned(),
             cache: folder.join(format!("cache-{pod}")),
             log: folder.join(format!("{pod}.log")),
             arguments: ["--leader-elect", "--lease", &lease, "--pod", pod].map(str::to_owned).to_vec(),

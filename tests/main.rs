@@ -10,6 +10,7 @@ mod spine;
 mod lanes;
 mod guards;
 mod leader;
+mod ledger;
 mod confirm;
 mod endings;
 mod farewell;

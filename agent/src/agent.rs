@@ -6,6 +6,7 @@
 mod environment;
 mod lead;
 mod kin;
+mod ledger;
 mod parting;
 mod repository;
 
@@ -23,6 +24,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
+use towpath_core::ledger::passed::Gates;
+use towpath_core::signature::SigningKey;
 
 use crate::board::Shelf;
 pub use crate::board::{Board, Id};
@@ -32,6 +35,7 @@ use crate::repo::View;
 use crate::resources::Environment;
 use crate::sync::Claims;
 pub use lead::{Replica, Start, lead};
+pub use ledger::{Desk, Known};
 
 /// Passes that run at one time. Each waits for the API server most of its time.
 const MAX_PASSES: usize = 16;
@@ -75,6 +79,7 @@ pub struct Shared {
     pub board: Arc<Board>,
     /// What is counted while the agent runs.
     pub metrics: Arc<Metrics>,
+    key: tokio::sync::OnceCell<Arc<SigningKey>>,
     passes: Semaphore,
     names: Mutex<HashMap<String, Id>>,
     /// Who acts for an environment holds its reins, so that one that takes over another never acts beside it.
@@ -93,6 +98,10 @@ pub struct Slot {
     pub looks: watch::Sender<(u64, u64)>,
     /// Asks for a look now.
     pub poke: Notify,
+    /// Where its ledgers are written and read.
+    pub desk: Arc<Desk>,
+    /// What the environments ran that others wait for.
+    gates: Mutex<Arc<Gates>>,
     /// The lanes that environments follow.
     lanes: Mutex<HashMap<Id, LaneRule>>,
 }
@@ -118,6 +127,8 @@ impl Slots {
                 sight: watch::Sender::default(),
                 looks: watch::Sender::new((0, 0)),
                 poke: Notify::new(),
+                desk: Arc::default(),
+                gates: Mutex::default(),
                 lanes: Mutex::default(),
             })
         };
@@ -152,6 +163,23 @@ impl Slot {
         lanes
     }
 
+    /// Says what the environments ran that others wait for.
+    fn publish_gates(&self, gates: Gates) {
+        let gates = Arc::new(gates);
+        *self.gates.lock().expect("nothing panics while it holds this lock") = gates.clone();
+        self.sight.send_if_modified(|sight| match sight {
+            Sight::View(view) if view.gates != gates => {
+                *view = Arc::new(View { gates, ..(**view).clone() });
+                true
+            }
+            _ => false,
+        });
+    }
+
+    fn gates(&self) -> Arc<Gates> {
+        self.gates.lock().expect("nothing panics while it holds this lock").clone()
+    }
+
     /// Asks for a look and waits until one that began after this call is over, or `limit` has passed.
     async fn look(&self, limit: Duration) {
         let mut looks = self.looks.subscribe();
@@ -172,6 +200,7 @@ impl Shared {
             claims: Claims::default(),
             board,
             metrics,
+            key: tokio::sync::OnceCell::new(),
             passes: Semaphore::new(MAX_PASSES),
             names: Mutex::default(),
             reins: Mutex::default(),
@@ -205,6 +234,23 @@ impl Shared {
             held.push(mutex.lock_owned().await);
         }
         held
+    }
+
+    /// The agent's own key, made where there is none yet.
+    ///
+    /// # Errors
+    /// `Setup` where it may not be read or made, or where nobody knows which namespace it is in.
+    async fn key(&self) -> Result<Arc<SigningKey>, Problem> {
+        let make = || async {
+            let settings = &self.settings;
+            let Some(namespace) = &settings.own_namespace else {
+                return Err(Problem::setup("the agent does not know in which namespace its own key is")
+                    .hint("run it in a pod, or with --own-namespace"));
+            };
+            let comment = format!("towpath@{}", settings.cluster_name);
+            self.cluster.signing_key(namespace, &comment).await.map(Arc::new)
+        };
+        self.key.get_or_try_init(make).await.cloned()
     }
 
     fn give_name_back(&self, id: &Id) {

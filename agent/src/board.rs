@@ -5,7 +5,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
+use towpath_core::fault::Problem;
+use towpath_core::ledger::{Entry, LedgerName, Record};
+use towpath_core::revision::CommitId;
+use towpath_core::tree::Tree;
 
 use crate::resources::{Environment, Repository};
 
@@ -19,6 +24,45 @@ pub struct Board {
     pub environments: Shelf<Environment>,
     /// The Repositories.
     pub repositories: Shelf<Repository>,
+    /// The ledgers, by the Repository that they belong to.
+    ledgers: Mutex<BTreeMap<Id, Arc<dyn Ledgers>>>,
+}
+
+/// The ledgers of one repository, for reading. Its calls read files and block.
+pub trait Ledgers: Send + Sync {
+    /// The cluster of the agent itself.
+    fn cluster(&self) -> &str;
+    /// Every ledger: its last record, or why it is not used.
+    fn heads(&self) -> Vec<(LedgerName, Result<Arc<Record>, Problem>)>;
+    /// The newest records of a ledger, the newest first, and whether there are older ones.
+    ///
+    /// # Errors
+    /// `Setup` where there is no such ledger, `Content` where it cannot be verified.
+    fn history(&self, name: &LedgerName, limit: usize) -> Result<Page, Problem>;
+    /// The record of a sync, and its commit.
+    ///
+    /// # Errors
+    /// As [`Ledgers::history`], and where there is no such sync.
+    fn sync(&self, entry: &Entry) -> Result<(CommitId, Arc<Record>), Problem>;
+    /// What an environment ran at a time.
+    ///
+    /// # Errors
+    /// As [`Ledgers::history`].
+    fn at(&self, name: &LedgerName, at: Timestamp) -> Result<Option<(CommitId, Arc<Record>)>, Problem>;
+    /// The files of a record.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn files(&self, commit: CommitId) -> Result<Arc<Tree>, Problem>;
+}
+
+/// Some records of a ledger, the newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The records with their commits.
+    pub records: Vec<(CommitId, Arc<Record>)>,
+    /// Whether there are older ones.
+    pub has_more: bool,
 }
 
 impl Board {
@@ -32,8 +76,24 @@ impl Board {
         self.repositories.all()
     }
 
+    /// The ledgers of all Repositories.
+    pub fn ledgers(&self) -> Vec<(Id, Arc<dyn Ledgers>)> {
+        let ledgers = self.ledgers.lock().expect("nothing panics while it holds this lock");
+        ledgers.iter().map(|(id, ledgers)| (id.clone(), ledgers.clone())).collect()
+    }
+
+    /// Puts up the ledgers of a Repository, or takes them down.
+    pub fn put_ledgers(&self, id: &Id, ledgers: Option<Arc<dyn Ledgers>>) {
+        let mut all = self.ledgers.lock().expect("nothing panics while it holds this lock");
+        match ledgers {
+            Some(ledgers) => drop(all.insert(id.clone(), ledgers)),
+            None => drop(all.remove(id)),
+        }
+    }
+
     /// Forgets everything: nobody keeps it up to date any more.
     pub fn clear(&self) {
+        self.ledgers.lock().expect("nothing panics while it holds this lock").clear();
         self.environments.clear();
         self.repositories.clear();
     }

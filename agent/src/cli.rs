@@ -16,6 +16,9 @@ mod history;
 mod suspend;
 mod confirm;
 mod crds;
+mod key;
+mod remote;
+mod show;
 mod completion;
 mod version;
 
@@ -55,6 +58,8 @@ enum Command {
     Sync(sync::Args),
     /// Show the last syncs of an environment.
     History(history::Args),
+    /// Show one sync as the ledger has it.
+    Show(show::Args),
     /// Neither sync nor mend an environment until it is resumed.
     Suspend(suspend::Args),
     /// Sync and mend an environment again.
@@ -69,6 +74,8 @@ enum Command {
     Diff(diff::Args),
     /// Run the agent.
     Agent(agent::Args),
+    /// Print the public key that the agent signs its records with, and make the key where it is missing.
+    Key(key::Args),
     /// Print the custom resource definitions.
     Crds,
     /// Print a completion script for a shell.
@@ -111,6 +118,7 @@ async fn execute(command: Command) -> Result<Code, Failure> {
         Command::Get(args) => get::run(args).await,
         Command::Sync(args) => sync::run(args).await,
         Command::History(args) => history::run(args).await,
+        Command::Show(args) => show::run(args).await,
         Command::Suspend(args) => suspend::run(args, true).await,
         Command::Resume(args) => suspend::run(args, false).await,
         Command::Confirm(args) => confirm::run(args).await,
@@ -118,6 +126,7 @@ async fn execute(command: Command) -> Result<Code, Failure> {
         Command::Lint(args) => lint::run(&args),
         Command::Diff(args) => diff::run(args).await,
         Command::Agent(args) => agent::run(args).await,
+        Command::Key(args) => key::run(args).await,
         Command::Crds => crds::run(),
         Command::Completion(args) => completion::run(&args),
         Command::Version(args) => version::run(&args),

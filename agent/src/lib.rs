@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod cluster;
 pub mod repo;
 pub mod web;
+pub mod ledger;
 pub mod sync;
 pub mod agent;
 pub mod disk;

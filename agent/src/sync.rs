@@ -24,6 +24,7 @@ mod course;
 mod desire;
 mod ending;
 mod farewell;
+mod gate;
 mod handover;
 mod health;
 mod hooks;
@@ -41,13 +42,14 @@ mod work;
 
 pub use claims::Claims;
 pub use farewell::{Farewell, Parting, farewell};
+pub use gate::{Wanted, wanted};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use towpath_core::candidate::{self, Candidate};
+use towpath_core::candidate::Candidate;
 use towpath_core::course::Phase;
 use towpath_core::environment::{DriftMode, Environment};
 use towpath_core::fault::Problem;
@@ -58,7 +60,7 @@ use towpath_core::names::EnvironmentName;
 use towpath_core::plan::{self, Action, Fate, Keep, Known, Observed, Plan, Why};
 use towpath_core::policy::{self, Cleared, PolicyCache};
 use towpath_core::render::RenderCache;
-use towpath_core::status::{EnvironmentStatus, KeptStatus, Leftovers, Notice, Report, Unhealthy, WaitStatus};
+use towpath_core::status::{EnvironmentStatus, KeptStatus, Leftovers, Notice, Recorded, Report, Unhealthy, WaitStatus};
 
 use self::course::{Course, Journal, Role};
 use self::preflight::Rehearsal;
@@ -91,6 +93,8 @@ pub struct Pass<'a> {
     pub status: &'a EnvironmentStatus,
     /// What is known of its repository.
     pub view: &'a View,
+    /// What it may move to, or why that cannot be said.
+    pub wanted: &'a Result<Wanted, Problem>,
     /// A request that was not handled yet.
     pub request: Option<&'a Request>,
     /// The value of the annotation that confirms deletions.
@@ -101,8 +105,8 @@ pub struct Pass<'a> {
     pub own_namespace: Option<&'a str>,
     /// Other environments of this agent that may have objects in one of these namespaces (`None`: cluster-scoped).
     pub neighbours: &'a (dyn Fn(&BTreeSet<Option<&str>>) -> Vec<Environment> + Send + Sync),
-    /// How many syncs of this environment the ledger knows of.
-    pub recorded: u64,
+    /// What the ledger knows of the last sync of this environment.
+    pub recorded: Option<Recorded>,
     /// Divides the waits of a pass; 1 except in tests.
     pub time_scale: u32,
     /// Whether something newer makes this pass pointless: asked before each write.
@@ -162,6 +166,13 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// What was applied of a revision, if that is what is kept: the very same content.
+    pub fn desired_of(&self, revision: &str, content: &str) -> Option<Arc<Cleared>> {
+        let (key, cleared) = self.desired.as_ref()?;
+        let is_it = course::revision_text(&key.candidate) == revision && cleared.content() == content;
+        is_it.then(|| cleared.clone())
+    }
+
     /// When another pass is needed although nothing wakes one.
     pub fn look_at(&self) -> Option<Instant> {
         self.ownership.look_at()
@@ -266,12 +277,12 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
     }
 
     let mut problems: Vec<Problem> = pass.view.problem.iter().cloned().collect();
-    let candidate = match candidate::find(&environment.lane, &pass.view.heads, &pass.view.branches) {
-        Ok(candidate) => Some(candidate),
+    let candidate = match pass.wanted {
+        Ok(wanted) => wanted.candidate.clone(),
         Err(problem) => {
             // With the server away nobody knows which branches there are; that is said already.
             if problems.is_empty() {
-                problems.push(problem);
+                problems.push(problem.clone());
             }
             None
         }

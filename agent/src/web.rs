@@ -13,6 +13,7 @@ mod listen;
 mod lookout;
 mod page;
 mod probes;
+pub mod records;
 mod request;
 mod standing;
 mod words;
@@ -174,6 +175,11 @@ pub fn router(board: Arc<Board>, annotate: Annotate, settings: Settings, stop: C
         .route("/assets/{file}", get(assets::serve))
         .route("/api/v1/environments", get(api::environments))
         .route("/api/v1/environments/{name}", get(api::environment))
+        .route("/api/v1/environments/{name}/history", get(records::history))
+        .route("/api/v1/environments/{name}/syncs/{number}", get(records::sync))
+        .route("/api/v1/environments/{name}/figures", get(records::figures))
+        .route("/api/v1/diff", get(records::diff))
+        .route("/api/v1/ledgers", get(records::ledgers))
         .route("/api/v1/repositories", get(api::repositories))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN));
     // It may wait for long, and has deadlines of its own.
@@ -195,13 +201,16 @@ pub fn router(board: Arc<Board>, annotate: Annotate, settings: Settings, stop: C
 
 async fn overview(Has(state): Has<State>) -> Html<String> {
     let now = jiff::Timestamp::now();
-    Html(page::overview(&state.board.environments(), &state.board.repositories(), state.board.is_ready(), now))
+    let (environments, repositories) = (state.board.environments(), state.board.repositories());
+    Html(page::overview(&environments, &repositories, &records::list(&state), state.board.is_ready(), now))
 }
 
 async fn environment(Has(state): Has<State>, axum::extract::Path(name): axum::extract::Path<String>) -> Response {
     let Some(environment) = state.environment(&name) else { return not_found("there is no environment of this name") };
     let repositories = state.board.repositories();
-    Html(page::environment(&environment, &repositories, jiff::Timestamp::now())).into_response()
+    let page = records::newest(&state, &name).await;
+    let records = page.as_ref().map(|page| &page.records[..]);
+    Html(page::environment(&environment, &repositories, records, jiff::Timestamp::now())).into_response()
 }
 
 async fn unknown(uri: Uri) -> Response {

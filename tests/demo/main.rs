@@ -95,6 +95,7 @@ impl Demo {
             run(&kubectl, &kubeconfig, &["wait", "--for=condition=Established", &crd, "--timeout=30s"], None)?;
         }
         let start = Start {
+            cluster: "test".to_owned(),
             kubeconfig: kubeconfig.clone(),
             namespace: Some("shop".to_owned()),
             cache: folder.path().join("cache"),

@@ -26,6 +26,8 @@ pub fn binary() -> Result<PathBuf> {
 pub struct Start {
     /// Its kubeconfig.
     pub kubeconfig: PathBuf,
+    /// The name of its cluster.
+    pub cluster: String,
     /// The namespace that it watches; `None` for all.
     pub namespace: Option<String>,
     /// Where it keeps mirrors.
@@ -55,7 +57,7 @@ pub fn start(start: &Start) -> Result<Running> {
     let mut command = Command::new(program);
     command
         .arg("agent")
-        .args(["--cluster", "test"])
+        .args(["--cluster", &start.cluster])
         .args(start.namespace.iter().flat_map(|namespace| ["--namespace", namespace]))
         .arg("--cache")
         .arg(&start.cache)

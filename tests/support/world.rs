@@ -46,17 +46,33 @@ impl World {
     /// # Panics
     /// When anything of it cannot be made: a test without a world has failed.
     pub async fn new(name: &str) -> World {
-        World::try_new(name).await.unwrap_or_else(|error| panic!("no world for {name}: {error:?}"))
-    }
-
-    async fn try_new(name: &str) -> Result<World> {
         let plane = tokio::task::spawn_blocking(|| {
             let _ = rustls::crypto::ring::default_provider().install_default();
+            static INSTALLED: OnceLock<()> = OnceLock::new();
             let plane = control_plane::shared();
+            INSTALLED.get_or_init(|| install(plane));
+            plane
+        });
+        let plane = plane.await.unwrap_or_else(|error| panic!("no control plane: {error:?}"));
+        World::try_new(plane, name).await.unwrap_or_else(|error| panic!("no world for {name}: {error:?}"))
+    }
+
+    /// A world in another cluster, which lives for as long as this process.
+    ///
+    /// # Panics
+    /// When anything of it cannot be made.
+    pub async fn elsewhere(name: &str) -> World {
+        let plane = tokio::task::spawn_blocking(|| {
+            let plane = ControlPlane::start().unwrap_or_else(|error| panic!("no second control plane: {error:?}"));
+            let plane: &'static ControlPlane = Box::leak(Box::new(plane));
             install(plane);
             plane
-        })
-        .await?;
+        });
+        let plane = plane.await.unwrap_or_else(|error| panic!("no second control plane: {error:?}"));
+        World::try_new(plane, name).await.unwrap_or_else(|error| panic!("no world for {name}: {error:?}"))
+    }
+
+    async fn try_new(plane: &'static ControlPlane, name: &str) -> Result<World> {
         let admin = client(&plane.admin_kubeconfig()).await?;
         let namespace = name.to_owned();
         apply(&admin, &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await?;
@@ -83,6 +99,7 @@ impl World {
         let repo = DeployRepo::new(folder.path().join("deploy.git"));
         let start = Start {
             kubeconfig: plane.kubeconfig_for(&namespace, &token)?,
+            cluster: "test".to_owned(),
             namespace: Some(namespace.clone()),
             cache: folder.path().join("cache"),
             log: folder.path().join("agent.log"),
@@ -161,6 +178,32 @@ impl World {
             "spec": {"url": self.repo.url()},
         }))
         .await;
+    }
+
+    /// Lets the agent have its own key in this world's namespace, and names its cluster. For ledgers; before
+    /// [`World::start_agent`].
+    pub async fn own_key(&mut self, cluster: &str) {
+        self.start.cluster = cluster.to_owned();
+        self.start.arguments.extend(["--own-namespace".to_owned(), self.namespace.clone()]);
+        for (kind, extra) in [
+            ("Role", json!({"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create"]}]})),
+            (
+                "RoleBinding",
+                json!({
+                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "own-key"},
+                    "subjects": [{"kind": "ServiceAccount", "name": "towpath", "namespace": "towpath"}],
+                }),
+            ),
+        ] {
+            let mut object = json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
+                "metadata": {"name": "own-key", "namespace": self.namespace},
+            });
+            for (name, value) in extra.as_object().expect("it is a map") {
+                object[name] = value.clone();
+            }
+            self.apply(object).await;
+        }
     }
 
     /// Makes an Environment named `<namespace>-<name>`: names are unique in the cluster's labels, not only here.
@@ -360,18 +403,15 @@ impl World {
     }
 }
 
-/// Installs the custom resources and the agent's rights, once.
+/// Installs the custom resources and the agent's rights.
 fn install(plane: &ControlPlane) {
-    static INSTALLED: OnceLock<()> = OnceLock::new();
-    INSTALLED.get_or_init(|| {
-        let manifests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
-        let manifests = manifests.display().to_string();
-        plane.kubectl(&["apply", "--server-side", "-k", &manifests]).expect("the manifests can be applied");
-        for crd in ["environments", "repositories"] {
-            let crd = format!("crd/{crd}.towpath.dev");
-            plane.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=20s"]).expect("it is established");
-        }
-    });
+    let manifests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
+    let manifests = manifests.display().to_string();
+    plane.kubectl(&["apply", "--server-side", "-k", &manifests]).expect("the manifests can be applied");
+    for crd in ["environments", "repositories"] {
+        let crd = format!("crd/{crd}.towpath.dev");
+        plane.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=20s"]).expect("it is established");
+    }
 }
 
 /// A client for a kubeconfig.

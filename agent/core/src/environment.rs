@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::health::HealthRules;
 use crate::ignore::Rule;
 use crate::lane::LaneRule;
-use crate::names::EnvironmentName;
+use crate::names::{EnvironmentName, LedgerName};
 
 /// Whether an environment moves to its candidate by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,17 @@ pub struct Environment {
     pub deletion_policy: DeletionPolicy,
     /// The Environment of the same namespace whose members it takes over, without making any of them anew.
     pub moved_from: Option<EnvironmentName>,
+}
+
+impl Environment {
+    /// The ledgers that must say that a revision passed. `cluster` is the agent's own.
+    pub fn waits_for(&self, cluster: &str) -> BTreeSet<LedgerName> {
+        let name = |one: &Required| LedgerName {
+            cluster: one.cluster.clone().unwrap_or_else(|| cluster.to_owned()),
+            environment: one.environment.clone(),
+        };
+        self.after.iter().map(name).collect()
+    }
 }
 
 /// A production environment, for the tests of the rooms after this one.

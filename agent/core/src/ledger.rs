@@ -16,8 +16,9 @@ use std::str::FromStr;
 use jiff::Timestamp;
 
 use crate::fault::Problem;
+pub use crate::names::LedgerName;
 use crate::names::{self, EnvironmentName};
-use crate::revision::CommitId;
+use crate::revision::{CommitId, TreeId};
 use crate::status::SyncRecord;
 
 pub use message::{MAX_COMPONENTS, MAX_MESSAGE_BYTES};
@@ -26,22 +27,6 @@ pub use message::{MAX_COMPONENTS, MAX_MESSAGE_BYTES};
 pub const REFS: &str = "refs/towpath/";
 /// Where they stand if branches are wanted.
 pub const BRANCHES: &str = "refs/heads/towpath/";
-
-/// One ledger: an environment of a cluster. The same names in another cluster are another ledger.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LedgerName {
-    /// The cluster, as its agent names it.
-    pub cluster: String,
-    /// The environment.
-    pub environment: EnvironmentName,
-}
-
-impl fmt::Display for LedgerName {
-    /// `cluster/environment`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.cluster, self.environment)
-    }
-}
 
 impl LedgerName {
     /// The ref of one year below [`REFS`] or [`BRANCHES`].
@@ -69,7 +54,7 @@ pub struct Record {
     pub ledger: LedgerName,
     /// Its number in the ledger, from 1: each record has the one after that of its parent.
     pub sequence: u64,
-    /// The sync that it is about: `prod@7` is the seventh of prod.
+    /// The number of the last sync at that time: `prod@7` is the seventh of prod.
     pub sync: u64,
     /// When it happened, by the clock of the agent that wrote it.
     pub at: Timestamp,
@@ -94,7 +79,7 @@ pub struct SyncFact {
     /// The commit of `sync.revision`.
     pub commit: Option<CommitId>,
     /// The tree of that commit in git: another commit with the same tree is the same content.
-    pub tree: Option<CommitId>,
+    pub tree: Option<TreeId>,
     /// When that commit was made, as its committer says.
     pub committed_at: Option<Timestamp>,
     /// Submodules and the commits that they stood on.
@@ -107,6 +92,8 @@ pub struct SyncFact {
 /// How an environment came to be after a sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthFact {
+    /// The number of that sync. Others that changed nothing may have come after it.
+    pub of: u64,
     /// Healthy or degraded.
     pub is_healthy: bool,
     /// Why it is not.
@@ -116,7 +103,11 @@ pub struct HealthFact {
 impl Record {
     /// `prod@7`.
     pub fn name(&self) -> String {
-        format!("{}@{}", self.ledger.environment, self.sync)
+        let sync = match &self.fact {
+            Fact::Sync(_) => self.sync,
+            Fact::Health(health) => health.of,
+        };
+        format!("{}@{sync}", self.ledger.environment)
     }
 
     /// The sync, for a record of one.
@@ -137,6 +128,16 @@ pub struct Entry {
     pub environment: EnvironmentName,
     /// The number of the sync; the last one where none is said.
     pub sync: Option<u64>,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(cluster) = &self.cluster {
+            write!(f, "{cluster}/")?;
+        }
+        write!(f, "{}", self.environment)?;
+        self.sync.map_or(Ok(()), |sync| write!(f, "@{sync}"))
+    }
 }
 
 impl FromStr for Entry {
@@ -205,7 +206,7 @@ mod tests {
                     health: None,
                 },
                 commit: Some(commit),
-                tree: Some(CommitId::from_bytes([0x11; 20])),
+                tree: Some(TreeId::from_bytes([0x11; 20])),
                 committed_at: Some("2026-03-01T11:00:00Z".parse().unwrap()),
                 components: vec![component("components/web", 0x22), component("components/api server", 0x33)],
                 has_manifests: true,
@@ -216,7 +217,7 @@ mod tests {
     /// The environment of sync 7 degraded.
     pub(super) fn degraded(sequence: u64) -> Record {
         let message = Some("Deployment.apps web/api: crashes".to_owned());
-        Record { sequence, fact: Fact::Health(HealthFact { is_healthy: false, message }), ..sync(7) }
+        Record { sequence, fact: Fact::Health(HealthFact { of: 7, is_healthy: false, message }), ..sync(7) }
     }
 
     #[test]

@@ -102,6 +102,22 @@ impl Borrow<str> for EnvironmentName {
     }
 }
 
+/// One ledger: an environment of a cluster. The same names in another cluster are another ledger.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LedgerName {
+    /// The cluster, as its agent names it.
+    pub cluster: String,
+    /// The environment.
+    pub environment: EnvironmentName,
+}
+
+impl fmt::Display for LedgerName {
+    /// `cluster/environment`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.cluster, self.environment)
+    }
+}
+
 /// Whether a text is a DNS label as RFC 1123 has it: what namespaces and environments may be called.
 pub fn is_dns_label(text: &str) -> bool {
     (1..=63).contains(&text.len())

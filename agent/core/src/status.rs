@@ -7,7 +7,7 @@ mod syncs;
 
 pub use leftovers::{KeptStatus, LeftoverStatus, Leftovers};
 pub use syncs::{
-    ContentStatus, HookOutcome, HookStatus, Outcome, SyncHealth, SyncRecord, SyncStatus, Trigger, WaitReason,
+    ContentStatus, HookOutcome, HookStatus, Outcome, Recorded, SyncHealth, SyncRecord, SyncStatus, Trigger, WaitReason,
     WaitStatus,
 };
 
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::decide::Decision;
 use crate::fault::{Fault, Problem};
 use crate::health::Health;
-use crate::revision::Revision;
+use crate::revision::{CommitId, Revision};
 
 /// Syncs that are remembered.
 pub const MAX_HISTORY: usize = 20;
@@ -72,6 +72,13 @@ pub struct RevisionStatus {
     pub committed_at: Option<Timestamp>,
 }
 
+impl RevisionStatus {
+    /// The commit of the revision.
+    pub fn commit(&self) -> Option<CommitId> {
+        self.revision.rsplit_once("@sha1:").and_then(|(_, commit)| commit.parse().ok())
+    }
+}
+
 impl From<&Revision> for RevisionStatus {
     fn from(revision: &Revision) -> Self {
         RevisionStatus {
@@ -81,6 +88,15 @@ impl From<&Revision> for RevisionStatus {
             committed_at: Some(revision.committed_at),
         }
     }
+}
+
+/// A revision that waits for other environments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GateStatus {
+    /// `branch@sha1:<id>`.
+    pub revision: String,
+    /// For whom it waits, and why.
+    pub message: String,
 }
 
 /// An object that is worth naming.
@@ -160,6 +176,12 @@ pub struct EnvironmentStatus {
     /// The revision that it may move to now; absent where it is what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<RevisionStatus>,
+    /// The head of the lane, where it may not be moved to yet, and for whom it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateStatus>,
+    /// The last record in the ledger when this was written, as `sequence commit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<String>,
     /// The revision of the last sync, whether it came to its end or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_attempted_revision: Option<String>,
@@ -251,6 +273,8 @@ pub struct Report {
     pub suspended: bool,
     /// What it may move to.
     pub candidate: Option<Revision>,
+    /// The head of the lane, where it is not what it may move to.
+    pub gate: Option<GateStatus>,
     /// The revision that everything desired was applied from, if the pass came so far.
     pub settled_on: Option<Revision>,
     /// The revision that was worked on.
@@ -261,8 +285,8 @@ pub struct Report {
     pub content: Option<ContentStatus>,
     /// The sync that goes on.
     pub under_way: Option<SyncStatus>,
-    /// How many syncs the ledger knows of: what ends now is counted on from there.
-    pub recorded: u64,
+    /// What the ledger knows of the last sync: what ends now is counted on from there.
+    pub recorded: Option<Recorded>,
     /// The syncs that ended, the older one first. Their numbers are not counted yet.
     pub ended: Vec<SyncRecord>,
     /// What is wrong.
@@ -310,10 +334,12 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
     let runs = status.running.as_ref().map(|running| running.revision.clone());
     status.candidate =
         report.candidate.as_ref().filter(|candidate| Some(candidate.to_string()) != runs).map(Into::into);
+    status.gate = report.gate.clone();
     if let Some(request) = &report.handled_request {
         status.last_handled_request = Some(request.clone());
     }
     status.sync = report.under_way.clone();
+    count_on(&mut status, report.recorded);
     for sync in &report.ended {
         // The same failure, tried again, is said already.
         let runs = |sync: &SyncRecord| sync.hooks.iter().map(|hook| hook.run.clone()).collect::<Vec<_>>();
@@ -324,7 +350,7 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
                 && runs(earlier) == runs(sync)
         };
         if !status.history.first().is_some_and(says_the_same) {
-            status.syncs = status.syncs.max(report.recorded) + 1;
+            status.syncs += 1;
             status.history.insert(0, SyncRecord { number: status.syncs, ..sync.clone() });
         }
         status.history.truncate(MAX_HISTORY);
@@ -362,8 +388,26 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
     status
 }
 
-/// Says of the last sync how the environment came to be after it.
+/// Counts on from what the ledger knows. Syncs that were counted before it was known, by an Environment that was made
+/// anew, get numbers after those.
+fn count_on(status: &mut EnvironmentStatus, recorded: Option<Recorded>) {
+    let Some(recorded) = recorded else { return };
+    let is_known = |sync: &SyncRecord| sync.number == recorded.sync && Some(sync.started_at) == recorded.started_at;
+    if status.ledger.is_none() && !status.history.iter().any(is_known) {
+        for sync in &mut status.history {
+            sync.number += recorded.sync;
+        }
+        status.syncs += recorded.sync;
+    }
+    status.syncs = status.syncs.max(recorded.sync);
+}
+
+/// Says of the last sync that was applied how the environment came to be after it.
 fn note_health(status: &mut EnvironmentStatus, now: Timestamp) {
+    // What is on its way has pods of its own.
+    if status.sync.as_ref().is_some_and(|sync| !sync.applied) {
+        return;
+    }
     let runs = status.running.as_ref().map(|running| running.revision.as_str());
     let is_healthy = match status.health {
         Some(Health::Healthy) => true,
@@ -371,7 +415,10 @@ fn note_health(status: &mut EnvironmentStatus, now: Timestamp) {
         _ => return,
     };
     let message = status.unhealthy.first().map(|object| format!("{}: {}", object.object, object.message));
-    let Some(last) = status.history.first_mut() else { return };
+    // What was refused as a whole has left everything as it was.
+    let has_written = |sync: &SyncRecord| sync.created + sync.configured + sync.pruned + sync.failed > 0;
+    let mut history = status.history.iter_mut();
+    let Some(last) = history.find(|sync| sync.outcome == Outcome::Applied || has_written(sync)) else { return };
     let is_it = last.outcome == Outcome::Applied && Some(last.revision.as_str()) == runs;
     if is_it && last.health.as_ref().is_none_or(|known| known.is_healthy != is_healthy) {
         let message = message.filter(|_| !is_healthy);
@@ -391,7 +438,12 @@ fn state_of(status: &EnvironmentStatus, report: &Report) -> State {
         State::Suspended
     } else if needs_a_person {
         State::Blocked
-    } else if !report.problems.is_empty() || status.candidate.is_some() || status.running.is_none() || is_on_its_way {
+    } else if !report.problems.is_empty()
+        || status.candidate.is_some()
+        || status.gate.is_some()
+        || status.running.is_none()
+        || is_on_its_way
+    {
         State::OutOfSync
     } else {
         State::Synced
@@ -423,7 +475,7 @@ fn conditions(
             _ if report.decision == Decision::TimedOut => {
                 conditions.push(condition("Stalled", "True", reason, message));
             }
-            _ if reason == "WaitsForRequest" => {}
+            _ if matches!(reason, "WaitsForRequest" | "WaitsForEnvironment") => {}
             _ => conditions.push(condition("Reconciling", "True", reason, message)),
         }
     }
@@ -453,6 +505,10 @@ fn readiness(status: &EnvironmentStatus, report: &Report) -> (bool, &'static str
         let reason = if is_late { "TimedOut" } else { waits.reason.as_str() };
         let late = if is_late { " for too long" } else { "" };
         return (false, reason, format!("{} waits{late} for {}", sync.revision, waits.message));
+    }
+    if let (Some(gate), None) = (&status.gate, &status.candidate) {
+        let runs = if status.running.is_some() { format!("runs {runs}; ") } else { String::new() };
+        return (false, "WaitsForEnvironment", format!("{runs}{} {}", gate.revision, gate.message));
     }
     if let (Some(candidate), true) = (&status.candidate, report.settled_on.is_some() || status.running.is_none()) {
         return (false, "WaitsForRequest", format!("runs {runs}; {} waits for a sync request", candidate.revision));

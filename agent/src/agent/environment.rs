@@ -1,7 +1,7 @@
 //! The task of one Environment: it wakes for a closed list of reasons, runs a pass, and writes the status.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -16,11 +16,12 @@ use towpath_core::lane::LaneRule;
 use towpath_core::names::{EnvironmentName, annotation};
 use towpath_core::status::{self, EnvironmentStatus, Leftovers, Notice, NoticeKind, Outcome, Report, State};
 
-use super::{Id, Shared, Sight, Slot, UNWRITTEN, Written, kin};
+use super::{Desk, Id, Shared, Sight, Slot, UNWRITTEN, Written, kin};
+use crate::blocking::blocking;
 use crate::cluster::{Severity, Wakes};
 use crate::repo::View;
 use crate::resources::Environment;
-use crate::sync::{self, Memory, Request};
+use crate::sync::{self, Memory, Request, Wanted};
 
 /// How long changes of health are gathered before they are looked at.
 const HEALTH_GATHERED: Duration = Duration::from_millis(150);
@@ -35,6 +36,11 @@ const MAX_NOTICES: usize = 20;
 /// How long a request waits for a fresh look at the repository.
 const FRESH_LOOK: Duration = Duration::from_secs(60);
 
+/// How long the first sync waits for the ledger that it is counted on from.
+const LEDGER_WAIT: Duration = Duration::from_secs(5);
+/// How soon a pass is repeated that asked for another look at the ledgers.
+const LOOKED_AGAIN: Duration = Duration::from_secs(3);
+
 /// Runs until the Environment is gone or the agent stops.
 pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<Environment>>, stop: CancellationToken) {
     let first = resource.borrow().clone();
@@ -46,6 +52,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         memory: Memory::default(),
         resolved: None,
         last_request: None,
+        told: None,
+        told_whom: false,
         written: Written::new(&first.status),
         is_written: first.status.is_some(),
         looked_for: None,
@@ -81,7 +89,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
             Err(problems) => {
                 let report = blocked(&now, &task.status, problems);
                 tokio::select! {
-                    () = task.write(&now, &report) => {}
+                    () = task.write(&now, &report, None) => {}
                     () = stop.cancelled() => break,
                 }
                 (Decision::WaitForChange, None, None, None)
@@ -95,7 +103,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
                     () = stop.cancelled() => break,
                 };
                 tokio::select! {
-                    () = task.write(&now, &report) => {}
+                    () = task.write(&now, &report, Some(&slot.desk)) => {}
                     () = stop.cancelled() => break,
                 }
                 (report.decision, report.leftovers.again, Some(view), Some(wakes))
@@ -155,6 +163,9 @@ pub(super) struct Task {
     /// The resource as it was resolved last.
     resolved: Option<environment::Environment>,
     last_request: Option<String>,
+    /// What the ledger was told last, and whether it was there to hear it.
+    told: Option<(u64, Option<bool>)>,
+    told_whom: bool,
     written: Written,
     /// Whether the status in the cluster is the one here.
     is_written: bool,
@@ -211,8 +222,8 @@ impl Task {
         }
         // After a start the repository is looked at in a moment; until then there is nothing to say.
         let _ = tokio::time::timeout(FIRST_LOOK, view.wait_for(|sight| !matches!(sight, Sight::Nothing))).await;
-        let wanted = |view: &View| candidate::find(&environment.lane, &view.heads, &view.branches).ok();
-        let is_lacking = matches!(&*view.borrow(), Sight::View(view) if wanted(view).is_none());
+        let is_lacking = |view: &View| candidate::find(&environment.lane, &view.heads, &view.branches).is_err();
+        let is_lacking = matches!(&*view.borrow(), Sight::View(view) if is_lacking(view));
         if is_lacking && self.looked_for.as_ref() != Some(&environment.lane) {
             // Only branches that somebody follows are here, and the last look may have been before we did.
             slot.look(self.shared.settings.scaled(FRESH_LOOK)).await;
@@ -235,10 +246,52 @@ impl Task {
                 return blocked(resource, &self.status, vec![problem]);
             }
         };
-        let at_start = wanted(&seen);
-        let watched = view.clone();
+        let cluster = &self.shared.settings.cluster_name;
+        slot.desk.gated(&environment.name, environment.waits_for(cluster));
+        if self.status.syncs == 0 || !environment.after.is_empty() {
+            // Syncs are counted on from what the ledger knows, if it can be read soon.
+            slot.desk.ready(self.shared.settings.scaled(LEDGER_WAIT)).await;
+        }
+        let seen = match &*view.borrow_and_update() {
+            Sight::View(newer) if Arc::ptr_eq(&newer.mirror, &seen.mirror) => newer.clone(),
+            _ => seen,
+        };
+        let running = self.status.running.as_ref().and_then(|running| running.commit());
+        let as_of = slot.desk.as_of().unwrap_or_else(Timestamp::now);
+        let wanted = move |view: &View, environment: &environment::Environment, cluster: &str| {
+            sync::wanted(view, environment, (running, cluster), as_of)
+        };
+        let mut at_start = {
+            let (seen, environment, cluster) = (seen.clone(), environment.clone(), cluster.clone());
+            blocking(move || wanted(&seen, &environment, &cluster)).await
+        };
+        if let Ok(Wanted { look_at: Some(at), .. }) = &mut at_start
+            && *at <= Timestamp::now()
+        {
+            // By now it may have passed: that is known when the ledgers were looked at again.
+            slot.desk.look_again();
+            *at = Timestamp::now() + self.shared.settings.scaled(LOOKED_AGAIN);
+        }
+        let candidate = |wanted: &Result<Wanted, Problem>| wanted.as_ref().ok().map(|wanted| wanted.candidate.clone());
+        let (watched, wanted_at_start) = (view.clone(), candidate(&at_start));
+        // Asked before each write: what a view says is found out once.
+        let judged: Mutex<Option<(Arc<View>, bool)>> = Mutex::default();
         let overtaken = || {
-            let moved = matches!(&*watched.borrow(), Sight::View(view) if wanted(view) != at_start);
+            let is_other = |view: &Arc<View>| {
+                if Arc::ptr_eq(view, &seen) {
+                    return false;
+                }
+                let mut judged = judged.lock().expect("nothing panics while it holds this lock");
+                match &*judged {
+                    Some((known, is_other)) if Arc::ptr_eq(known, view) => *is_other,
+                    _ => {
+                        let is_other = candidate(&wanted(view, environment, cluster)) != wanted_at_start;
+                        *judged = Some((view.clone(), is_other));
+                        is_other
+                    }
+                }
+            };
+            let moved = matches!(&*watched.borrow(), Sight::View(view) if is_other(view));
             moved || changes.has_changed().unwrap_or(true)
         };
         // First the reins, then the permit: who holds a permit waits for nobody but the API server.
@@ -256,12 +309,13 @@ impl Task {
             environment,
             status: &self.status,
             view: &seen,
+            wanted: &at_start,
             request: request.as_ref(),
             confirmed: resource.annotations().get(annotation::CONFIRM_PRUNE).map(String::as_str),
             claims: &self.shared.claims,
             own_namespace: self.shared.settings.own_namespace.as_deref(),
             neighbours: &neighbours,
-            recorded: 0,
+            recorded: slot.desk.recorded(cluster, &environment.name),
             time_scale: self.shared.settings.time_scale.max(1),
             overtaken: &overtaken,
         };
@@ -269,11 +323,18 @@ impl Task {
     }
 
     /// Folds a report into the status, and writes it if it says something new.
-    pub(super) async fn write(&mut self, resource: &Environment, report: &Report) {
-        let next = status::fold(&self.status, report, Timestamp::now());
+    pub(super) async fn write(&mut self, resource: &Environment, report: &Report, desk: Option<&Desk>) {
+        let mut next = status::fold(&self.status, report, Timestamp::now());
         self.tell(resource, report, &next).await;
         if next == self.status && self.is_written {
+            if let Some(desk) = desk {
+                self.record(desk);
+            }
             return;
+        }
+        // It goes along with what is written anyway: a record that is somewhat older is good enough to go on from.
+        if let Some(mark) = desk.and_then(|desk| desk.mark(&self.shared.settings.cluster_name, &self.id.1)) {
+            next.ledger = Some(mark);
         }
         let patch = self.written.patch(&next);
         match self.shared.cluster.patch_status::<Environment>(&self.id.0, &self.id.1, &patch).await {
@@ -281,6 +342,9 @@ impl Task {
                 self.written = Written::new(&next);
                 self.status = next;
                 self.is_written = true;
+                if let Some(desk) = desk {
+                    self.record(desk);
+                }
             }
             // It is written again at the next pass, which comes soon.
             Err(problem) => {
@@ -289,6 +353,21 @@ impl Task {
                 tracing::warn!(environment = self.id.1, %problem, "the status was not written");
             }
         }
+    }
+
+    /// Tells the ledger what the last syncs came to. What is in the status is recorded, also after a restart.
+    fn record(&mut self, desk: &Desk) {
+        let Ok(name) = self.id.1.parse::<EnvironmentName>() else { return };
+        let newest = self.status.history.first();
+        let told = newest.map(|sync| (sync.number, sync.health.as_ref().map(|health| health.is_healthy)));
+        if told.is_none() || (self.told == told && desk.is_on() == self.told_whom) {
+            return;
+        }
+        let applied = newest.filter(|sync| sync.outcome == Outcome::Applied);
+        let content = self.status.content.as_ref().map(|content| content.digest.as_str()).unwrap_or_default();
+        let applied = applied.and_then(|sync| self.memory.desired_of(&sync.revision, content));
+        desk.tell(&self.shared.settings.cluster_name, &name, &self.status, applied);
+        (self.told, self.told_whom) = (told, desk.is_on());
     }
 
     /// Events and the log.
@@ -383,12 +462,13 @@ pub(super) fn blocked(resource: &Environment, status: &EnvironmentStatus, proble
         generation: resource.metadata.generation.unwrap_or_default(),
         suspended: resource.spec.suspend,
         candidate: None,
+        gate: None,
         settled_on: None,
         content: None,
         attempted: None,
         handled_request: None,
         under_way: status.sync.clone(),
-        recorded: 0,
+        recorded: None,
         ended: Vec::new(),
         problems,
         warnings: Vec::new(),

@@ -83,7 +83,7 @@ impl Task {
                 );
                 if !parting.is_over {
                     let report = self.leaving(resource, parting);
-                    self.write(resource, &report).await;
+                    self.write(resource, &report, None).await;
                     return pause;
                 }
                 parting.left

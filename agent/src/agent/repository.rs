@@ -1,6 +1,8 @@
 //! The task of one Repository: it looks at the server's branches, fetches what environments follow, and publishes what
 //! it sees.
 
+mod keeping;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use towpath_core::lane::{Heads, LaneRule, newest_release};
 use towpath_core::names::annotation;
 use towpath_core::status::Condition;
 
+use self::keeping::Keeping;
 use super::{Id, Shared, Sight, Slot, UNWRITTEN, Written};
 use crate::blocking::blocking;
 use crate::cluster::Severity;
@@ -45,6 +48,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<R
         slot: slot.clone(),
         id,
         open: None,
+        problem: None,
+        ledger: None,
+        ledger_problem: None,
         failures: 0,
         local_change: local_change.clone(),
     };
@@ -54,14 +60,22 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<R
             pause = task.look(&now) => pause,
             () = stop.cancelled() => break,
         };
-        tokio::select! {
-            changed = resource.changed() => if changed.is_err() { break },
-            () = slot.poke.notified() => {}
-            () = local_change.notified() => {}
-            () = tokio::time::sleep(pause) => {}
-            () = stop.cancelled() => break,
+        let look_at = tokio::time::Instant::now() + pause;
+        let goes_on = loop {
+            tokio::select! {
+                changed = resource.changed() => break changed.is_ok(),
+                () = slot.poke.notified() => break true,
+                () = local_change.notified() => break true,
+                () = tokio::time::sleep_until(look_at) => break true,
+                () = stop.cancelled() => break false,
+                () = slot.desk.news.notified() => task.write(&now, task.problem.clone()).await,
+            }
+        };
+        if !goes_on {
+            break;
         }
     }
+    task.end_ledger();
     slot.sight.send_replace(Sight::Nothing);
 }
 
@@ -112,6 +126,11 @@ struct Task {
     is_written: bool,
     seen: Seen,
     open: Option<Open>,
+    /// What was wrong at the last look.
+    problem: Option<Problem>,
+    ledger: Option<Keeping>,
+    /// Why no ledger can be kept although one is wanted.
+    ledger_problem: Option<Problem>,
     failures: u32,
     local_change: Arc<Notify>,
 }
@@ -136,12 +155,14 @@ impl Task {
                         result = self.fetch(&resolved).await;
                     }
                 }
+                self.keep_ledger(&resolved).await;
                 self.publish(&resolved, result.as_ref().err());
                 result
             }
         };
         self.failures = if result.is_err() { self.failures + 1 } else { 0 };
-        self.write(resource, result.err()).await;
+        self.problem = result.err();
+        self.write(resource, self.problem.clone()).await;
         let begun = self.slot.looks.borrow().0;
         self.slot.looks.send_modify(|(_, over)| *over = begun);
         // Ten per cent of jitter, so that many agents do not ask one server in step.
@@ -198,6 +219,15 @@ impl Task {
             return Ok(open.mirror.clone());
         }
         let credentials = self.credentials(resolved).await?;
+        if let Some(open) = self.open.as_mut().filter(|open| open.url == resolved.url) {
+            // Only the Secret is another one: nobody need open the folder again.
+            let (mirror, others) = (open.mirror.clone(), credentials.clone());
+            blocking(move || mirror.set_credentials(others)).await?;
+            (open.secret, open.credentials, open.read_at) = (resolved.secret.clone(), credentials, Instant::now());
+            return Ok(open.mirror.clone());
+        }
+        // The ledgers of the earlier address hold its mirror.
+        self.end_ledger();
         let remote: Remote = resolved.url.parse()?;
         let folder = self.folder(&resolved.url);
         let terms = Terms { ssh: self.shared.settings.ssh.clone(), ..Terms::default() };
@@ -272,6 +302,7 @@ impl Task {
                 message: format!("repository {}: {}", resolved.name, problem.message),
                 ..problem
             }),
+            gates: self.slot.gates(),
             mirror: open.mirror.clone(),
         };
         self.slot.sight.send_if_modified(|known| {
@@ -293,6 +324,9 @@ impl Task {
     }
 
     async fn write(&mut self, resource: &Repository, problem: Option<Problem>) {
+        for alarm in self.slot.desk.take_alarms() {
+            self.alarm(alarm);
+        }
         let now = Timestamp::now();
         let generation = resource.metadata.generation;
         let (value, reason, message) = match &problem {
@@ -319,6 +353,7 @@ impl Task {
             Some(_) => conditions.push(condition("Stalled", "True")),
             None => {}
         }
+        conditions.push(self.recorded(resource, now));
         let next = RepositoryStatus {
             observed_generation: generation,
             last_handled_request: resource.annotations().get(annotation::REQUESTED_AT).cloned(),
@@ -333,7 +368,7 @@ impl Task {
                 })
                 .collect(),
             alarms: self.seen.alarms.clone(),
-            ledgers: self.status.ledgers.clone(),
+            ledgers: self.ledgers(),
             conditions,
         };
         if next == self.status && self.is_written {

@@ -18,23 +18,30 @@ use similar::{ChangeTag, TextDiff};
 use towpath_core::environment::Environment;
 use towpath_core::fault::{Problem, Problems};
 use towpath_core::hooks;
+use towpath_core::ledger::Entry;
 use towpath_core::manifest::{ObjectKey, group_of};
 use towpath_core::names::{ENVIRONMENT_LABEL, FIELD_MANAGER, annotation};
 use towpath_core::policy::{Cleared, Desired};
 use towpath_core::redact;
+use towpath_core::revision::clean_line;
 use towpath_core::scope::{Scope, Scopes};
 
 use super::access::{Access, DEADLINE, Flags, call, problem};
 use super::exit::{self, Code, Failure};
 use super::local::{Source, Subject, subject};
 use super::output;
+use super::remote::Remote;
 use crate::cluster::{Cluster, Manner};
 use crate::resources::Repository;
+use crate::web::records::Difference;
 
 /// Dry runs under way at one time.
 const AT_ONCE: usize = 8;
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "\
+towpath diff [OPTIONS] [FOLDER]
+       towpath diff --agent <URL> <SYNC> <SYNC>")]
 #[command(after_help = "\
 Without --file the Environment is read from the cluster, by --environment.
 Each object is sent as a dry run with your own rights; nothing is written.
@@ -42,6 +49,12 @@ Exit codes: 0 nothing differs, 1 something differs, 2 it could not be found out.
 pub(super) struct Args {
     #[command(flatten)]
     source: Source,
+    /// With a second name both are syncs of ledgers, such as prod@6 prod@7, or staging prod for what runs, and it is
+    /// shown what differs between what they applied. Needs --agent.
+    #[arg(value_name = "SYNC", requires = "agent")]
+    to: Option<Entry>,
+    #[command(flatten)]
+    remote: Remote,
     #[command(flatten)]
     access: Flags,
 }
@@ -58,7 +71,31 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
     difference(args).await.map_err(|failure| failure.with(Code::Trouble))
 }
 
+/// What differs between two syncs, as an agent reads it from their ledgers.
+async fn of_ledgers(remote: &Remote, from: &Entry, to: &Entry) -> Result<Code, Failure> {
+    let (from, to) = (from.to_string(), to.to_string());
+    let found: Difference = remote.ask(&["diff"], &[("from", &from), ("to", &to)]).await?;
+    let mut out = anstream::stdout();
+    for file in &found.files {
+        let title = format!("{} ({})", clean_line(&file.path, 500), clean_line(&file.change, 20));
+        write_title(&mut out, &title)?;
+        for line in file.diff.lines() {
+            write_line(&mut out, &clean_line(line, 4000))?;
+        }
+    }
+    out.flush()?;
+    let count = found.files.len() + found.more;
+    let more = if found.more == 0 { String::new() } else { format!(", of which {} are not shown", found.more) };
+    output::progress(&format!("{} → {}: {}{more}", found.from.name, found.to.name, output::counted(count, "file")));
+    Ok(if count == 0 { Code::Done } else { Code::Failed })
+}
+
 async fn difference(args: Args) -> Result<Code, Failure> {
+    if let Some(to) = &args.to {
+        let from = args.source.folder.as_ref().map(|first| first.to_string_lossy().parse::<Entry>());
+        let from = from.expect("a second name comes after a first one")?;
+        return of_ledgers(&args.remote, &from, to).await;
+    }
     let checkout = args.source.checkout()?;
     let access = args.access.open().await?;
     let subject = match (&args.source.environment, args.source.names_files()) {
@@ -272,25 +309,41 @@ fn shown(object: &Value, key: &Key) -> Value {
     object
 }
 
+const TITLE: Style = Style::new().bold();
+const HUNK: Style = AnsiColor::Cyan.on_default();
+const OLD: Style = AnsiColor::Red.on_default();
+const NEW: Style = AnsiColor::Green.on_default();
+
 fn write(out: &mut impl Write, change: &Change) -> std::io::Result<()> {
-    const TITLE: Style = Style::new().bold();
-    const HUNK: Style = AnsiColor::Cyan.on_default();
-    const OLD: Style = AnsiColor::Red.on_default();
-    const NEW: Style = AnsiColor::Green.on_default();
-    writeln!(out, "{TITLE}{}{TITLE:#}", change.title)?;
+    write_title(out, &change.title)?;
     let diff = TextDiff::from_lines(&change.old, &change.new);
     for hunk in diff.unified_diff().context_radius(3).iter_hunks() {
-        writeln!(out, "{HUNK}{}{HUNK:#}", hunk.header())?;
+        write_line(out, &hunk.header().to_string())?;
         for line in hunk.iter_changes() {
-            let (sign, style) = match line.tag() {
-                ChangeTag::Delete => ('-', OLD),
-                ChangeTag::Insert => ('+', NEW),
-                ChangeTag::Equal => (' ', Style::new()),
+            let sign = match line.tag() {
+                ChangeTag::Delete => '-',
+                ChangeTag::Insert => '+',
+                ChangeTag::Equal => ' ',
             };
-            writeln!(out, "{style}{sign}{}{style:#}", line.value().trim_end_matches('\n'))?;
+            write_line(out, &format!("{sign}{}", line.value().trim_end_matches('\n')))?;
         }
     }
     Ok(())
+}
+
+fn write_title(out: &mut impl Write, title: &str) -> std::io::Result<()> {
+    writeln!(out, "{TITLE}{title}{TITLE:#}")
+}
+
+/// A line of a unified difference, in its colour.
+fn write_line(out: &mut impl Write, line: &str) -> std::io::Result<()> {
+    let style = match line.as_bytes() {
+        [b'@', b'@', ..] => HUNK,
+        [b'-', ..] => OLD,
+        [b'+', ..] => NEW,
+        _ => Style::new(),
+    };
+    writeln!(out, "{style}{line}{style:#}")
 }
 
 #[cfg(test)]

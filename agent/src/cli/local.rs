@@ -21,7 +21,7 @@ use crate::resources::{Environment, Repository};
 pub(super) struct Source {
     /// The root of a checkout of the deploy repository; by default the git repository around the current folder.
     #[arg(value_name = "FOLDER")]
-    folder: Option<PathBuf>,
+    pub(super) folder: Option<PathBuf>,
     /// Read this branch, tag or commit of the local repository, and not the files as they stand.
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use towpath_core::fault::Problem;
 use towpath_core::lane::{BranchNames, Heads};
+use towpath_core::ledger::passed::Gates;
 
 use super::Mirror;
 
@@ -21,6 +22,8 @@ pub struct View {
     pub allowed_from: BTreeSet<String>,
     /// Why the last look failed, if it did.
     pub problem: Option<Problem>,
+    /// What the environments ran that others wait for.
+    pub gates: Arc<Gates>,
     /// Where commits are read from.
     pub mirror: Arc<Mirror>,
 }
@@ -52,6 +55,7 @@ impl View {
             && self.branches == other.branches
             && self.allowed_from == other.allowed_from
             && self.problem == other.problem
+            && self.gates == other.gates
             && Arc::ptr_eq(&self.mirror, &other.mirror)
     }
 }

@@ -146,7 +146,7 @@ pub(super) fn revision_of(text: &str) -> Option<Candidate> {
     Some(Candidate { branch: branch.to_owned(), commit: commit.parse().ok()? })
 }
 
-fn revision_text(candidate: &Candidate) -> String {
+pub(super) fn revision_text(candidate: &Candidate) -> String {
     format!("{}@sha1:{}", candidate.branch, candidate.commit)
 }
 

@@ -46,7 +46,8 @@ fn has_looked(pass: &Pass<'_>, neighbour: &Environment) -> bool {
     let of = |environment: &Environment| (environment.repository_home.clone(), environment.repository.clone());
     let is_beside = of(neighbour) == of(environment);
     // Another repository is looked at in its own time, and a manual environment moves when somebody says so.
-    let expected = (is_beside && neighbour.sync == SyncMode::Automatic)
+    // So does one that waits for others.
+    let expected = (is_beside && neighbour.sync == SyncMode::Automatic && neighbour.after.is_empty())
         .then(|| candidate::find(&neighbour.lane, &pass.view.heads, &pass.view.branches).ok())
         .flatten();
     pass.claims.has_looked(&neighbour.name, expected.as_ref())

@@ -11,7 +11,7 @@ use towpath_core::revision::Revision;
 use towpath_core::status::{ContentStatus, Leftovers, Outcome, Report, SyncRecord};
 
 use super::course::{self, Journal};
-use super::{Memory, Pass, Progress, desire};
+use super::{Memory, Pass, Progress, Wanted, desire};
 
 /// Everything that a pass leaves behind.
 pub(super) struct Ended {
@@ -73,12 +73,19 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         now,
     });
 
+    let again = pass.wanted.as_ref().ok().and_then(|wanted| wanted.look_at);
+    progress.leftovers.again = progress.leftovers.again.into_iter().chain(again).min();
+
     // A request is answered once it was acted on: not while git is away or an apply is tried again.
-    let is_answered = fault != Some(Fault::Passing) && !progress.overtaken;
+    // Nor while the revision that it is about waits for other environments.
+    let waits = |wanted: &Wanted| wanted.gate.is_some() && wanted.candidate.is_none();
+    let is_gated = !is_move && pass.wanted.as_ref().is_ok_and(waits);
+    let is_answered = fault != Some(Fault::Passing) && !progress.overtaken && !is_gated;
     Report {
         generation: pass.environment.generation,
         suspended: false,
         candidate,
+        gate: pass.wanted.as_ref().ok().and_then(|wanted| wanted.gate.clone()),
         settled_on: worked_on.clone().filter(|_| progress.is_applied),
         content,
         attempted: refused.or(worked_on),
@@ -136,12 +143,13 @@ pub(super) fn suspended(pass: &Pass<'_>) -> Report {
         generation: pass.environment.generation,
         suspended: true,
         candidate: None,
+        gate: None,
         settled_on: None,
         content: None,
         attempted: None,
         handled_request: pass.request.map(|request| request.id.clone()),
         under_way: pass.status.sync.clone(),
-        recorded: 0,
+        recorded: None,
         ended: Vec::new(),
         problems: Vec::new(),
         warnings: Vec::new(),

@@ -5,6 +5,7 @@
 //! state is said in a word: colour repeats it.
 
 mod detail;
+mod ledger;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use towpath_core::status::{EnvironmentStatus, RevisionStatus, State};
 
 use super::assets;
 use super::lookout::{self, Entry, Stage};
+use super::records::LedgerEntry;
 use super::words;
 use crate::resources::{Environment, Repository, Sync};
 
@@ -83,6 +85,7 @@ pub(super) fn stands_by(who: &str) -> String {
 pub(super) fn overview(
     environments: &[Arc<Environment>],
     repositories: &[Arc<Repository>],
+    ledgers: &[LedgerEntry],
     is_ready: bool,
     now: Timestamp,
 ) -> String {
@@ -104,6 +107,7 @@ pub(super) fn overview(
         @for group in environments.chunk_by(|first, second| Environment::repository_id(first) == Environment::repository_id(second)) {
             (lanes(group, repositories, now))
         }
+        (ledger::others(ledgers, now))
         @if environments.is_empty() && is_ready {
             section.card.plain {
                 h2 { "No environments yet" }
@@ -245,6 +249,9 @@ fn row(environment: &Environment, now: Timestamp) -> Markup {
                 @if let Some(candidate) = &status.candidate {
                     p.next { "next: " (short(candidate)) " " (candidate.subject) }
                 }
+                @if let (Some(gate), None) = (&status.gate, &status.candidate) {
+                    p.next { (words::brief(&gate.revision)) " " (words::brief(&gate.message)) }
+                }
             }
         }
     }
@@ -260,7 +267,7 @@ fn sync_mode(mode: Sync) -> &'static str {
 /// Why an environment is not as it should be.
 fn why(status: &EnvironmentStatus) -> Option<(&'static str, &str)> {
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
-    if ready.status == "True" || ready.reason == "WaitsForRequest" {
+    if ready.status == "True" || matches!(ready.reason.as_str(), "WaitsForRequest" | "WaitsForEnvironment") {
         return None;
     }
     let is_failing = status.state == State::Blocked

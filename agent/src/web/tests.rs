@@ -347,20 +347,20 @@ fn the_pages_say_in_words_how_everything_is() {
     let now: Timestamp = "2026-08-03T12:00:00Z".parse().unwrap();
     let board = sample(now);
     let (environments, repositories) = (board.environments(), board.repositories());
-    let overview = words_of(&page::overview(&environments, &repositories, true, now));
+    let overview = words_of(&page::overview(&environments, &repositories, &[], true, now));
     for word in ["Synced", "OutOfSync", "Blocked", "Suspended", "Healthy", "Progressing", "Degraded", "New"] {
         assert!(overview.contains(word), "{word}");
     }
     expect_file!["testdata/overview.txt"].assert_eq(&overview);
     let staging = environments.iter().find(|environment| environment.name_any() == "staging").unwrap();
-    expect_file!["testdata/staging.txt"].assert_eq(&words_of(&page::environment(staging, &repositories, now)));
+    expect_file!["testdata/staging.txt"].assert_eq(&words_of(&page::environment(staging, &repositories, None, now)));
 }
 
 #[test]
 fn an_empty_board_is_a_page_too() {
     let now: Timestamp = "2026-08-03T12:00:00Z".parse().unwrap();
-    assert!(words_of(&page::overview(&[], &[], true, now)).contains("No environments yet"));
-    assert!(words_of(&page::overview(&[], &[], false, now)).contains("just started"));
+    assert!(words_of(&page::overview(&[], &[], &[], true, now)).contains("No environments yet"));
+    assert!(words_of(&page::overview(&[], &[], &[], false, now)).contains("just started"));
 }
 
 #[tokio::test]

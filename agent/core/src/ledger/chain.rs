@@ -37,9 +37,9 @@ pub fn follow(ledger: &LedgerName, before: Option<(CommitId, &Record)>, link: Li
         return Err(of(format!("its number is {} where {expected} comes next", record.sequence)));
     }
     let last = before.map_or(0, |(_, before)| before.sync);
-    let fits = match record.fact {
+    let fits = match &record.fact {
         Fact::Sync(_) => record.sync > last,
-        Fact::Health(_) => record.sync == last,
+        Fact::Health(health) => record.sync == last && (1..=last).contains(&health.of),
     };
     if !fits {
         return Err(of(format!("it is about sync {} after sync {last}", record.sync)));
@@ -49,6 +49,7 @@ pub fn follow(ledger: &LedgerName, before: Option<(CommitId, &Record)>, link: Li
 
 #[cfg(test)]
 mod tests {
+    use super::super::HealthFact;
     use super::super::tests::{degraded, sync};
     use super::*;
 
@@ -60,12 +61,17 @@ mod tests {
         follow(&sync(1).ledger, before, Link { commit: SECOND, parents, message: &message })
     }
 
+    fn of(record: Record, sync: u64) -> Record {
+        let Fact::Health(health) = record.fact.clone() else { return record };
+        Record { fact: Fact::Health(HealthFact { of: sync, ..health }), ..record }
+    }
+
     #[test]
     fn records_follow_each_other() {
         let (one, two) = (sync(1), sync(2));
         assert_eq!(check(None, &one, &[]).unwrap(), one);
         assert_eq!(check(Some((FIRST, &one)), &two, &[FIRST]).unwrap(), two);
-        let after = Record { sync: 2, ..degraded(3) };
+        let after = Record { sync: 2, ..of(degraded(3), 2) };
         assert_eq!(check(Some((FIRST, &two)), &after, &[FIRST]).unwrap(), after);
         // A sync whose record was lost leaves a gap among the syncs, never in the ledger.
         let late = Record { sequence: 3, ..sync(9) };
@@ -86,6 +92,7 @@ mod tests {
             ("it does not begin at 1", None, two.clone(), vec![]),
             ("of another cluster", Some((FIRST, &one)), Record { ledger: other, ..two.clone() }, vec![FIRST]),
             ("health of another sync", Some((FIRST, &one)), degraded(2), vec![FIRST]),
+            ("health of a sync to come", Some((FIRST, &one)), of(Record { sync: 1, ..degraded(2) }, 2), vec![FIRST]),
             ("the same sync twice", Some((FIRST, &one)), Record { sync: 1, ..two.clone() }, vec![FIRST]),
         ] {
             assert!(check(before, &record, &parents).is_err(), "{why}");

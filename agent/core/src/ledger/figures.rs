@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn health(is_healthy: bool, at: i64) -> Record {
-        Record { at: hour(at), fact: Fact::Health(HealthFact { is_healthy, message: None }), ..sync(1) }
+        Record { at: hour(at), fact: Fact::Health(HealthFact { of: 1, is_healthy, message: None }), ..sync(1) }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::manifest::ObjectKey;
 use crate::redact;
@@ -15,6 +16,8 @@ pub const MANIFESTS: &str = "manifests";
 pub const LOG: &str = "log";
 /// Where objects stand that are in no namespace. No namespace can be called so.
 const CLUSTER: &str = "_cluster";
+/// Bytes of a file's name before its ending: git hosts take 255 with it.
+const MAX_NAME: usize = 240;
 /// Characters of one line of the log.
 const MAX_LINE: usize = 1000;
 
@@ -33,7 +36,15 @@ pub fn path_of(key: &ObjectKey) -> String {
         escape(&key.group, &mut path);
     }
     path.push('/');
-    escape(&key.name, &mut path);
+    let mut name = String::new();
+    escape(&key.name, &mut name);
+    if name.len() > MAX_NAME {
+        // Different names stay different.
+        let digest = hex::encode(&Sha256::digest(&key.name)[..8]);
+        name.truncate(MAX_NAME - digest.len() - 1);
+        name = format!("{name}~{digest}");
+    }
+    path.push_str(&name);
     path.push_str(".yaml");
     path
 }
@@ -103,6 +114,10 @@ mod tests {
             (
                 key("rbac.authorization.k8s.io", "ClusterRole", None, "system:a/b%2f"),
                 "manifests/_cluster/ClusterRole.rbac.authorization.k8s.io/system%3aa%2fb%252f.yaml",
+            ),
+            (
+                key("", "ConfigMap", Some("web"), &"a".repeat(253)),
+                &format!("manifests/web/ConfigMap/{}~32859a3ab65ac529.yaml", "a".repeat(223)),
             ),
             (key("", "ConfigMap", Some("web"), ".git"), "manifests/web/ConfigMap/%2egit.yaml"),
         ] {

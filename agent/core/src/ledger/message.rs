@@ -49,6 +49,7 @@ impl Record {
                     let _ = write!(text, ": {}", clean_line(message, MAX_TEXT));
                 }
                 text.push('\n');
+                trailers.put("Of-Sync", health.of);
                 trailers.put("Health", if health.is_healthy { "Healthy" } else { "Degraded" });
                 trailers.put_text("Message", health.message.as_deref());
             }
@@ -79,6 +80,7 @@ impl Record {
         let fact = match trailers.0.get("Health") {
             None => Fact::Sync(Box::new(read_sync(&trailers)?)),
             Some(health) => Fact::Health(HealthFact {
+                of: trailers.number("Of-Sync")?,
                 is_healthy: match health[0] {
                     "Healthy" => true,
                     "Degraded" => false,

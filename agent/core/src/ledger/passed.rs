@@ -1,23 +1,33 @@
 //! Which revisions an environment has run and passed, as others may go by.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Fact, Record};
-use crate::revision::CommitId;
-use crate::status::Outcome;
+use super::{Fact, LedgerName, Record};
+use crate::environment::Required;
+use crate::fault::Problem;
+use crate::revision::{CommitId, TreeId};
+use crate::status::{Outcome, SyncRecord};
 
 /// A revision that an environment ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
+    /// The number of the sync.
+    pub sync: u64,
     /// The commit.
     pub commit: CommitId,
     /// Its tree in git.
-    pub tree: Option<CommitId>,
+    pub tree: Option<TreeId>,
     /// Since when it was healthy there, if that is the last that is known of it.
     pub healthy_since: Option<Timestamp>,
     /// When another sync took its place.
     pub until: Option<Timestamp>,
 }
+
+/// What the environments ran that others wait for, or why their ledgers are not used.
+pub type Gates = BTreeMap<LedgerName, Result<Arc<Vec<Ran>>, Problem>>;
 
 /// How a revision stands with an environment that it must have passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,22 +47,22 @@ pub fn ran<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Ran> {
     let mut all: Vec<Ran> = Vec::new();
     for record in records {
         match &record.fact {
-            Fact::Sync(fact) if fact.sync.outcome == Outcome::Applied => {
+            Fact::Sync(fact) => {
+                let SyncRecord { outcome, created, configured, pruned, failed, .. } = &fact.sync;
+                // What was refused as a whole has left everything as it was.
+                if *outcome != Outcome::Applied && created + configured + pruned + failed == 0 {
+                    continue;
+                }
                 if let Some(last) = all.last_mut() {
                     last.until.get_or_insert(record.at);
                 }
-                if let Some(commit) = fact.commit {
-                    all.push(Ran { commit, tree: fact.tree, healthy_since: None, until: None });
-                }
-            }
-            // What was applied only in part is what nobody has tested.
-            Fact::Sync(_) => {
-                if let Some(last) = all.last_mut() {
-                    last.until.get_or_insert(record.at);
+                // What was applied only in part is what nobody has tested.
+                if let (Outcome::Applied, Some(commit)) = (outcome, fact.commit) {
+                    all.push(Ran { sync: record.sync, commit, tree: fact.tree, healthy_since: None, until: None });
                 }
             }
             Fact::Health(health) => {
-                if let Some(last) = all.last_mut().filter(|last| last.until.is_none()) {
+                if let Some(last) = all.last_mut().filter(|last| last.until.is_none() && last.sync == health.of) {
                     last.healthy_since = health.is_healthy.then_some(record.at);
                 }
             }
@@ -64,7 +74,7 @@ pub fn ran<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Ran> {
 /// How a revision stands. The same tree is the same content, whatever the commit says.
 pub fn standing(
     ran: &[Ran],
-    (commit, tree): (CommitId, Option<CommitId>),
+    (commit, tree): (CommitId, Option<TreeId>),
     soak: SignedDuration,
     now: Timestamp,
 ) -> Standing {
@@ -80,9 +90,72 @@ pub fn standing(
     }
 }
 
+/// What may be moved to along a lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// The newest revision that passed everywhere.
+    pub commit: Option<CommitId>,
+    /// Why the newest of all may not be moved to, where it is another one.
+    pub waits: Option<String>,
+    /// When time alone makes another revision pass.
+    pub look_at: Option<Timestamp>,
+}
+
+/// Finds the newest revision that passed in every environment that is required. `history` are the commits of the lane,
+/// the newest first, and their trees.
+pub fn newest_passed(
+    history: impl IntoIterator<Item = (CommitId, TreeId)>,
+    (required, cluster): (&[Required], &str),
+    gates: &Gates,
+    now: Timestamp,
+) -> Verdict {
+    let mut verdict = Verdict::default();
+    for (commit, tree) in history {
+        let mut waits = None;
+        let mut soaks_until: Option<Timestamp> = None;
+        let mut only_soaks = true;
+        for one in required {
+            let name = LedgerName {
+                cluster: one.cluster.clone().unwrap_or_else(|| cluster.to_owned()),
+                environment: one.environment.clone(),
+            };
+            let soak = SignedDuration::try_from(one.soak).unwrap_or(SignedDuration::MAX);
+            let why = match gates.get(&name) {
+                None => "whose ledger was not read yet".to_owned(),
+                Some(Err(problem)) => format!("whose ledger is not used: {}", problem.message),
+                Some(Ok(ran)) => match standing(ran, (commit, Some(tree)), soak, now) {
+                    Standing::Passed => continue,
+                    Standing::Soaks(until) => {
+                        soaks_until = soaks_until.max(Some(until));
+                        waits.get_or_insert(format!("waits for {name}, where it must stay healthy until {until}"));
+                        continue;
+                    }
+                    Standing::Waits => "where it has not passed".to_owned(),
+                    Standing::Unseen => "where it has not run".to_owned(),
+                },
+            };
+            only_soaks = false;
+            waits.get_or_insert(format!("waits for {name}, {why}"));
+        }
+        match waits {
+            None => {
+                verdict.commit = Some(commit);
+                break;
+            }
+            Some(why) => {
+                verdict.waits.get_or_insert(why);
+                if let Some(until) = soaks_until.filter(|_| only_soaks) {
+                    verdict.look_at = Some(verdict.look_at.map_or(until, |known| known.min(until)));
+                }
+            }
+        }
+    }
+    verdict
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{degraded, sync};
+    use super::super::tests::sync;
     use super::super::{HealthFact, SyncFact};
     use super::*;
 
@@ -104,11 +177,13 @@ mod tests {
     }
 
     fn healthy(number: u8, at: i64) -> Record {
-        Record { at: minute(at), fact: Fact::Health(HealthFact { is_healthy: true, message: None }), ..sync(number) }
+        let health = HealthFact { of: number.into(), is_healthy: true, message: None };
+        Record { at: minute(at), fact: Fact::Health(health), ..sync(number) }
     }
 
     fn sick(number: u8, at: i64) -> Record {
-        Record { at: minute(at), sync: number.into(), ..degraded(1) }
+        let health = HealthFact { of: number.into(), is_healthy: false, message: None };
+        Record { at: minute(at), fact: Fact::Health(health), ..sync(number) }
     }
 
     fn stands(records: &[Record], number: u8, now: i64) -> Standing {
@@ -139,14 +214,60 @@ mod tests {
         assert_eq!(stands(&[synced(1, 0), healthy(1, 5), synced(2, 15)], 1, 90), Standing::Passed);
         assert_eq!(stands(&[synced(1, 0), healthy(1, 5), failed(2, 8)], 1, 90), Standing::Waits);
         assert_eq!(stands(&[failed(1, 0), healthy(1, 5)], 1, 90), Standing::Unseen);
+        // What was refused as a whole changed nothing.
+        let mut refused = failed(2, 8);
+        let Fact::Sync(fact) = &mut refused.fact else { unreachable!() };
+        (fact.sync.created, fact.sync.configured) = (0, 0);
+        assert_eq!(stands(&[synced(1, 0), healthy(1, 5), refused], 1, 15), Standing::Passed);
     }
 
     #[test]
     fn the_same_tree_is_the_same_content() {
         let other = CommitId::from_bytes([9; 20]);
-        let tree = Some(CommitId::from_bytes([0x11; 20]));
+        let tree = Some(TreeId::from_bytes([0x11; 20]));
         let ran = ran(&[synced(1, 0), healthy(1, 5)]);
         assert_eq!(standing(&ran, (other, tree), SOAK, minute(60)), Standing::Passed);
         assert_eq!(standing(&ran, (other, None), SOAK, minute(60)), Standing::Unseen);
+    }
+
+    #[test]
+    fn the_newest_revision_that_passed_everywhere_is_taken() {
+        let required = |cluster: Option<&str>, environment: &str| Required {
+            cluster: cluster.map(Into::into),
+            environment: environment.parse().unwrap(),
+            soak: std::time::Duration::from_secs(600),
+        };
+        let commits = |numbers: &[u8]| -> Vec<(CommitId, TreeId)> {
+            numbers
+                .iter()
+                .map(|number| (CommitId::from_bytes([*number; 20]), TreeId::from_bytes([*number; 20])))
+                .collect()
+        };
+        let name = |cluster: &str, environment: &str| LedgerName {
+            cluster: cluster.into(),
+            environment: environment.parse().unwrap(),
+        };
+        let records = [synced(1, 0), healthy(1, 1), synced(2, 20), healthy(2, 21)];
+        let mut gates: Gates = [(name("west", "test"), Ok(Arc::new(ran(&records))))].into();
+        let after = [required(Some("west"), "test")];
+        let judge = |after: &[Required], gates: &Gates, now: i64| {
+            newest_passed(commits(&[3, 2, 1]), (after, "east"), gates, minute(now))
+        };
+        let verdict = judge(&after, &gates, 25);
+        assert_eq!(verdict.commit, Some(CommitId::from_bytes([1; 20])));
+        assert_eq!(verdict.waits.as_deref(), Some("waits for west/test, where it has not run"));
+        assert_eq!(verdict.look_at, Some(minute(31)));
+        assert_eq!(judge(&after, &gates, 31).commit, Some(CommitId::from_bytes([2; 20])));
+
+        // Everywhere, and what is not known has not passed.
+        let after = [required(Some("west"), "test"), required(None, "staging")];
+        let verdict = judge(&after, &gates, 60);
+        assert_eq!((verdict.commit, verdict.look_at), (None, None));
+        assert_eq!(verdict.waits.as_deref(), Some("waits for west/test, where it has not run"));
+        gates.insert(name("east", "staging"), Ok(Arc::new(ran(&records[..2]))));
+        assert_eq!(judge(&after, &gates, 60).commit, Some(CommitId::from_bytes([1; 20])));
+        gates.insert(name("west", "test"), Err(Problem::setup("it was rewritten")));
+        assert_eq!(judge(&after, &gates, 60).commit, None);
+        assert_eq!(judge(&[], &gates, 0).commit, Some(CommitId::from_bytes([3; 20])));
     }
 }

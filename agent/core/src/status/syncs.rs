@@ -227,6 +227,15 @@ pub struct SyncRecord {
     pub health: Option<SyncHealth>,
 }
 
+/// What a ledger knows of the last sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its number.
+    pub sync: u64,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+}
+
 /// How an environment came to be after a sync.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

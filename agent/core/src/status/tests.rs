@@ -24,12 +24,13 @@ fn report() -> Report {
         generation: 1,
         suspended: false,
         candidate: Some(revision(1)),
+        gate: None,
         settled_on: Some(revision(1)),
         attempted: Some(revision(1)),
         handled_request: None,
         content: None,
         under_way: None,
-        recorded: 0,
+        recorded: None,
         ended: Vec::new(),
         problems: Vec::new(),
         warnings: Vec::new(),
@@ -295,11 +296,26 @@ fn syncs_are_counted_on_from_what_the_ledger_knows() {
     let status = fold(&EnvironmentStatus::default(), &Report { ended, ..report() }, at(10));
     let numbers = |status: &EnvironmentStatus| status.history.iter().map(|sync| sync.number).collect::<Vec<_>>();
     assert_eq!((numbers(&status), status.syncs), (vec![2, 1], 2));
+    // Made anew beside a ledger that knows seventeen others: these come after them, once.
+    let recorded = Some(Recorded { sync: 17, started_at: Some(at(99)) });
     let ended = vec![record(3, Outcome::Applied)];
-    let status = fold(&status, &Report { ended: ended.clone(), recorded: 17, ..report() }, at(11));
-    assert_eq!((numbers(&status), status.syncs), (vec![18, 2, 1], 18));
-    let status = fold(&status, &Report { ended, recorded: 17, ..report() }, at(12));
-    assert_eq!(status.syncs, 19);
+    let mut status = fold(&status, &Report { ended: ended.clone(), recorded, ..report() }, at(11));
+    assert_eq!((numbers(&status), status.syncs), (vec![20, 19, 18], 20));
+    status.ledger = Some("40 0123 abcd".into());
+    let recorded = Some(Recorded { sync: 20, started_at: Some(at(3)) });
+    let status = fold(&status, &Report { ended, recorded, ..report() }, at(12));
+    assert_eq!((numbers(&status), status.syncs), (vec![21, 20, 19, 18], 21));
+}
+
+#[test]
+fn a_refusal_as_a_whole_says_nothing_of_what_runs() {
+    let ended = vec![record(1, Outcome::Applied)];
+    let status = fold(&EnvironmentStatus::default(), &Report { ended, ..report() }, at(10));
+    let refused = SyncRecord { created: 0, ..record(2, Outcome::Failed) };
+    let degraded = Report { ended: vec![refused], worst: Some(Health::Degraded), ..report() };
+    let status = fold(&status, &degraded, at(11));
+    assert_eq!(status.history[0].health, None);
+    assert_eq!(status.history[1].health.as_ref().map(|health| health.is_healthy), Some(false));
 }
 
 #[test]

@@ -5,18 +5,21 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use maud::{Markup, html};
+use towpath_core::ledger::Record;
 use towpath_core::names::annotation;
+use towpath_core::revision::CommitId;
 use towpath_core::status::{EnvironmentStatus, KeptStatus, Outcome, SyncRecord, Trigger};
 
 use super::super::lookout;
 use super::super::words;
-use super::{badges, frame, list, revision, sync_mode, time, tone_of_health};
+use super::{badges, frame, ledger, list, revision, sync_mode, time, tone_of_health};
 use crate::resources::{Drift, Environment, Repository};
 
 /// The page of one environment.
 pub(in crate::web) fn environment(
     environment: &Environment,
     repositories: &[Arc<Repository>],
+    records: Option<&[(CommitId, Arc<Record>)]>,
     now: Timestamp,
 ) -> String {
     let name = environment.name_any();
@@ -57,7 +60,10 @@ pub(in crate::web) fn environment(
                         (revision(candidate, None, now))
                         p.soft.address { (candidate.revision) }
                     },
-                    None => p.soft { "Nothing newer: it runs what its lane says." },
+                    None => @match &status.gate {
+                        Some(gate) => p { span.wait { (words::brief(&gate.revision)) } " " (words::brief(&gate.message)) },
+                        None => p.soft { "Nothing newer: it runs what its lane says." },
+                    },
                 }
             }
         }
@@ -68,7 +74,10 @@ pub(in crate::web) fn environment(
         (leftovers("Kept although they left git", &status.leftovers.kept, status.leftovers.kept_count, now))
         (leftovers("Orphans: not proven to be ours, never deleted", &status.leftovers.orphans, status.leftovers.orphan_count, now))
         (drift(environment, status, now))
-        (history(&status.history, now))
+        @match records {
+            Some(records) => (ledger::section(records, now)),
+            None => (history(&status.history, now)),
+        }
         (conditions(status, now))
         @if let Some(repository) = repository { (branches(repository)) }
     };
@@ -135,7 +144,7 @@ fn counted(heading: &str, count: usize) -> Markup {
 }
 
 /// A table that becomes a list of cards where there is no room for it; each cell repeats its heading there.
-fn table(headings: &[&str], rows: impl Iterator<Item = Vec<Markup>>) -> Markup {
+pub(super) fn table(headings: &[&str], rows: impl Iterator<Item = Vec<Markup>>) -> Markup {
     html! {
         table.cards {
             thead { tr { @for heading in headings { th { (heading) } } } }

@@ -1,0 +1,422 @@
+//! Reading ledgers: the heads at the server, the records behind them, and whether both can be trusted.
+//!
+//! A record is verified by its signature and by the rules of the chain. The record at the head holds the ids of all
+//! before it, so it is enough to verify as far back as is read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::ledger::chain::{self, Link};
+use towpath_core::ledger::passed::{self, Ran};
+use towpath_core::ledger::{Entry, LedgerName, Record};
+use towpath_core::names::EnvironmentName;
+use towpath_core::revision::CommitId;
+use towpath_core::signature;
+use towpath_core::status::Outcome;
+use towpath_core::tree::Tree;
+
+use super::{Books, Head, Keys, Ledger, Mark};
+use crate::board::{Ledgers, Page};
+use crate::repo::{Mirror, StoredCommit};
+
+/// Records that one question reads, from the newest.
+pub const MAX_READ: usize = 10_000;
+/// Records of a ledger that say which revisions passed there.
+const MAX_JUDGED: usize = 200;
+
+impl Books {
+    /// Asks the server where the ledgers stand, and reads what is new. Gives the alarms.
+    ///
+    /// # Errors
+    /// When the server cannot be asked or does not send what it has. What was known before stays.
+    pub fn refresh(&mut self) -> Result<Vec<String>, Problem> {
+        let mut alarms = Vec::new();
+        let listed = self.mirror.refs(self.below)?;
+        let mut newest: BTreeMap<LedgerName, (i16, String, CommitId)> = BTreeMap::new();
+        for (reference, commit) in &listed {
+            let Some((name, year)) = LedgerName::of_reference(reference) else { continue };
+            if self.keys.knows(&name.cluster) && newest.get(&name).is_none_or(|(known, ..)| *known < year) {
+                newest.insert(name, (year, reference.clone(), *commit));
+            }
+        }
+        self.forget_what_is_not_there();
+        let is_known = |name: &LedgerName, commit: &CommitId| {
+            let ledger = self.ledgers.get(name).filter(|ledger| ledger.trouble.is_none());
+            ledger.and_then(|ledger| ledger.mark).is_some_and(|mark| mark.commit == *commit)
+                && self.ledgers[name].head.is_some()
+        };
+        let unknown: Vec<(LedgerName, (i16, String, CommitId))> = newest
+            .iter()
+            .filter(|(name, (.., commit))| !is_known(name, commit))
+            .map(|(name, at)| (name.clone(), at.clone()))
+            .collect();
+        let unreadable = self.bring(&unknown)?;
+        self.listed = listed;
+        let reader = self.reader();
+        for (name, (year, _, commit)) in unknown {
+            let result = match unreadable.get(&name) {
+                Some(problem) => Err(problem.clone()),
+                None => self.adopt(&reader, &name, year, commit, &mut alarms),
+            };
+            match result {
+                Ok(()) => {}
+                Err(problem) if problem.fault == Fault::Passing => return Err(problem),
+                Err(problem) => self.distrust(&name, problem, &mut alarms),
+            }
+        }
+        let gone: Vec<LedgerName> = self.ledgers.keys().filter(|name| !newest.contains_key(name)).cloned().collect();
+        for name in gone {
+            self.is_gone(&name, &mut alarms);
+        }
+        Ok(alarms)
+    }
+
+    /// A mirror that was damaged and fetched anew has lost what nobody else keeps there.
+    fn forget_what_is_not_there(&mut self) {
+        for ledger in self.ledgers.values_mut() {
+            ledger.head.take_if(|head| !self.mirror.contains(head.commit));
+        }
+    }
+
+    /// Fetches commits of ledgers. What is wrong with one must not keep the others away: gives what is.
+    fn bring(
+        &self,
+        wanted: &[(LedgerName, (i16, String, CommitId))],
+    ) -> Result<BTreeMap<LedgerName, Problem>, Problem> {
+        let refs: Vec<(String, CommitId)> =
+            wanted.iter().map(|(_, (_, reference, commit))| (reference.clone(), *commit)).collect();
+        let mut unreadable = BTreeMap::new();
+        // Where the mirror keeps a ref says nothing: what counts is the last record that was verified.
+        match if refs.is_empty() { Ok(Vec::new()) } else { self.mirror.fetch_refs(&refs) } {
+            Ok(_) => return Ok(unreadable),
+            Err(problem) if problem.fault == Fault::Passing || refs.len() == 1 => {
+                if problem.fault == Fault::Passing {
+                    return Err(problem);
+                }
+                unreadable.insert(wanted[0].0.clone(), of_ledger(&wanted[0].0, problem));
+            }
+            Err(_) => {
+                for ((name, _), one) in wanted.iter().zip(refs) {
+                    match self.mirror.fetch_refs(&[one]) {
+                        Ok(_) => {}
+                        Err(problem) if problem.fault == Fault::Passing => return Err(problem),
+                        Err(problem) => drop(unreadable.insert(name.clone(), of_ledger(name, problem))),
+                    }
+                }
+            }
+        }
+        Ok(unreadable)
+    }
+
+    /// Takes a commit that the server has for the last record of a ledger, if it goes on from what was verified before.
+    fn adopt(
+        &mut self,
+        reader: &Reader,
+        name: &LedgerName,
+        year: i16,
+        commit: CommitId,
+        alarms: &mut Vec<String>,
+    ) -> Result<(), Problem> {
+        let known = self.ledgers.get(name).cloned().unwrap_or_default();
+        let is_own = name.cluster == self.keys.cluster;
+        let is_in_ours = match &known.head {
+            Some(head) => is_own && self.mirror.is_ancestor(commit, head.commit)?,
+            None => false,
+        };
+        let goes_on = match known.mark {
+            // What is remembered may not be here: then it is not behind the commit either.
+            Some(mark) => self.mirror.is_ancestor(mark.commit, commit).unwrap_or(false),
+            None => true,
+        };
+        if !goes_on && !is_in_ours {
+            let mark = known.mark.expect("without one everything goes on");
+            return Err(went_back(name, commit, mark).hint(format!(
+                "put it back with git push --force <repository> {}:{}",
+                mark.commit,
+                name.reference(self.below, year)
+            )));
+        }
+        if is_in_ours {
+            if !goes_on {
+                self.alarm(alarms, format!("ledger {name} went back to {commit} at the server: it is pushed again"));
+            }
+            let ledger = self.ledgers.entry(name.clone()).or_default();
+            if goes_on && let Ok((record, _)) = reader.one(name, commit) {
+                ledger.mark = Some(Mark { sequence: record.sequence, commit });
+            }
+            ledger.trouble = None;
+            return Ok(());
+        }
+        // Where our own records are beside it, another replica wrote that had the lease before us: what is ours alone is
+        // written anew after it.
+        let head = reader.read_head(name, commit, year, known.mark)?;
+        let mark = Some(Mark { sequence: head.record.sequence, commit });
+        self.ledgers.insert(name.clone(), Ledger { head: Some(head), mark, trouble: None });
+        Ok(())
+    }
+
+    /// A ledger that the server does not have, or no longer.
+    fn is_gone(&mut self, name: &LedgerName, alarms: &mut Vec<String>) {
+        let ledger = &self.ledgers[name];
+        let Some(mark) = ledger.mark else { return };
+        if !self.keys.knows(&name.cluster) {
+            self.ledgers.remove(name);
+        } else if name.cluster == self.keys.cluster && ledger.head.is_some() {
+            self.alarm(alarms, format!("ledger {name} is gone at the server: it is pushed again"));
+        } else {
+            self.distrust(name, gone(name, mark), alarms);
+        }
+    }
+
+    /// Holds what a status remembers of a ledger against what was read.
+    pub fn remember(&mut self, name: &LedgerName, mark: Mark, alarms: &mut Vec<String>) {
+        if !self.keys.knows(&name.cluster) {
+            return;
+        }
+        let ledger = self.ledgers.entry(name.clone()).or_default();
+        let head = ledger.head.as_ref().map(|head| (head.commit, head.record.sequence));
+        if ledger.trouble.is_some() || ledger.mark.is_some_and(|known| known.commit == mark.commit) {
+            return;
+        }
+        let goes_on = head.is_some_and(|(commit, sequence)| {
+            sequence >= mark.sequence && self.mirror.is_ancestor(mark.commit, commit).unwrap_or(false)
+        });
+        if goes_on {
+            return;
+        }
+        ledger.mark = Some(mark);
+        let problem = match head {
+            Some((commit, _)) => went_back(name, commit, mark).hint("put it back from a clone that has this commit"),
+            None => gone(name, mark),
+        };
+        // It is read again, and used, once it goes on from there.
+        self.distrust(name, problem, alarms);
+    }
+
+    /// The ledger of an environment of this agent, for [`Books::remember`].
+    pub fn own(&self, environment: &EnvironmentName) -> LedgerName {
+        self.name_of(environment)
+    }
+}
+
+fn went_back(name: &LedgerName, commit: CommitId, mark: Mark) -> Problem {
+    let Mark { sequence, commit: before } = mark;
+    Problem::setup(format!("ledger {name} was rewritten: {commit} does not come after record {sequence}, {before}"))
+}
+
+fn gone(name: &LedgerName, mark: Mark) -> Problem {
+    let Mark { sequence, commit } = mark;
+    Problem::setup(format!("ledger {name} is gone at the server; its last record was {sequence}, {commit}"))
+        .hint("put it back from a clone that has this commit")
+}
+
+fn of_ledger(name: &LedgerName, problem: Problem) -> Problem {
+    Problem { message: format!("ledger {name}: {}", problem.message), ..problem }
+}
+
+/// Reads records that are in the mirror.
+#[derive(Clone)]
+pub struct Reader {
+    mirror: Arc<Mirror>,
+    keys: Keys,
+    heads: Arc<BTreeMap<LedgerName, Result<Head, Problem>>>,
+}
+
+impl Reader {
+    pub(super) fn new(mirror: Arc<Mirror>, keys: Keys, ledgers: &BTreeMap<LedgerName, Ledger>) -> Reader {
+        let head = |ledger: &Ledger| match (&ledger.trouble, &ledger.head) {
+            (Some(problem), _) => Some(Err(problem.clone())),
+            (None, Some(head)) => Some(Ok(head.clone())),
+            (None, None) => None,
+        };
+        let heads = ledgers.iter().filter_map(|(name, ledger)| Some((name.clone(), head(ledger)?))).collect();
+        Reader { mirror, keys, heads: Arc::new(heads) }
+    }
+
+    /// The last record of every ledger, or why it is not used.
+    pub fn heads(&self) -> &BTreeMap<LedgerName, Result<Head, Problem>> {
+        &self.heads
+    }
+
+    /// The agent's own cluster.
+    pub fn cluster(&self) -> &str {
+        &self.keys.cluster
+    }
+
+    /// The head of a ledger.
+    ///
+    /// # Errors
+    /// `Setup` where there is none, or where it is not used.
+    pub fn head(&self, name: &LedgerName) -> Result<&Head, Problem> {
+        match self.heads.get(name) {
+            Some(Ok(head)) => Ok(head),
+            Some(Err(problem)) => Err(problem.clone()),
+            None => Err(Problem::setup(format!("there is no ledger {name}"))
+                .hint("an environment has one once it was synced and its Repository has spec.ledger")),
+        }
+    }
+
+    /// Which revisions an environment ran and passed. A record counts from when it arrived here, where that is known: the
+    /// clock of its agent may be slow.
+    ///
+    /// # Errors
+    /// As [`Reader::head`].
+    pub fn ran(&self, name: &LedgerName, arrived: &BTreeMap<CommitId, Timestamp>) -> Result<Vec<Ran>, Problem> {
+        let head = self.head(name)?;
+        let records = self.walk(name, head.commit, None, MAX_JUDGED)?;
+        let at_arrival = |(commit, record): &(CommitId, Arc<Record>)| {
+            let at = arrived.get(commit).map_or(record.at, |arrived| record.at.max(*arrived));
+            Record { at, ..(**record).clone() }
+        };
+        Ok(passed::ran(&records.iter().map(at_arrival).collect::<Vec<_>>()))
+    }
+
+    fn find(
+        &self,
+        name: &LedgerName,
+        is_it: impl Fn(&Record) -> bool,
+    ) -> Result<Option<(CommitId, Arc<Record>)>, Problem> {
+        let head = self.head(name)?;
+        let mut commit = head.commit;
+        for _ in 0..MAX_READ {
+            let (record, parent) = self.one(name, commit)?;
+            if is_it(&record) {
+                return Ok(Some((commit, Arc::new(record))));
+            }
+            match parent {
+                Some(parent) => commit = parent,
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the record at a commit as the head of a ledger, and verifies what is new since a mark.
+    fn read_head(&self, name: &LedgerName, commit: CommitId, year: i16, mark: Option<Mark>) -> Result<Head, Problem> {
+        let limit = if mark.is_some() { MAX_JUDGED } else { 1 };
+        self.walk(name, commit, mark.map(|mark| mark.commit), limit)?;
+        let (record, mut parent) = self.one(name, commit)?;
+        let record = Arc::new(record);
+        let (mut sync, mut health) = (None, None);
+        let mut next = Some(record.clone());
+        for _ in 0..MAX_JUDGED {
+            let Some(record) = next.take() else { break };
+            if record.sync().is_some() {
+                sync = sync.or(Some(record));
+            } else {
+                health = health.or(Some(record));
+            }
+            if sync.is_some() && health.is_some() {
+                break;
+            }
+            let Some(before) = parent else { break };
+            let (earlier, further) = self.one(name, before)?;
+            (next, parent) = (Some(Arc::new(earlier)), further);
+        }
+        Ok(Head { commit, year, sync: sync.unwrap_or_else(|| record.clone()), health, record })
+    }
+
+    /// One record whose signature is good, by itself.
+    fn one(&self, name: &LedgerName, commit: CommitId) -> Result<(Record, Option<CommitId>), Problem> {
+        let stored = self.mirror.commit(commit)?;
+        self.verify(name, commit, &stored)?;
+        let record = Record::parse(&stored.message)?;
+        if record.ledger != *name {
+            return Err(Problem::content(format!("record {commit} of ledger {name} is one of {}", record.ledger)));
+        }
+        Ok((record, stored.parents.first().copied()))
+    }
+
+    /// The records from `stop` (not included) or from as far back as `limit` allows to `head`, the oldest first.
+    pub(super) fn walk(
+        &self,
+        name: &LedgerName,
+        head: CommitId,
+        stop: Option<CommitId>,
+        limit: usize,
+    ) -> Result<Vec<(CommitId, Arc<Record>)>, Problem> {
+        let mut commits: Vec<(CommitId, StoredCommit)> = Vec::new();
+        let mut next = Some(head);
+        while let Some(commit) = next.filter(|commit| Some(*commit) != stop && commits.len() < limit) {
+            let stored = self.mirror.commit(commit)?;
+            self.verify(name, commit, &stored)?;
+            next = stored.parents.first().copied();
+            commits.push((commit, stored));
+        }
+        // The record before the oldest that is read says what must follow.
+        let before = match next {
+            Some(before) => Some((before, self.one(name, before)?.0)),
+            None => None,
+        };
+        let mut records: Vec<(CommitId, Arc<Record>)> = Vec::with_capacity(commits.len());
+        for (commit, stored) in commits.into_iter().rev() {
+            let before = match records.last() {
+                Some((commit, record)) => Some((*commit, &**record)),
+                None => before.as_ref().map(|(commit, record)| (*commit, record)),
+            };
+            let link = Link { commit, parents: &stored.parents, message: &stored.message };
+            records.push((commit, Arc::new(chain::follow(name, before, link)?)));
+        }
+        Ok(records)
+    }
+
+    fn verify(&self, name: &LedgerName, commit: CommitId, stored: &StoredCommit) -> Result<(), Problem> {
+        let bad = |why: String| Problem::content(format!("record {commit} of ledger {name} {why}"));
+        let armoured = stored.signature.as_ref().ok_or_else(|| bad("is not signed".to_owned()))?;
+        let claimed =
+            signature::signer(armoured).map_err(|problem| bad(format!("is badly signed: {}", problem.message)))?;
+        if !self.keys.of(&name.cluster).contains(&claimed) {
+            let hint = if name.cluster == self.keys.cluster {
+                "is another agent called so too? if the key was replaced, add the earlier one to spec.peers"
+            } else {
+                "compare with what towpath key prints there, and correct spec.peers"
+            };
+            let key = claimed.fingerprint();
+            return Err(bad(format!("is signed by {key}, which is no key of cluster {}", name.cluster)).hint(hint));
+        }
+        signature::verify(&claimed, signature::GIT, &stored.signed_payload, armoured)
+            .map_err(|problem| bad(format!("is badly signed: {}", problem.message)))
+    }
+}
+
+impl Ledgers for Reader {
+    fn cluster(&self) -> &str {
+        Reader::cluster(self)
+    }
+
+    fn heads(&self) -> Vec<(LedgerName, Result<Arc<Record>, Problem>)> {
+        let record = |head: &Result<Head, Problem>| head.as_ref().map(|head| head.record.clone()).map_err(Clone::clone);
+        self.heads.iter().map(|(name, head)| (name.clone(), record(head))).collect()
+    }
+
+    fn history(&self, name: &LedgerName, limit: usize) -> Result<Page, Problem> {
+        let head = self.head(name)?;
+        let mut records = self.walk(name, head.commit, None, limit.min(MAX_READ))?;
+        let has_more = records.first().is_some_and(|(_, oldest)| oldest.sequence > 1);
+        records.reverse();
+        Ok(Page { records, has_more })
+    }
+
+    fn sync(&self, entry: &Entry) -> Result<(CommitId, Arc<Record>), Problem> {
+        let cluster = entry.cluster.clone().unwrap_or_else(|| self.keys.cluster.clone());
+        let name = LedgerName { cluster, environment: entry.environment.clone() };
+        let is_it = |record: &Record| record.sync().is_some() && entry.sync.is_none_or(|wanted| record.sync == wanted);
+        let found = self.find(&name, is_it)?;
+        found.ok_or_else(|| {
+            let what = entry.sync.map_or_else(|| "sync".to_owned(), |sync| format!("sync {sync}"));
+            Problem::setup(format!("ledger {name} has no {what}"))
+                .hint(format!("towpath history {} lists what there is", name.environment))
+        })
+    }
+
+    fn at(&self, name: &LedgerName, at: Timestamp) -> Result<Option<(CommitId, Arc<Record>)>, Problem> {
+        let is_applied = |record: &Record| record.sync().is_some_and(|fact| fact.sync.outcome == Outcome::Applied);
+        self.find(name, |record| record.at <= at && is_applied(record))
+    }
+
+    fn files(&self, commit: CommitId) -> Result<Arc<Tree>, Problem> {
+        self.mirror.tree(commit).map_err(|problems| problems.into_vec().remove(0))
+    }
+}
