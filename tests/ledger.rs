@@ -374,6 +374,7 @@ async fn staging_in_one_cluster_waits_for_the_record_of_test_in_another() {
     assert_eq!(status.state, State::OutOfSync);
 
     // Each shows the other's environments.
+    records(&east, &this_year("east", "staging"), 2).await;
     let (_, out, said) = towpath(&east, &["history", "west/test"]);
     assert!(out.contains("test@1") && out.contains("Healthy"), "{out}{said}");
     let (code, out, said) = towpath(&east, &["diff", "west/test@1", "staging@1"]);

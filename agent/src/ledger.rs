@@ -27,7 +27,7 @@ use towpath_core::status::{Recorded, SyncRecord};
 use crate::repo::Mirror;
 
 pub use push::Pushed;
-pub use read::{MAX_READ, Reader};
+pub use read::{MAX_READ, Reader, Verified};
 pub use write::Pending;
 
 /// The last record of a ledger, and what it goes on from.
@@ -154,6 +154,8 @@ pub struct Books {
     ledgers: BTreeMap<LedgerName, Ledger>,
     /// Where the server had each ref when it was last asked or moved.
     listed: BTreeMap<String, CommitId>,
+    /// Records that need not be verified again.
+    verified: Arc<Verified>,
     /// What was said already, so that it is an alarm once.
     alarmed: BTreeSet<String>,
 }
@@ -163,7 +165,7 @@ impl Books {
     pub fn new(mirror: Arc<Mirror>, as_branches: bool, keys: Keys) -> Books {
         let below = if as_branches { ledger::BRANCHES } else { ledger::REFS };
         let (ledgers, listed, alarmed) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Books { mirror, below, keys, ledgers, listed, alarmed }
+        Books { mirror, below, keys, ledgers, listed, verified: Arc::default(), alarmed }
     }
 
     /// What a status remembers of others' ledgers: lines of `cluster/environment`, and the mark.
@@ -211,7 +213,7 @@ impl Books {
 
     /// For reading, beside the work.
     pub fn reader(&self) -> Reader {
-        Reader::new(self.mirror.clone(), self.keys.clone(), &self.ledgers)
+        Reader::new(self.mirror.clone(), self.keys.clone(), &self.ledgers, self.verified.clone())
     }
 
     /// Says what is wrong with a ledger, once.

@@ -3,8 +3,8 @@
 //! A record is verified by its signature and by the rules of the chain. The record at the head holds the ids of all
 //! before it, so it is enough to verify as far back as is read.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use towpath_core::fault::{Fault, Problem};
@@ -25,6 +25,33 @@ use crate::repo::{Mirror, StoredCommit};
 pub const MAX_READ: usize = 10_000;
 /// Records of a ledger that say which revisions passed there.
 const MAX_JUDGED: usize = 200;
+/// Verified records that are kept in memory, about 1 KiB each.
+const MAX_KEPT: usize = 10_000;
+
+/// Records whose signatures were found good, so that a page that is looked at again costs nothing.
+#[derive(Default)]
+pub struct Verified(Mutex<HashMap<CommitId, Stored>>);
+
+/// A verified record with its parents.
+#[derive(Clone)]
+struct Stored {
+    record: Arc<Record>,
+    parents: Arc<[CommitId]>,
+}
+
+impl Verified {
+    fn get(&self, commit: CommitId) -> Option<Stored> {
+        self.0.lock().expect("nothing panics while it holds this lock").get(&commit).cloned()
+    }
+
+    fn insert(&self, commit: CommitId, stored: Stored) {
+        let mut all = self.0.lock().expect("nothing panics while it holds this lock");
+        if all.len() >= MAX_KEPT {
+            all.clear();
+        }
+        all.insert(commit, stored);
+    }
+}
 
 impl Books {
     /// Asks the server where the ledgers stand, and reads what is new. Gives the alarms.
@@ -143,8 +170,8 @@ impl Books {
                 self.alarm(alarms, format!("ledger {name} went back to {commit} at the server: it is pushed again"));
             }
             let ledger = self.ledgers.entry(name.clone()).or_default();
-            if goes_on && let Ok((record, _)) = reader.one(name, commit) {
-                ledger.mark = Some(Mark { sequence: record.sequence, commit });
+            if goes_on && let Ok(stored) = reader.one(name, commit) {
+                ledger.mark = Some(Mark { sequence: stored.record.sequence, commit });
             }
             ledger.trouble = None;
             return Ok(());
@@ -222,17 +249,23 @@ pub struct Reader {
     mirror: Arc<Mirror>,
     keys: Keys,
     heads: Arc<BTreeMap<LedgerName, Result<Head, Problem>>>,
+    verified: Arc<Verified>,
 }
 
 impl Reader {
-    pub(super) fn new(mirror: Arc<Mirror>, keys: Keys, ledgers: &BTreeMap<LedgerName, Ledger>) -> Reader {
+    pub(super) fn new(
+        mirror: Arc<Mirror>,
+        keys: Keys,
+        ledgers: &BTreeMap<LedgerName, Ledger>,
+        verified: Arc<Verified>,
+    ) -> Reader {
         let head = |ledger: &Ledger| match (&ledger.trouble, &ledger.head) {
             (Some(problem), _) => Some(Err(problem.clone())),
             (None, Some(head)) => Some(Ok(head.clone())),
             (None, None) => None,
         };
         let heads = ledgers.iter().filter_map(|(name, ledger)| Some((name.clone(), head(ledger)?))).collect();
-        Reader { mirror, keys, heads: Arc::new(heads) }
+        Reader { mirror, keys, heads: Arc::new(heads), verified }
     }
 
     /// The last record of every ledger, or why it is not used.
@@ -281,12 +314,12 @@ impl Reader {
         let head = self.head(name)?;
         let mut commit = head.commit;
         for _ in 0..MAX_READ {
-            let (record, parent) = self.one(name, commit)?;
-            if is_it(&record) {
-                return Ok(Some((commit, Arc::new(record))));
+            let stored = self.one(name, commit)?;
+            if is_it(&stored.record) {
+                return Ok(Some((commit, stored.record)));
             }
-            match parent {
-                Some(parent) => commit = parent,
+            match stored.parents.first() {
+                Some(parent) => commit = *parent,
                 None => break,
             }
         }
@@ -297,12 +330,11 @@ impl Reader {
     fn read_head(&self, name: &LedgerName, commit: CommitId, year: i16, mark: Option<Mark>) -> Result<Head, Problem> {
         let limit = if mark.is_some() { MAX_JUDGED } else { 1 };
         self.walk(name, commit, mark.map(|mark| mark.commit), limit)?;
-        let (record, mut parent) = self.one(name, commit)?;
-        let record = Arc::new(record);
+        let newest = self.one(name, commit)?;
         let (mut sync, mut health) = (None, None);
-        let mut next = Some(record.clone());
+        let mut next = Some(newest.clone());
         for _ in 0..MAX_JUDGED {
-            let Some(record) = next.take() else { break };
+            let Some(Stored { record, parents }) = next.take() else { break };
             if record.sync().is_some() {
                 sync = sync.or(Some(record));
             } else {
@@ -311,22 +343,38 @@ impl Reader {
             if sync.is_some() && health.is_some() {
                 break;
             }
-            let Some(before) = parent else { break };
-            let (earlier, further) = self.one(name, before)?;
-            (next, parent) = (Some(Arc::new(earlier)), further);
+            let Some(before) = parents.first() else { break };
+            next = Some(self.one(name, *before)?);
         }
+        let record = newest.record;
         Ok(Head { commit, year, sync: sync.unwrap_or_else(|| record.clone()), health, record })
     }
 
     /// One record whose signature is good, by itself.
-    fn one(&self, name: &LedgerName, commit: CommitId) -> Result<(Record, Option<CommitId>), Problem> {
-        let stored = self.mirror.commit(commit)?;
-        self.verify(name, commit, &stored)?;
-        let record = Record::parse(&stored.message)?;
-        if record.ledger != *name {
-            return Err(Problem::content(format!("record {commit} of ledger {name} is one of {}", record.ledger)));
+    fn one(&self, name: &LedgerName, commit: CommitId) -> Result<Stored, Problem> {
+        let known = self.verified.get(commit);
+        let is_new = known.is_none();
+        let stored = match known {
+            Some(stored) => stored,
+            None => {
+                let stored = self.mirror.commit(commit)?;
+                self.verify(name, commit, &stored)?;
+                let bad = |problem: Problem| {
+                    let message = format!("record {commit} of ledger {name}: {}", problem.message);
+                    Problem { message, ..problem }
+                };
+                let record = Arc::new(Record::parse(&stored.message).map_err(bad)?);
+                Stored { record, parents: stored.parents.into() }
+            }
+        };
+        if stored.record.ledger != *name {
+            let other = &stored.record.ledger;
+            return Err(Problem::content(format!("record {commit} of ledger {name} is one of ledger {other}")));
         }
-        Ok((record, stored.parents.first().copied()))
+        if is_new {
+            self.verified.insert(commit, stored.clone());
+        }
+        Ok(stored)
     }
 
     /// The records from `stop` (not included) or from as far back as `limit` allows to `head`, the oldest first.
@@ -337,27 +385,24 @@ impl Reader {
         stop: Option<CommitId>,
         limit: usize,
     ) -> Result<Vec<(CommitId, Arc<Record>)>, Problem> {
-        let mut commits: Vec<(CommitId, StoredCommit)> = Vec::new();
+        let mut commits: Vec<(CommitId, Stored)> = Vec::new();
         let mut next = Some(head);
         while let Some(commit) = next.filter(|commit| Some(*commit) != stop && commits.len() < limit) {
-            let stored = self.mirror.commit(commit)?;
-            self.verify(name, commit, &stored)?;
+            let stored = self.one(name, commit)?;
             next = stored.parents.first().copied();
             commits.push((commit, stored));
         }
         // The record before the oldest that is read says what must follow.
-        let before = match next {
-            Some(before) => Some((before, self.one(name, before)?.0)),
+        let mut before = match next {
+            Some(before) => Some((before, self.one(name, before)?.record)),
             None => None,
         };
         let mut records: Vec<(CommitId, Arc<Record>)> = Vec::with_capacity(commits.len());
-        for (commit, stored) in commits.into_iter().rev() {
-            let before = match records.last() {
-                Some((commit, record)) => Some((*commit, &**record)),
-                None => before.as_ref().map(|(commit, record)| (*commit, record)),
-            };
-            let link = Link { commit, parents: &stored.parents, message: &stored.message };
-            records.push((commit, Arc::new(chain::follow(name, before, link)?)));
+        for (commit, Stored { record, parents }) in commits.into_iter().rev() {
+            let last = before.as_ref().map(|(commit, record)| (*commit, &**record));
+            chain::follow(name, last, Link { commit, parents: &parents, record: &record })?;
+            before = Some((commit, record.clone()));
+            records.push((commit, record));
         }
         Ok(records)
     }
