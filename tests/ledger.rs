@@ -1,5 +1,7 @@
 //! The ledger: what a sync leaves in git, who may add to it, and what is read from it.
 
+mod evidence;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
