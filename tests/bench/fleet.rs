@@ -17,32 +17,13 @@ use crate::load::{GROUP, objects};
 
 const NAMESPACES: usize = 100;
 const EACH: usize = 10;
-const ENVIRONMENTS: usize = NAMESPACES * EACH;
+pub const ENVIRONMENTS: usize = NAMESPACES * EACH;
 
 /// The time from the commit until the last environment says that it runs it.
 pub async fn measure() -> Result<Figures> {
     let mut world = World::new("bench-fleet").await;
-    commit(&world, "1");
-    world.start_options().namespace = None;
-    crate::quiet_start(&mut world)?;
-    world
-        .apply(json!({
-            "apiVersion": "towpath.dev/v1alpha1", "kind": "Repository",
-            "metadata": {"name": "shop", "namespace": world.namespace},
-            "spec": {"url": world.repo.url(), "allowedFrom": ["*"]},
-        }))
-        .await;
-    let made: Vec<Result<()>> = futures::stream::iter(cluster_objects())
-        .map(|object| {
-            let client = world.admin.clone();
-            async move { apply(&client, &object).await }
-        })
-        .buffered(8)
-        .collect()
-        .await;
-    made.into_iter().collect::<Result<Vec<()>>>()?;
-    let head = world.repo.head("master").to_string();
-    all_run(&world, &head).await?;
+    let url = world.repo.url();
+    begin(&mut world, &url).await?;
     say("the fleet is in sync");
     tokio::time::sleep(Duration::from_secs(10)).await;
     let (mark, cpu) = (world.mark(), cpu_ms(&mut world)?);
@@ -81,11 +62,41 @@ pub async fn measure() -> Result<Figures> {
     ]))
 }
 
+/// Starts the agent with a fleet in its first version, and waits until all of it runs.
+pub async fn begin(world: &mut World, url: &str) -> Result<()> {
+    commit(world, "1");
+    world.start_options().namespace = None;
+    crate::quiet_start(world)?;
+    repository(world, url, json!({})).await;
+    let made: Vec<Result<()>> = futures::stream::iter(cluster_objects(&world.namespace))
+        .map(|object| {
+            let client = world.admin.clone();
+            async move { apply(&client, &object).await }
+        })
+        .buffered(8)
+        .collect()
+        .await;
+    made.into_iter().collect::<Result<Vec<()>>>()?;
+    all_run(world, &world.repo.head("master").to_string()).await
+}
+
+/// Makes the fleet's Repository, or makes it so.
+pub async fn repository(world: &World, url: &str, more: Value) {
+    let mut spec = json!({"url": url, "allowedFrom": ["*"]});
+    spec.as_object_mut().expect("it is one").extend(more.as_object().cloned().unwrap_or_default());
+    world
+        .apply(json!({
+            "apiVersion": "towpath.dev/v1alpha1", "kind": "Repository",
+            "metadata": {"name": "shop", "namespace": world.namespace}, "spec": spec,
+        }))
+        .await;
+}
+
 fn namespace(number: usize) -> String {
     format!("fleet-{}", number / EACH)
 }
 
-fn cluster_objects() -> Vec<Value> {
+fn cluster_objects(home: &str) -> Vec<Value> {
     let mut made = Vec::new();
     for number in (0..ENVIRONMENTS).step_by(EACH) {
         let namespace = namespace(number);
@@ -108,14 +119,14 @@ fn cluster_objects() -> Vec<Value> {
         made.push(json!({
             "apiVersion": "towpath.dev/v1alpha1", "kind": "Environment",
             "metadata": {"name": format!("fleet-{number}"), "namespace": namespace(number)},
-            "spec": {"repository": "bench-fleet/shop", "lane": "master", "path": format!("environments/{number}")},
+            "spec": {"repository": format!("{home}/shop"), "lane": "master", "path": format!("environments/{number}")},
         }));
     }
     made
 }
 
 /// Every object of every environment in a new version, in one commit.
-fn commit(world: &World, version: &str) {
+pub fn commit(world: &World, version: &str) {
     let files: Vec<(String, String)> = (0..ENVIRONMENTS)
         .map(|number| {
             let text: String = versioned(number, version).iter().map(|object| format!("---\n{object}\n")).collect();
@@ -135,7 +146,8 @@ fn versioned(number: usize, version: &str) -> Vec<Value> {
     objects
 }
 
-async fn all_run(world: &World, head: &str) -> Result<()> {
+/// Waits until all environments run a commit.
+pub async fn all_run(world: &World, head: &str) -> Result<()> {
     let api: Api<Environment> = Api::all(world.admin.clone());
     let mut events = std::pin::pin!(watcher::watcher(api, watcher::Config::default()));
     let mut there = HashSet::new();

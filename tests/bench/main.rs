@@ -12,6 +12,7 @@ mod change;
 mod first;
 mod fleet;
 mod gauge;
+mod ledger;
 mod load;
 mod plot;
 mod scale;
@@ -32,7 +33,7 @@ const GROUPS: usize = 250;
 const TOKEN: &str = "a-token-for-the-benchmark";
 /// Rounds of each kind of first apply, unless `ROUNDS` says otherwise.
 const ROUNDS: usize = 8;
-const SECTIONS: [&str; 4] = ["first", "change", "scale", "fleet"];
+const SECTIONS: [&str; 5] = ["first", "change", "scale", "fleet", "ledger"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -44,6 +45,7 @@ async fn main() -> Result<()> {
             "change" => change::measure().await?,
             "scale" => scale::measure().await?,
             "fleet" => fleet::measure().await?,
+            "ledger" => ledger::measure().await?,
             "plot" => return plot::draw(&serde_json::from_slice(&std::fs::read(folder.join("bench.json"))?)?),
             other => anyhow::bail!("there is no section {other}; there are {SECTIONS:?} and plot"),
         };

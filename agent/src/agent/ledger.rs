@@ -23,8 +23,10 @@ use crate::blocking::blocking;
 use crate::ledger::{Books, Keys, Mark, Pending, Reader};
 use crate::repo::{Credentials, Mirror};
 
-/// How long syncs are gathered before they are written and pushed together.
-const GATHERED: Duration = Duration::from_secs(2);
+/// Syncs are gathered for as long as another one comes within this time,
+const QUIET: Duration = Duration::from_secs(1);
+/// but no longer than this; then they are written and pushed together.
+const GATHERED: Duration = Duration::from_secs(4);
 /// The longest pause before a push that failed is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How often a push is tried in one round, where somebody else was there first.
@@ -194,6 +196,12 @@ impl Desk {
         self.told.notify_one();
     }
 
+    /// Waits until nobody has told anything for some time, or until the limit.
+    async fn gather(&self, quiet: Duration, limit: Duration) {
+        let goes_on = async { while tokio::time::timeout(quiet, self.told.notified()).await.is_ok() {} };
+        let _ = tokio::time::timeout(limit, goes_on).await;
+    }
+
     /// Says which ledgers an environment waits for.
     pub fn gated(&self, environment: &EnvironmentName, ledgers: BTreeSet<LedgerName>) {
         let mut state = self.lock();
@@ -251,7 +259,7 @@ pub(super) async fn run(
             () = stop.cancelled() => return,
             () = task.desk.told.notified() => {
                 tokio::select! {
-                    () = tokio::time::sleep(GATHERED / task.scale) => {}
+                    () = task.desk.gather(QUIET / task.scale, GATHERED / task.scale) => {}
                     () = stop.cancelled() => return,
                 }
             }
