@@ -16,13 +16,14 @@ mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use towpath_core::fault::Problem;
 use towpath_core::ledger::{self, Fact, LedgerName, Record};
 use towpath_core::names::EnvironmentName;
 use towpath_core::revision::CommitId;
 use towpath_core::signature::{PublicKey, SigningKey};
-use towpath_core::status::{Recorded, SyncRecord};
+use towpath_core::status::{Recorded, SyncHealth, SyncRecord};
 
 use crate::repo::Mirror;
 
@@ -69,13 +70,20 @@ impl Head {
         Recorded { sync: self.record.sync.max(self.sync.sync), started_at }
     }
 
-    /// How the environment came to be after a sync, and when, where that is recorded.
-    fn health_after(&self, sync: u64) -> Option<(bool, jiff::Timestamp)> {
-        let record = self.health.as_ref().filter(|record| record.sync == sync)?;
+    /// How the environment came to be after a sync, and since when, where that is recorded. A sync that was refused as a
+    /// whole may have come after it.
+    fn health_after(&self, sync: u64) -> Option<(bool, Timestamp)> {
+        let record = self.health.as_ref()?;
         match &record.fact {
-            Fact::Health(health) => Some((health.is_healthy, record.at)),
-            Fact::Sync(_) => None,
+            Fact::Health(health) if health.of == sync => Some((health.is_healthy, record.at)),
+            _ => None,
         }
+    }
+
+    /// Whether it is recorded how the environment came to be after a sync. What was healthy, degraded and became healthy
+    /// again is news.
+    fn knows_health(&self, sync: u64, health: &SyncHealth) -> bool {
+        self.health_after(sync).is_some_and(|(is_healthy, at)| is_healthy == health.is_healthy && at >= health.since)
     }
 }
 
@@ -86,19 +94,24 @@ pub struct Mark {
     pub sequence: u64,
     /// Its commit.
     pub commit: CommitId,
+    /// When this agent first saw it, if it is another's.
+    pub seen: Option<Timestamp>,
 }
 
 impl Mark {
-    /// As a status remembers it: `sequence commit place`.
+    /// As a status remembers it: `sequence commit place`, and the time.
     pub fn to_text(self, place: &str) -> String {
-        format!("{} {} {place}", self.sequence, self.commit)
+        let seen = self.seen.map(|seen| format!(" {seen}")).unwrap_or_default();
+        format!("{} {} {place}{seen}", self.sequence, self.commit)
     }
 
     /// Reads what a status remembers; `None` where that is of another place, or nothing.
     pub fn parse(text: &str, place: &str) -> Option<Mark> {
         let mut parts = text.split(' ');
-        let mark = Mark { sequence: parts.next()?.parse().ok()?, commit: parts.next()?.parse().ok()? };
-        (parts.next() == Some(place) && parts.next().is_none()).then_some(mark)
+        let (sequence, commit) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let is_here = parts.next() == Some(place);
+        let seen = parts.next().and_then(|seen| seen.parse().ok());
+        (is_here && parts.next().is_none()).then_some(Mark { sequence, commit, seen })
     }
 }
 
@@ -247,9 +260,8 @@ impl Ledger {
     pub fn has_all(&self, history: &[SyncRecord]) -> bool {
         let Some(head) = &self.head else { return history.is_empty() };
         let is_recorded = |sync: &SyncRecord| {
-            let health = sync.health.as_ref().map(|health| health.is_healthy);
-            sync.number <= head.record.sync
-                && (health.is_none() || head.health_after(sync.number).map(|(is_healthy, _)| is_healthy) == health)
+            let knows = sync.health.as_ref().is_none_or(|health| head.knows_health(sync.number, health));
+            sync.number <= head.record.sync && knows
         };
         history.last().is_none_or(|last| last.number <= head.record.sync)
             && history.iter().rev().find(|sync| sync.health.is_some()).is_none_or(is_recorded)

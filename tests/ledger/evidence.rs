@@ -239,7 +239,7 @@ fn a_ledger_that_went_back_is_not_used_although_every_record_is_good() {
 #[test]
 fn what_a_status_remembers_is_held_against_the_server_after_a_restart() {
     let begun = begun();
-    let mark = Mark { sequence: 2, commit: begun.commits[1] };
+    let mark = Mark { sequence: 2, commit: begun.commits[1], seen: None };
     let line = format!("west/test {}", mark.to_text(&begun.reader.place()));
     begun.site.git(&["update-ref", WEST, &begun.commits[0].to_string()]);
     let site = &begun.site;

@@ -16,7 +16,7 @@ use towpath_core::names::EnvironmentName;
 use towpath_core::policy::Cleared;
 use towpath_core::revision::CommitId;
 use towpath_core::signature::{PublicKey, SigningKey};
-use towpath_core::status::{EnvironmentStatus, Recorded, SyncRecord};
+use towpath_core::status::{self, EnvironmentStatus, Outcome, Recorded, SyncRecord};
 
 use super::Shared;
 use crate::blocking::blocking;
@@ -32,7 +32,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How often a push is tried in one round, where somebody else was there first.
 const MAX_TRIES: usize = 5;
 /// Records of others whose arrival is remembered.
-const MAX_ARRIVALS: usize = 1000;
+const MAX_ARRIVALS: usize = 10_000;
+/// Syncs of one environment that wait to be recorded. The status remembers no more.
+const MAX_TOLD: usize = 2 * status::MAX_HISTORY;
+/// Syncs of one environment whose manifests are held until they are recorded.
+const MAX_HELD: usize = 3;
 
 /// Where a repository's ledgers, its task and the tasks of its environments meet.
 #[derive(Default)]
@@ -54,9 +58,14 @@ struct State {
     is_on: bool,
     /// Whether the server is to be asked in the next round.
     look_again: bool,
+    /// Goes up each time that the task begins anew: then everything is told again.
+    epoch: u64,
     pending: BTreeMap<EnvironmentName, Pending>,
-    /// What statuses of environments remember from an earlier life, until it was compared.
+    /// What statuses of environments remember of their ledgers. Never taken away: who begins anew holds it against what
+    /// the server has.
     remembered: BTreeMap<EnvironmentName, String>,
+    /// Those of which the task does not know yet.
+    unheard: BTreeSet<EnvironmentName>,
     /// Ledgers that environments wait for.
     gates: BTreeMap<EnvironmentName, BTreeSet<LedgerName>>,
     alarms: Vec<String>,
@@ -158,10 +167,30 @@ impl Desk {
         Some(head.recorded())
     }
 
-    /// The last record of an environment that the server was seen to have, as a status remembers it.
+    /// The last record of an environment that the server was seen to have, as a status is to remember it. Nothing before
+    /// what it remembers now was held against the server.
     pub fn mark(&self, cluster: &str, environment: &str) -> Option<String> {
         let name = LedgerName { cluster: cluster.to_owned(), environment: environment.parse().ok()? };
+        if self.lock().unheard.contains(&name.environment) {
+            return None;
+        }
         self.known.borrow().as_ref()?.marks.get(&name).cloned()
+    }
+
+    /// Another value says that everything is to be told again.
+    pub fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// Hands over what the status of an environment remembers of its ledger, before it is overwritten.
+    pub fn remember(&self, environment: &EnvironmentName, text: &str) {
+        let mut state = self.lock();
+        if !state.remembered.contains_key(environment) {
+            state.remembered.insert(environment.clone(), text.to_owned());
+            state.unheard.insert(environment.clone());
+            drop(state);
+            self.told.notify_one();
+        }
     }
 
     /// Says what the last syncs of an environment came to. What is recorded already is passed over.
@@ -177,21 +206,24 @@ impl Desk {
         }
         let last = self.recorded(cluster, environment).map_or(0, |recorded| recorded.sync);
         let felt = status.history.iter().find(|sync| sync.health.is_some()).map(|sync| sync.number);
-        let is_news = |sync: &&SyncRecord| sync.number > last || Some(sync.number) == felt;
+        let is_news = |sync: &&SyncRecord| sync.number >= last || Some(sync.number) == felt;
         let news: Vec<SyncRecord> = status.history.iter().rev().filter(is_news).cloned().collect();
         let mut state = self.lock();
-        if let Some(remembered) = &status.ledger {
-            state.remembered.entry(environment.clone()).or_insert_with(|| remembered.clone());
-        }
         let pending = state.pending.entry(environment.clone()).or_default();
-        let newest = status.history.iter().find(|sync| sync.outcome == towpath_core::status::Outcome::Applied);
+        pending.remembered = status.ledger.clone();
+        let newest = status.history.iter().find(|sync| sync.outcome == Outcome::Applied);
         if let (Some(newest), Some(applied)) = (newest.filter(|newest| newest.number > last), applied) {
             pending.manifests.entry(newest.number).or_insert(applied);
         }
         pending.manifests.retain(|number, _| *number > last);
+        while pending.manifests.len() > MAX_HELD {
+            pending.manifests.pop_first();
+        }
         let first = news.first().map_or(u64::MAX, |first| first.number);
         pending.history.retain(|sync| sync.number < first && sync.number >= last);
         pending.history.extend(news);
+        let too_many = pending.history.len().saturating_sub(MAX_TOLD);
+        pending.history.drain(..too_many);
         drop(state);
         self.told.notify_one();
     }
@@ -213,9 +245,20 @@ impl Desk {
         }
     }
 
-    /// The environment is gone.
+    /// The environment is gone. What it told is still recorded.
     pub fn forget(&self, environment: &EnvironmentName) {
-        self.lock().gates.remove(environment);
+        let mut state = self.lock();
+        state.gates.remove(environment);
+        state.remembered.remove(environment);
+        state.unheard.remove(environment);
+    }
+
+    /// The task begins anew: gives what is remembered of the agent's own ledgers, and has everything told again.
+    fn begin(&self) -> BTreeMap<EnvironmentName, String> {
+        let mut state = self.lock();
+        state.epoch += 1;
+        state.unheard.clear();
+        state.remembered.clone()
     }
 
     /// Alarms that were not taken yet.
@@ -236,6 +279,9 @@ pub(super) async fn run(
     let cluster = shared.settings.cluster_name.clone();
     let keys = Keys { cluster, own: terms.key.clone(), peers: terms.peers.clone() };
     let mut books = Books::new(terms.mirror.clone(), terms.as_branches, keys);
+    let own = desk.begin().into_iter().map(|(environment, mark)| format!("{} {mark}", books.own(&environment)));
+    let own: Vec<String> = own.collect();
+    books.remember_all(&own);
     books.remember_all(&remembered);
     let mut task = Task {
         scale: shared.settings.time_scale.max(1),
@@ -243,6 +289,7 @@ pub(super) async fn run(
         terms,
         kept: Some(Kept { books, ran: BTreeMap::new(), heads: BTreeMap::new(), arrived: BTreeMap::new(), as_of: None }),
         looked_at: None,
+        tried_at: None,
         failures: 0,
     };
     loop {
@@ -274,7 +321,10 @@ struct Task {
     terms: Terms,
     /// Away while a thread works with it.
     kept: Option<Kept>,
+    /// When the server was last asked with success,
     looked_at: Option<Instant>,
+    /// and when at all.
+    tried_at: Option<Instant>,
     failures: u32,
 }
 
@@ -305,6 +355,8 @@ struct Round {
 struct Done {
     kept: Kept,
     pending: BTreeMap<EnvironmentName, Pending>,
+    /// What is remembered and was not held against the server.
+    unheard: BTreeMap<EnvironmentName, String>,
     gates: Gates,
     alarms: Vec<String>,
     problem: Option<Problem>,
@@ -324,22 +376,28 @@ impl Task {
             Round {
                 terms: self.terms.clone(),
                 pending: state.pending.clone(),
-                remembered: std::mem::take(&mut state.remembered),
+                remembered: {
+                    let unheard = std::mem::take(&mut state.unheard);
+                    let text = |name: EnvironmentName| Some((name.clone(), state.remembered.get(&name)?.clone()));
+                    unheard.into_iter().filter_map(text).collect()
+                },
                 gates: state.gates.values().flatten().cloned().collect(),
                 is_due: look_again || self.looked_at.is_none_or(|at| at.elapsed() >= interval),
                 scale: self.scale,
             }
         };
+        if round.is_due {
+            self.tried_at = Some(Instant::now());
+        }
         let done = blocking(move || round.run(kept)).await;
         if done.has_looked {
             self.looked_at = Some(Instant::now());
         }
         self.failures = if done.problem.is_some() { self.failures + 1 } else { 0 };
         let until = |at: Timestamp| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
-        let mut pause = self.looked_at.map_or(interval, |at| interval.saturating_sub(at.elapsed()));
+        let mut pause = self.tried_at.map_or(interval, |at| interval.saturating_sub(at.elapsed()));
         if done.problem.is_some() || done.kept.books.waiting() > 0 {
-            let back_off = towpath_core::decide::back_off(self.failures.max(1)).min(LONGEST_PAUSE) / self.scale;
-            pause = if self.looked_at.is_some() { pause.min(back_off) } else { back_off };
+            pause = towpath_core::decide::back_off(self.failures.max(1)).min(LONGEST_PAUSE) / self.scale;
         }
         let pause = done.look_at.map_or(pause, |at| pause.min(until(at)));
         self.tell(&done);
@@ -361,11 +419,25 @@ impl Task {
             }
         }
         state.alarms.extend(done.alarms.iter().cloned());
+        // Nothing was compared with the server: that is still to be done.
+        state.unheard.extend(done.unheard.keys().cloned());
         drop(state);
         if let Some(as_of) = done.kept.as_of {
             let place = books.place();
             let marks = books.ledgers().iter().filter(|(_, ledger)| ledger.trouble.is_none());
-            let marks = marks.filter_map(|(name, ledger)| Some((name.clone(), ledger.mark?.to_text(&place)))).collect();
+            let text = |mark: Mark| {
+                let seen = done.kept.arrived.get(&mark.commit).copied().or(mark.seen);
+                Mark { seen, ..mark }.to_text(&place)
+            };
+            let marks: BTreeMap<LedgerName, String> =
+                marks.filter_map(|(name, ledger)| Some((name.clone(), text(ledger.mark?)))).collect();
+            let mut state = self.desk.lock();
+            for (name, mark) in marks.iter().filter(|(name, _)| **name == books.own(&name.environment)) {
+                if !state.unheard.contains(&name.environment) {
+                    state.remembered.insert(name.environment.clone(), mark.clone());
+                }
+            }
+            drop(state);
             self.desk.known.send_replace(Some(Known {
                 reader: books.reader(),
                 marks: Arc::new(marks),
@@ -383,6 +455,7 @@ impl Round {
         let mut done = Done {
             kept,
             pending: BTreeMap::new(),
+            unheard: BTreeMap::new(),
             gates: Gates::new(),
             alarms: Vec::new(),
             problem: None,
@@ -392,6 +465,7 @@ impl Round {
         done.problem = self.try_all(&mut done).err();
         done.gates = done.kept.gates(&self.gates);
         done.pending = self.pending;
+        done.unheard = self.remembered;
         done
     }
 
@@ -444,12 +518,40 @@ impl Kept {
     /// Asks the server, and notes when records of others arrived.
     fn look(&mut self) -> Result<Vec<String>, Problem> {
         let (began, before) = (Timestamp::now(), self.as_of);
+        let marks: BTreeMap<LedgerName, Mark> = match before {
+            Some(_) => BTreeMap::new(),
+            None => {
+                self.books.ledgers().iter().filter_map(|(name, ledger)| Some((name.clone(), ledger.mark?))).collect()
+            }
+        };
         let alarms = self.books.refresh()?;
+        let reader = self.books.reader();
         for (name, ledger) in self.books.ledgers() {
-            let Some(head) = &ledger.head else { continue };
+            let Some(head) = ledger.head.as_ref().filter(|_| name.cluster != reader.cluster()) else { continue };
             let known = self.heads.insert(name.clone(), head.commit);
-            if let (Some(before), true) = (before, known != Some(head.commit)) {
-                self.arrived.insert(head.commit, before);
+            if known == Some(head.commit) || ledger.trouble.is_some() {
+                continue;
+            }
+            match (known, before, marks.get(name)) {
+                (Some(known), Some(before), _) => {
+                    self.arrived.extend(reader.since(name, known)?.into_iter().map(|commit| (commit, before)));
+                }
+                // The first record of all.
+                (None, Some(before), _) => {
+                    self.arrived.extend(reader.last_health(name, head.commit)?.map(|commit| (commit, before)));
+                }
+                // After a restart: what came meanwhile came now, and what was there is remembered.
+                (_, None, Some(mark)) => {
+                    if mark.commit != head.commit {
+                        self.arrived.extend(reader.since(name, mark.commit)?.into_iter().map(|commit| (commit, began)));
+                    }
+                    if let Some(seen) = mark.seen {
+                        self.arrived.insert(mark.commit, seen);
+                        self.arrived.extend(reader.last_health(name, mark.commit)?.map(|commit| (commit, seen)));
+                    }
+                }
+                // Nobody knows since when it is there: it counts as it says.
+                (_, None, None) => {}
             }
         }
         while self.arrived.len() > MAX_ARRIVALS {

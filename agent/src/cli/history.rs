@@ -9,7 +9,7 @@ use super::access::Flags;
 use super::exit::{Code, Failure};
 use super::output::{self, Document, Format};
 use super::remote::Remote;
-use crate::web::records::{History, RecordEntry};
+use crate::web::records::{History, MAX_LIMIT, RecordEntry};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -78,7 +78,8 @@ async fn of_ledger(args: Args) -> Result<Code, Failure> {
             let width = if is_wide { None } else { output::terminal_width() };
             output::data(&output::table(&RECORD_HEADER, &rows, width))?;
             if history.has_more && at.is_none() {
-                output::progress("there are older records: --limit shows more");
+                let more = if (args.limit as usize) < MAX_LIMIT { "--limit shows more" } else { "git log shows them" };
+                output::progress(&format!("there are older records: {more}"));
             }
         }
     }

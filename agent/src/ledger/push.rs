@@ -79,7 +79,7 @@ impl Books {
         match outcome {
             Outcome::Done => {
                 if let Some(head) = ledger.head.as_ref().filter(|head| head.commit == update.new) {
-                    ledger.mark = Some(Mark { sequence: head.record.sequence, commit: head.commit });
+                    ledger.mark = Some(Mark { sequence: head.record.sequence, commit: head.commit, seen: None });
                 }
                 self.listed.insert(update.name.clone(), update.new);
                 found.done += 1;

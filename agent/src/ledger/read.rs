@@ -17,6 +17,7 @@ use towpath_core::signature;
 use towpath_core::status::Outcome;
 use towpath_core::tree::Tree;
 
+use super::write::year_of;
 use super::{Books, Head, Keys, Ledger, Mark};
 use crate::board::{Ledgers, Page};
 use crate::repo::{Mirror, StoredCommit};
@@ -27,6 +28,22 @@ pub const MAX_READ: usize = 10_000;
 const MAX_JUDGED: usize = 200;
 /// Verified records that are kept in memory, about 1 KiB each.
 const MAX_KEPT: usize = 10_000;
+
+/// Records that may stand after the last one of health for its arrival to be known after a restart.
+const MAX_AFTER_HEALTH: usize = 20;
+/// Refs of one ledger that are tried, from the newest year.
+const MAX_YEARS: usize = 3;
+
+/// Where a ledger stands at the server, by one of its refs.
+#[derive(Clone, Debug)]
+struct At {
+    year: i16,
+    reference: String,
+    commit: CommitId,
+}
+
+/// Ledgers that cannot be read, and clusters whose ledgers did not come.
+type Brought = (BTreeMap<LedgerName, Problem>, BTreeMap<String, Problem>);
 
 /// Records whose signatures were found good, so that a page that is looked at again costs nothing.
 #[derive(Default)]
@@ -57,95 +74,138 @@ impl Books {
     /// Asks the server where the ledgers stand, and reads what is new. Gives the alarms.
     ///
     /// # Errors
-    /// When the server cannot be asked or does not send what it has. What was known before stays.
+    /// When the server cannot be asked, or sends nothing of what it has. What was known before stays.
     pub fn refresh(&mut self) -> Result<Vec<String>, Problem> {
         let mut alarms = Vec::new();
         let listed = self.mirror.refs(self.below)?;
-        let mut newest: BTreeMap<LedgerName, (i16, String, CommitId)> = BTreeMap::new();
+        // By year, the newest first.
+        let mut stand: BTreeMap<LedgerName, Vec<At>> = BTreeMap::new();
         for (reference, commit) in &listed {
             let Some((name, year)) = LedgerName::of_reference(reference) else { continue };
-            if self.keys.knows(&name.cluster) && newest.get(&name).is_none_or(|(known, ..)| *known < year) {
-                newest.insert(name, (year, reference.clone(), *commit));
+            if self.keys.knows(&name.cluster) {
+                let at = At { year, reference: reference.clone(), commit: *commit };
+                stand.entry(name).or_default().push(at);
             }
         }
+        stand.values_mut().for_each(|years| years.sort_by_key(|at| std::cmp::Reverse(at.year)));
         self.forget_what_is_not_there();
-        let is_known = |name: &LedgerName, commit: &CommitId| {
-            let ledger = self.ledgers.get(name).filter(|ledger| ledger.trouble.is_none());
-            ledger.and_then(|ledger| ledger.mark).is_some_and(|mark| mark.commit == *commit)
-                && self.ledgers[name].head.is_some()
+        let is_known = |name: &LedgerName, commit: CommitId| {
+            let ledger = self.ledgers.get(name).filter(|ledger| ledger.trouble.is_none() && ledger.head.is_some());
+            ledger.and_then(|ledger| ledger.mark).is_some_and(|mark| mark.commit == commit)
         };
-        let unknown: Vec<(LedgerName, (i16, String, CommitId))> = newest
-            .iter()
-            .filter(|(name, (.., commit))| !is_known(name, commit))
-            .map(|(name, at)| (name.clone(), at.clone()))
-            .collect();
-        let unreadable = self.bring(&unknown)?;
-        self.listed = listed;
+        let unknown = stand.iter().filter(|(name, years)| !is_known(name, years[0].commit));
+        let mut open: Vec<(LedgerName, At)> = unknown.map(|(name, years)| (name.clone(), years[0].clone())).collect();
+        let mut refused: BTreeMap<LedgerName, Problem> = BTreeMap::new();
         let reader = self.reader();
-        for (name, (year, _, commit)) in unknown {
-            let result = match unreadable.get(&name) {
-                Some(problem) => Err(problem.clone()),
-                None => self.adopt(&reader, &name, year, commit, &mut alarms),
-            };
-            match result {
-                Ok(()) => {}
-                Err(problem) if problem.fault == Fault::Passing => return Err(problem),
-                Err(problem) => self.distrust(&name, problem, &mut alarms),
+        for rank in 0..MAX_YEARS {
+            let (unreadable, late) = self.bring(&open)?;
+            for problem in late.values() {
+                self.alarm(&mut alarms, problem.message.clone());
+            }
+            let mut next = Vec::new();
+            for (name, at) in open {
+                if late.contains_key(&name.cluster) {
+                    continue;
+                }
+                let result = match unreadable.get(&name) {
+                    Some(problem) => Err(problem.clone()),
+                    None => self.adopt(&reader, &name, &at, &mut alarms),
+                };
+                match result {
+                    Ok(()) => {
+                        if let Some(problem) = refused.remove(&name) {
+                            let instead = format!("{}: {} is used instead", problem.message, at.reference);
+                            self.alarm(&mut alarms, instead);
+                        }
+                    }
+                    Err(problem) if problem.fault == Fault::Passing => return Err(problem),
+                    Err(problem) => {
+                        let has_mark = self.ledgers.get(&name).is_some_and(|ledger| ledger.mark.is_some());
+                        // Somebody may have made a ref of another year: what was known goes on where it stood.
+                        let earlier = stand[&name].get(rank + 1).filter(|_| has_mark);
+                        next.extend(earlier.map(|at| (name.clone(), at.clone())));
+                        refused.entry(name).or_insert(problem);
+                    }
+                }
+            }
+            open = next;
+            if open.is_empty() {
+                break;
             }
         }
-        let gone: Vec<LedgerName> = self.ledgers.keys().filter(|name| !newest.contains_key(name)).cloned().collect();
+        self.listed = listed;
+        for (name, problem) in refused {
+            self.distrust(&name, problem, &mut alarms);
+        }
+        let gone: Vec<LedgerName> = self.ledgers.keys().filter(|name| !stand.contains_key(name)).cloned().collect();
         for name in gone {
             self.is_gone(&name, &mut alarms);
         }
         Ok(alarms)
     }
 
-    /// A mirror that was damaged and fetched anew has lost what nobody else keeps there.
+    /// A mirror that was damaged and fetched anew has lost what nobody else keeps there. What an agent of an earlier life
+    /// wrote into it is there.
     fn forget_what_is_not_there(&mut self) {
         for ledger in self.ledgers.values_mut() {
             ledger.head.take_if(|head| !self.mirror.contains(head.commit));
         }
-    }
-
-    /// Fetches commits of ledgers. What is wrong with one must not keep the others away: gives what is.
-    fn bring(
-        &self,
-        wanted: &[(LedgerName, (i16, String, CommitId))],
-    ) -> Result<BTreeMap<LedgerName, Problem>, Problem> {
-        let refs: Vec<(String, CommitId)> =
-            wanted.iter().map(|(_, (_, reference, commit))| (reference.clone(), *commit)).collect();
-        let mut unreadable = BTreeMap::new();
-        // Where the mirror keeps a ref says nothing: what counts is the last record that was verified.
-        match if refs.is_empty() { Ok(Vec::new()) } else { self.mirror.fetch_refs(&refs) } {
-            Ok(_) => return Ok(unreadable),
-            Err(problem) if problem.fault == Fault::Passing || refs.len() == 1 => {
-                if problem.fault == Fault::Passing {
-                    return Err(problem);
-                }
-                unreadable.insert(wanted[0].0.clone(), of_ledger(&wanted[0].0, problem));
-            }
-            Err(_) => {
-                for ((name, _), one) in wanted.iter().zip(refs) {
-                    match self.mirror.fetch_refs(&[one]) {
-                        Ok(_) => {}
-                        Err(problem) if problem.fault == Fault::Passing => return Err(problem),
-                        Err(problem) => drop(unreadable.insert(name.clone(), of_ledger(name, problem))),
-                    }
-                }
+        let reader = self.reader();
+        for (name, ledger) in &mut self.ledgers {
+            let (true, None, Some(mark)) = (name.cluster == self.keys.cluster, &ledger.head, ledger.mark) else {
+                continue;
+            };
+            if self.mirror.contains(mark.commit) {
+                ledger.head = reader.head_at(name, mark.commit, None).ok();
             }
         }
-        Ok(unreadable)
+    }
+
+    /// Fetches commits of ledgers. What is wrong with one must not keep the others away: gives what is, and the clusters
+    /// whose ledgers did not come this time.
+    fn bring(&self, wanted: &[(LedgerName, At)]) -> Result<Brought, Problem> {
+        let (mut unreadable, mut late) = (BTreeMap::new(), BTreeMap::new());
+        let mut by_cluster: BTreeMap<&str, Vec<(&LedgerName, (String, CommitId))>> = BTreeMap::new();
+        for (name, at) in wanted {
+            by_cluster.entry(&name.cluster).or_default().push((name, (at.reference.clone(), at.commit)));
+        }
+        let clusters = by_cluster.len();
+        for (cluster, group) in by_cluster {
+            let refs: Vec<(String, CommitId)> = group.iter().map(|(_, at)| at.clone()).collect();
+            // Where the mirror keeps a ref says nothing: what counts is the last record that was verified.
+            let alone = match self.mirror.fetch_refs(&refs) {
+                Ok(_) => continue,
+                Err(problem) if problem.fault == Fault::Passing => Err(problem),
+                Err(problem) if refs.len() == 1 => {
+                    unreadable.insert(group[0].0.clone(), of_ledger(group[0].0, problem));
+                    continue;
+                }
+                Err(_) => group.iter().try_for_each(|(name, at)| match self.mirror.fetch_refs(&[at.clone()]) {
+                    Err(problem) if problem.fault != Fault::Passing => {
+                        unreadable.insert((*name).clone(), of_ledger(name, problem));
+                        Ok(())
+                    }
+                    result => result.map(drop),
+                }),
+            };
+            if let Err(problem) = alone {
+                let message = format!("the ledgers of cluster {cluster} did not come: {}", problem.message);
+                late.insert(cluster.to_owned(), Problem { message, ..problem });
+            }
+        }
+        match late.pop_first() {
+            Some((_, problem)) if late.len() + 1 == clusters => Err(problem),
+            Some((cluster, problem)) => {
+                late.insert(cluster, problem);
+                Ok((unreadable, late))
+            }
+            None => Ok((unreadable, late)),
+        }
     }
 
     /// Takes a commit that the server has for the last record of a ledger, if it goes on from what was verified before.
-    fn adopt(
-        &mut self,
-        reader: &Reader,
-        name: &LedgerName,
-        year: i16,
-        commit: CommitId,
-        alarms: &mut Vec<String>,
-    ) -> Result<(), Problem> {
+    fn adopt(&mut self, reader: &Reader, name: &LedgerName, at: &At, alarms: &mut Vec<String>) -> Result<(), Problem> {
+        let commit = at.commit;
         let known = self.ledgers.get(name).cloned().unwrap_or_default();
         let is_own = name.cluster == self.keys.cluster;
         let is_in_ours = match &known.head {
@@ -160,9 +220,8 @@ impl Books {
         if !goes_on && !is_in_ours {
             let mark = known.mark.expect("without one everything goes on");
             return Err(went_back(name, commit, mark).hint(format!(
-                "put it back with git push --force <repository> {}:{}",
-                mark.commit,
-                name.reference(self.below, year)
+                "put it back with git push --force <repository> {}:{}; if that ref was never there before, delete it",
+                mark.commit, at.reference
             )));
         }
         if is_in_ours {
@@ -171,15 +230,15 @@ impl Books {
             }
             let ledger = self.ledgers.entry(name.clone()).or_default();
             if goes_on && let Ok(stored) = reader.one(name, commit) {
-                ledger.mark = Some(Mark { sequence: stored.record.sequence, commit });
+                ledger.mark = Some(Mark { sequence: stored.record.sequence, commit, seen: None });
             }
             ledger.trouble = None;
             return Ok(());
         }
         // Where our own records are beside it, another replica wrote that had the lease before us: what is ours alone is
         // written anew after it.
-        let head = reader.read_head(name, commit, year, known.mark)?;
-        let mark = Some(Mark { sequence: head.record.sequence, commit });
+        let head = reader.read_head(name, at, known.mark)?;
+        let mark = Some(Mark { sequence: head.record.sequence, commit, seen: None });
         self.ledgers.insert(name.clone(), Ledger { head: Some(head), mark, trouble: None });
         Ok(())
     }
@@ -229,12 +288,12 @@ impl Books {
 }
 
 fn went_back(name: &LedgerName, commit: CommitId, mark: Mark) -> Problem {
-    let Mark { sequence, commit: before } = mark;
+    let Mark { sequence, commit: before, .. } = mark;
     Problem::setup(format!("ledger {name} was rewritten: {commit} does not come after record {sequence}, {before}"))
 }
 
 fn gone(name: &LedgerName, mark: Mark) -> Problem {
-    let Mark { sequence, commit } = mark;
+    let Mark { sequence, commit, .. } = mark;
     Problem::setup(format!("ledger {name} is gone at the server; its last record was {sequence}, {commit}"))
         .hint("put it back from a clone that has this commit")
 }
@@ -286,6 +345,10 @@ impl Reader {
         match self.heads.get(name) {
             Some(Ok(head)) => Ok(head),
             Some(Err(problem)) => Err(problem.clone()),
+            None if !self.keys.knows(&name.cluster) => {
+                let hint = format!("add cluster {} and its key to spec.peers of the Repository", name.cluster);
+                Err(Problem::setup(format!("there is no key to read ledger {name} with")).hint(hint))
+            }
             None => Err(Problem::setup(format!("there is no ledger {name}"))
                 .hint("an environment has one once it was synced and its Repository has spec.ledger")),
         }
@@ -304,6 +367,24 @@ impl Reader {
             Record { at, ..(**record).clone() }
         };
         Ok(passed::ran(&records.iter().map(at_arrival).collect::<Vec<_>>()))
+    }
+
+    /// The commits of the records of a ledger that came after one of them, or all of the last ones.
+    ///
+    /// # Errors
+    /// As [`Reader::head`].
+    pub fn since(&self, name: &LedgerName, earlier: CommitId) -> Result<Vec<CommitId>, Problem> {
+        let records = self.walk(name, self.head(name)?.commit, Some(earlier), MAX_JUDGED)?;
+        Ok(records.into_iter().map(|(commit, _)| commit).collect())
+    }
+
+    /// The last record of a ledger that says how its environment was, at or before a commit, where it is among the last.
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn last_health(&self, name: &LedgerName, commit: CommitId) -> Result<Option<CommitId>, Problem> {
+        let records = self.walk(name, commit, None, MAX_AFTER_HEALTH)?;
+        Ok(records.iter().rev().find(|(_, record)| record.sync().is_none()).map(|(commit, _)| *commit))
     }
 
     fn find(
@@ -326,21 +407,34 @@ impl Reader {
         Ok(None)
     }
 
-    /// Reads the record at a commit as the head of a ledger, and verifies what is new since a mark.
-    fn read_head(&self, name: &LedgerName, commit: CommitId, year: i16, mark: Option<Mark>) -> Result<Head, Problem> {
+    /// Reads the record at a ref as the head of a ledger, and verifies what is new since a mark.
+    fn read_head(&self, name: &LedgerName, at: &At, mark: Option<Mark>) -> Result<Head, Problem> {
         let limit = if mark.is_some() { MAX_JUDGED } else { 1 };
-        self.walk(name, commit, mark.map(|mark| mark.commit), limit)?;
+        self.walk(name, at.commit, mark.map(|mark| mark.commit), limit)?;
+        let head = self.head_at(name, at.commit, Some(at.year))?;
+        if head.year == at.year {
+            return Ok(head);
+        }
+        let message = format!("ledger {name} stands on {}, where its records are of {}", at.reference, head.year);
+        Err(Problem::content(message).hint(format!("delete the ref {}", at.reference)))
+    }
+
+    /// The record at a commit as the head of a ledger. Its year is the newest of the last records, for a clock may have
+    /// gone back; what is `looked_for` is found further back.
+    fn head_at(&self, name: &LedgerName, commit: CommitId, looked_for: Option<i16>) -> Result<Head, Problem> {
         let newest = self.one(name, commit)?;
         let (mut sync, mut health) = (None, None);
+        let mut year = i16::MIN;
         let mut next = Some(newest.clone());
         for _ in 0..MAX_JUDGED {
             let Some(Stored { record, parents }) = next.take() else { break };
+            year = year.max(year_of(record.at));
             if record.sync().is_some() {
                 sync = sync.or(Some(record));
             } else {
                 health = health.or(Some(record));
             }
-            if sync.is_some() && health.is_some() {
+            if sync.is_some() && health.is_some() && looked_for.is_none_or(|looked_for| looked_for <= year) {
                 break;
             }
             let Some(before) = parents.first() else { break };
@@ -419,7 +513,8 @@ impl Reader {
                 "compare with what towpath key prints there, and correct spec.peers"
             };
             let key = claimed.fingerprint();
-            return Err(bad(format!("is signed by {key}, which is no key of cluster {}", name.cluster)).hint(hint));
+            let bad = bad(format!("is signed by {key}, which is no key of cluster {}", name.cluster));
+            return Err(bad.hint(format!("{hint}; that key is {claimed}")));
         }
         signature::verify(&claimed, signature::GIT, &stored.signed_payload, armoured)
             .map_err(|problem| bad(format!("is badly signed: {}", problem.message)))
@@ -449,6 +544,11 @@ impl Ledgers for Reader {
         let name = LedgerName { cluster, environment: entry.environment.clone() };
         let is_it = |record: &Record| record.sync().is_some() && entry.sync.is_none_or(|wanted| record.sync == wanted);
         let found = self.find(&name, is_it)?;
+        let last = self.head(&name)?.record.sequence;
+        if found.is_none() && last > MAX_READ as u64 {
+            let message = format!("the last {MAX_READ} records of ledger {name} do not tell of it");
+            return Err(Problem::setup(message).hint("read the older ones with git log"));
+        }
         found.ok_or_else(|| {
             let what = entry.sync.map_or_else(|| "sync".to_owned(), |sync| format!("sync {sync}"));
             Problem::setup(format!("ledger {name} has no {what}"))

@@ -13,12 +13,13 @@ use towpath_core::revision::CommitId;
 use towpath_core::signature;
 use towpath_core::status::{Outcome, SyncRecord};
 
-use super::{Books, Head, Ledger};
-use crate::repo::{Mirror, NewCommit, NewTree, Person};
+use super::{Books, Head, Ledger, Mark};
+use crate::repo::{Mirror, NewCommit, NewTree, Person, Rooted};
 
 /// The name that records are written by.
 const AUTHOR: &str = "towpath";
-/// How soon after a change of health the next one is recorded. What goes to and fro is recorded as it is then.
+/// How soon after a record of health it may be recorded that an environment is healthy again. That it degraded is
+/// recorded at once: others may be about to go by what was said before.
 const HEALTH_APART: SignedDuration = SignedDuration::from_secs(60);
 /// Records that are written at one time.
 const AT_ONCE: usize = 50;
@@ -32,6 +33,8 @@ pub struct Pending {
     pub history: Vec<SyncRecord>,
     /// What was applied, by the number of the sync.
     pub manifests: BTreeMap<u64, Arc<Cleared>>,
+    /// What the status remembers of the ledger, as [`Mark::to_text`] gives it.
+    pub remembered: Option<String>,
 }
 
 /// A record to be written, and what it shows.
@@ -56,19 +59,28 @@ impl Books {
     ) -> Result<Option<Timestamp>, Problem> {
         let apart = HEALTH_APART / i32::try_from(time_scale.max(1)).unwrap_or(1);
         let mut look_at: Option<Timestamp> = None;
+        let place = self.place();
         for _ in 0..MAX_ROUNDS {
-            let mut round = Vec::new();
+            let (mut round, mut doubled) = (Vec::new(), Vec::new());
             for (environment, pending) in pending {
                 let name = self.name_of(environment);
                 let ledger = self.ledgers.entry(name.clone()).or_default();
                 if ledger.trouble.is_some() {
                     continue;
                 }
-                match next(&name, ledger, pending, (now, apart)) {
+                let is_counted_on = pending.remembered.as_ref().is_some_and(|text| Mark::parse(text, &place).is_some());
+                match next(&name, ledger, (pending, is_counted_on), (now, apart)) {
                     Wanted::Nothing => {}
+                    Wanted::Taken(sync) => doubled.push((name, sync)),
                     Wanted::Later(at) => look_at = Some(look_at.map_or(at, |known| known.min(at))),
                     Wanted::Record(next) => round.push(*next),
                 }
+            }
+            for (name, sync) in doubled {
+                self.alarm(
+                    alarms,
+                    format!("sync {sync} of ledger {name} was recorded by another agent with the same name and key"),
+                );
             }
             if round.is_empty() {
                 return Ok(look_at);
@@ -137,22 +149,35 @@ enum Wanted {
     Nothing,
     /// Something, but not before this time.
     Later(Timestamp),
+    /// The number of this sync is taken by one that was not ours.
+    Taken(u64),
     Record(Box<Next>),
 }
 
-fn next(name: &LedgerName, ledger: &Ledger, pending: &Pending, (now, apart): (Timestamp, SignedDuration)) -> Wanted {
+fn next(
+    name: &LedgerName,
+    ledger: &Ledger,
+    (pending, is_counted_on): (&Pending, bool),
+    (now, apart): (Timestamp, SignedDuration),
+) -> Wanted {
     let head = ledger.head.as_ref();
     let last = head.map_or(0, |head| head.recorded().sync);
     let sequence = head.map_or(1, |head| head.record.sequence + 1);
-    // First how the environment came to be after what is recorded, then what came after that.
     let started_at = head.and_then(|head| head.recorded().started_at);
-    let recorded = |sync: &&SyncRecord| {
-        sync.number < last || (sync.number == last && started_at.is_none_or(|started_at| sync.started_at == started_at))
-    };
+    let is_last = |sync: &SyncRecord| started_at.is_none_or(|started_at| sync.started_at == started_at);
+    match pending.history.iter().find(|sync| sync.number == last).map(is_last) {
+        Some(false) if is_counted_on => return Wanted::Taken(last),
+        // Syncs of an Environment that was made anew have other numbers as soon as it knows of the ledger.
+        Some(false) => return Wanted::Nothing,
+        None if head.is_some() && !is_counted_on => return Wanted::Nothing,
+        _ => {}
+    }
+    // First how the environment came to be after what is recorded, then what came after that.
+    let recorded = |sync: &&SyncRecord| sync.number <= last;
     let felt = pending.history.iter().rev().filter(recorded).find_map(|sync| Some((sync, sync.health.as_ref()?)));
     if let Some((sync, health)) = felt {
-        let known = head.and_then(|head| head.health_after(sync.number));
-        if known.is_none_or(|(is_healthy, _)| is_healthy != health.is_healthy) {
+        if head.is_none_or(|head| !head.knows_health(sync.number, health)) {
+            let known = head.and_then(|head| head.health_after(sync.number)).filter(|_| health.is_healthy);
             let due = known.and_then(|(_, at)| at.checked_add(apart).ok()).filter(|due| *due > now);
             let waits = pending.history.iter().all(|sync| sync.number <= last);
             if let Some(due) = due.filter(|_| waits) {
@@ -163,7 +188,7 @@ fn next(name: &LedgerName, ledger: &Ledger, pending: &Pending, (now, apart): (Ti
                     HealthFact { of: sync.number, is_healthy: health.is_healthy, message: health.message.clone() };
                 let record =
                     Record { ledger: name.clone(), sequence, sync: last, at: health.since, fact: Fact::Health(fact) };
-                return Wanted::Record(Box::new(Next { year: year_of(head, record.at), record, manifests: None }));
+                return Wanted::Record(Box::new(Next { year: year_after(head, record.at), record, manifests: None }));
             }
         }
     }
@@ -181,13 +206,17 @@ fn next(name: &LedgerName, ledger: &Ledger, pending: &Pending, (now, apart): (Ti
     };
     let fact = Fact::Sync(Box::new(fact));
     let record = Record { ledger: name.clone(), sequence, sync: sync.number, at, fact };
-    Wanted::Record(Box::new(Next { year: year_of(head, at), record, manifests }))
+    Wanted::Record(Box::new(Next { year: year_after(head, at), record, manifests }))
+}
+
+/// The year of a time, in UTC.
+pub(super) fn year_of(at: Timestamp) -> i16 {
+    at.to_zoned(jiff::tz::TimeZone::UTC).year()
 }
 
 /// The year whose ref a record belongs to. Where a clock went back it stays in the year that was begun.
-fn year_of(head: Option<&Head>, at: Timestamp) -> i16 {
-    let year = at.to_zoned(jiff::tz::TimeZone::UTC).year();
-    head.map_or(year, |head| head.year.max(year))
+fn year_after(head: Option<&Head>, at: Timestamp) -> i16 {
+    head.map_or(year_of(at), |head| head.year.max(year_of(at)))
 }
 
 /// Adds what the deploy repository says of the revision. A commit that is no longer there is only named.
@@ -218,16 +247,12 @@ fn tree(
             }
         }
         None => {
-            if let Some(before) = before {
-                let known = mirror.tree(before).map_err(|problems| problems.into_vec().remove(0));
-                let known = match known {
-                    Err(problem) if problem.fault == Fault::Passing => return Err(problem),
-                    // What cannot be read is not carried on.
-                    known => known.unwrap_or_default(),
-                };
-                let is_carried = |path: &str| path != files::LOG || next.record.sync().is_none();
-                for (path, file) in known.below("").filter(|(path, _)| is_carried(path)) {
-                    tree.known(path, file.id)?;
+            // Nothing of it is read: it is as it was.
+            for (path, rooted) in before.map(|before| mirror.root(before)).transpose()?.unwrap_or_default() {
+                match rooted {
+                    Rooted::File(_) if path == files::LOG && next.record.sync().is_some() => {}
+                    Rooted::File(id) => tree.known(&path, id)?,
+                    Rooted::Folder(id) => tree.known_folder(&path, id)?,
                 }
             }
         }

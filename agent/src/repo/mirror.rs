@@ -25,7 +25,7 @@ mod commits;
 mod push;
 mod refs;
 
-pub use commits::{NewCommit, Sign};
+pub use commits::{NewCommit, Rooted, Sign};
 pub use refs::{Look, RefMove};
 
 /// Bytes of one commit object: header, signature and message.
@@ -476,6 +476,9 @@ fn path_bytes(path: &Path) -> &[u8] {
 /// Looks whether a commit is there, with its history back to what is known and all that the trees in it need.
 fn check_new(repository: &Repository, commit: CommitId, known: &[Oid]) -> Result<(), git2::Error> {
     let odb = repository.odb()?;
+    if odb.read_header(oid(commit))?.1 != git2::ObjectType::Commit {
+        return Err(git2::Error::new(ErrorCode::Invalid, ErrorClass::Object, "a ref stands on no commit"));
+    }
     let mut walk = repository.revwalk()?;
     walk.push(repository.find_commit(oid(commit))?.id())?;
     for tip in known {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use git2::{ObjectType, Oid};
 use towpath_core::fault::{Place, Problem};
 use towpath_core::limits;
-use towpath_core::revision::BlobId;
+use towpath_core::revision::{BlobId, TreeId};
 use towpath_core::tree::TreeBuilder;
 
 /// Every file of a commit that is to be written.
@@ -26,6 +26,8 @@ enum Entry {
     Folder(Folder),
     /// With its bytes, or without where the mirror must have them.
     File(Oid, Option<Arc<[u8]>>),
+    /// A folder that the mirror must have, with all that is in it.
+    Known(Oid),
 }
 
 impl NewTree {
@@ -50,6 +52,16 @@ impl NewTree {
         self.add(path, Entry::File(id, None))
     }
 
+    /// Adds a folder that the mirror has already, with all that is in it. Its files do not count here: they were judged
+    /// when they were written or read.
+    ///
+    /// # Errors
+    /// As [`NewTree::file`].
+    pub fn known_folder(&mut self, path: &str, id: TreeId) -> Result<(), Problem> {
+        let id = Oid::from_bytes(id.as_bytes()).expect("an id has 20 bytes");
+        self.add(path, Entry::Known(id))
+    }
+
     pub(super) fn root(&self) -> &Folder {
         &self.root
     }
@@ -70,7 +82,7 @@ impl NewTree {
             let entry = folder.0.entry(name.to_owned()).or_insert_with(|| Entry::Folder(Folder::default()));
             match entry {
                 Entry::Folder(below) => folder = below,
-                Entry::File(..) => return Err(taken()),
+                Entry::File(..) | Entry::Known(_) => return Err(taken()),
             }
         }
         if folder.0.contains_key(name) {
@@ -103,6 +115,10 @@ impl Folder {
                 Entry::File(id, bytes) => {
                     tell(Needed { id: *id, kind: ObjectType::Blob, bytes: bytes.as_deref() })?;
                     entries.push((name.clone(), "100644", *id));
+                }
+                Entry::Known(id) => {
+                    tell(Needed { id: *id, kind: ObjectType::Tree, bytes: None })?;
+                    entries.push((format!("{name}/"), "40000", *id));
                 }
             }
         }

@@ -1,12 +1,15 @@
 //! The API's view of the ledgers: what ran where, when and by whom, what it was, and how well releases go.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, State as Has};
 use axum::http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use towpath_core::fault::Problem;
 use towpath_core::ledger::figures::{self, Figures};
 use towpath_core::ledger::{Entry, Fact, LedgerName, Record, files};
@@ -18,11 +21,12 @@ use super::State;
 use super::api::Refusal;
 use crate::blocking::blocking;
 use crate::board::{Ledgers, Page};
+use crate::resources::Environment;
 
 /// Records of one answer, where nothing is said.
 const USUAL_LIMIT: usize = 50;
 /// The most records of one answer.
-const MAX_LIMIT: usize = 1000;
+pub const MAX_LIMIT: usize = 1000;
 /// Days that figures are of, where nothing is said.
 pub(super) const USUAL_DAYS: u16 = 30;
 /// The most days that figures are of.
@@ -33,6 +37,12 @@ const MAX_COUNTED: usize = 5000;
 const MAX_COMPARED: usize = 1 << 20;
 /// Files of one difference.
 const MAX_FILES: usize = 2000;
+/// Bytes of one difference; files after that are only named.
+const MAX_SHOWN: usize = 8 << 20;
+/// For comparing two files in the shortest way; after that in one that is good enough.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Differences that are made at one time.
+static AT_ONCE: Semaphore = Semaphore::const_new(2);
 
 /// A ledger, as a list shows it.
 #[derive(Serialize)]
@@ -299,7 +309,10 @@ pub(super) async fn sync(
 pub(super) async fn diff(Has(state): Has<State>, Query(query): Query<DiffQuery>) -> Result<Json<Difference>, Refusal> {
     let (from, to): (Entry, Entry) = (parse(&query.from)?, parse(&query.to)?);
     let ((ledgers_from, _), (ledgers_to, _)) = (keeper(&state, &from)?, keeper(&state, &to)?);
+    let permit = AT_ONCE.acquire().await.expect("it is never closed");
     let found = blocking(move || {
+        // Held until the work is done, also where nobody waits for it any more.
+        let _permit = permit;
         let (one, old, before) = with_files(&*ledgers_from, &from)?;
         let (other, new, after) = with_files(&*ledgers_to, &to)?;
         let (files, more) = differences(&before, &after);
@@ -337,18 +350,27 @@ fn with_files(ledgers: &dyn Ledgers, entry: &Entry) -> Result<(CommitId, Arc<Rec
     Ok((commit, record, tree))
 }
 
-/// The ledgers that have an entry's, and its name there.
+/// The ledgers that have an entry's, and its name there. Where several repositories have one, that of the Repository that
+/// the Environment has now counts, then one that is used, then the one with the newest record.
 fn keeper(state: &State, entry: &Entry) -> Result<(Arc<dyn Ledgers>, LedgerName), Refusal> {
-    for (_, ledgers) in state.board.ledgers() {
+    let environments = state.board.environments();
+    let is_it = |environment: &&Arc<Environment>| environment.name_any() == entry.environment.as_str();
+    let repository = environments.iter().find(is_it).map(|environment| environment.repository_id());
+    let all = state.board.ledgers();
+    let found = all.into_iter().filter_map(|(id, ledgers)| {
         let cluster = entry.cluster.clone().unwrap_or_else(|| ledgers.cluster().to_owned());
+        let is_own = cluster == ledgers.cluster();
         let name = LedgerName { cluster, environment: entry.environment.clone() };
-        if ledgers.heads().iter().any(|(known, _)| *known == name) {
-            return Ok((ledgers, name));
-        }
+        let (_, head) = ledgers.heads().into_iter().find(|(known, _)| *known == name)?;
+        let is_meant = is_own && repository.as_ref() == Some(&id);
+        Some(((is_meant, head.ok().map(|record| record.at)), (ledgers, name)))
+    });
+    if let Some((_, keeper)) = found.max_by_key(|(rank, _)| *rank) {
+        return Ok(keeper);
     }
     let cluster = entry.cluster.as_ref().map(|cluster| format!("{cluster}/")).unwrap_or_default();
     let refusal = Refusal::new(StatusCode::NOT_FOUND, format!("there is no ledger {cluster}{}", entry.environment));
-    Err(refusal.hint("an environment has one once it was synced and its Repository has spec.ledger"))
+    Err(refusal.hint("an environment has one once it was synced and its Repository has spec.ledger; one of another cluster needs that cluster in spec.peers"))
 }
 
 fn entry(name: &str, cluster: Option<&str>, sync: Option<u64>) -> Result<Entry, Refusal> {
@@ -384,6 +406,7 @@ fn differences(before: &Tree, after: &Tree) -> (Vec<FileDifference>, usize) {
     let all: Vec<&str> = paths.into_iter().filter(differs).collect();
     let more = all.len().saturating_sub(MAX_FILES);
     let text = |tree: &Tree, path: &str| tree.file(path).map(|file| String::from_utf8_lossy(&file.bytes).into_owned());
+    let mut shown = 0;
     let difference = |path: &str| {
         let (old, new) = (text(before, path), text(after, path));
         let change = match (&old, &new) {
@@ -392,11 +415,13 @@ fn differences(before: &Tree, after: &Tree) -> (Vec<FileDifference>, usize) {
             _ => "changed",
         };
         let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
-        let diff = if old.len() + new.len() > MAX_COMPARED {
+        let diff = if old.len() + new.len() > MAX_COMPARED || shown > MAX_SHOWN {
             "too long to be compared here\n".to_owned()
         } else {
-            similar::TextDiff::from_lines(&old, &new).unified_diff().context_radius(3).to_string()
+            let compared = similar::TextDiff::configure().timeout(PATIENCE).diff_lines(&old, &new);
+            compared.unified_diff().context_radius(3).to_string()
         };
+        shown += diff.len();
         let path = path.strip_prefix(files::MANIFESTS).unwrap_or(path).trim_start_matches('/').to_owned();
         FileDifference { path, change: change.to_owned(), diff }
     };

@@ -121,8 +121,11 @@ pub fn newest_passed(
             };
             let soak = SignedDuration::try_from(one.soak).unwrap_or(SignedDuration::MAX);
             let why = match gates.get(&name) {
-                None => "whose ledger was not read yet".to_owned(),
-                Some(Err(problem)) => format!("whose ledger is not used: {}", problem.message),
+                None => "whose ledger was not read yet (the Repository's spec.ledger says where they are)".to_owned(),
+                Some(Err(problem)) => {
+                    let hint = problem.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                    format!("whose ledger is not used: {}{hint}", problem.message)
+                }
                 Some(Ok(ran)) => match standing(ran, (commit, Some(tree)), soak, now) {
                     Standing::Passed => continue,
                     Standing::Soaks(until) => {

@@ -1,11 +1,11 @@
 //! Commits that are made here, and commits that are read to the byte.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 
 use git2::{ObjectType, Odb, OdbLookupFlags, Oid, Repository};
 use towpath_core::fault::Problem;
-use towpath_core::revision::{CommitId, TreeId, clean_line};
+use towpath_core::revision::{BlobId, CommitId, TreeId, clean_line};
 
 use super::super::commit::{self, Person, StoredCommit};
 use super::super::new_tree::{Needed, NewTree};
@@ -14,6 +14,15 @@ use super::{MAX_COMMIT_BYTES, Mirror, SHOWN_CHARACTERS, is_shortage, lock};
 
 /// Makes a signature in its armour for the bytes of a commit.
 pub type Sign<'a> = dyn Fn(&[u8]) -> Result<String, Problem> + 'a;
+
+/// What stands at the root of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rooted {
+    /// A folder.
+    Folder(TreeId),
+    /// A file.
+    File(BlobId),
+}
 
 /// A commit that is to be written.
 pub struct NewCommit<'a> {
@@ -108,6 +117,26 @@ impl Mirror {
         }
         let object = odb.read(oid(id)).map_err(|error| self.absent(id, &error))?;
         commit::read(object.data()).map_err(malformed)
+    }
+
+    /// What stands at the root of a commit's tree, by name, without reading what is below.
+    ///
+    /// # Errors
+    /// `Passing` when the commit or its tree is not in the mirror.
+    pub fn root(&self, id: CommitId) -> Result<BTreeMap<String, Rooted>, Problem> {
+        let store = lock(&self.store);
+        let tree = store.repository.find_commit(oid(id)).and_then(|commit| commit.tree());
+        let tree = tree.map_err(|error| self.absent(id, &error))?;
+        let known = |id: Oid| id.as_bytes().try_into().expect("an id has 20 bytes");
+        let entry = |entry: git2::TreeEntry<'_>| {
+            let rooted = match entry.kind()? {
+                ObjectType::Tree => Rooted::Folder(TreeId::from_bytes(known(entry.id()))),
+                ObjectType::Blob => Rooted::File(BlobId::from_bytes(known(entry.id()))),
+                _ => return None,
+            };
+            Some((entry.name().ok()?.to_owned(), rooted))
+        };
+        Ok(tree.iter().filter_map(entry).collect())
     }
 
     /// The problem of a mirror in which something could not be written.
