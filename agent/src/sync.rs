@@ -449,7 +449,7 @@ async fn attempt(
     }
     work.waves(&mut course, memory, &mut kinds, &mut progress).await;
     if pass.environment.drift == DriftMode::Correct || is_new {
-        handover::mark(pass, &account, &desired, &observed, &plan, &kinds, &mut progress).await;
+        handover::mark(&work, &kinds, &mut progress).await;
     }
     ownership::conclude(pass, memory, &desired, &plan, &mut progress);
     ending::learn(pass, memory, &desired, &mut progress.problems).await;
@@ -461,7 +461,7 @@ async fn attempt(
         return Attempt::Untouched(stopped);
     }
     if !progress.is_held {
-        prune::prune(pass, memory, &account, &plan, &kinds, &wanted.commit.short(), &mut progress).await;
+        prune::prune(&work, memory, &kinds, &wanted.commit.short(), &mut progress).await;
     }
     if let Err(problem) = members::record(pass, memory).await {
         progress.problems.push(problem);

@@ -10,15 +10,16 @@ use towpath_core::fault::Problem;
 use towpath_core::health::Health;
 use towpath_core::inventory::Member;
 use towpath_core::manifest::ObjectKey;
-use towpath_core::plan::{self, Action, Known, Plan, Stage, Step, Why};
+use towpath_core::plan::{self, Action, Known, Stage, Step, Why};
 use towpath_core::policy::{Cleared, Desired};
 use towpath_core::scope::defined_kind;
 use towpath_core::status::{WaitReason, WaitStatus};
 
 use super::course::{Course, Role};
 use super::send::{self, Sent};
-use super::{CONCURRENCY, Memory, Pass, Progress};
-use crate::cluster::{AccountClient, Kinds, Outcome};
+use super::work::Work;
+use super::{CONCURRENCY, Memory, Progress};
+use crate::cluster::{Kinds, Outcome};
 
 /// How long a CustomResourceDefinition may take until its kind is served.
 const ESTABLISHED_WITHIN: Duration = Duration::from_secs(20);
@@ -47,18 +48,10 @@ impl Part {
     }
 }
 
-/// What is needed to apply a plan.
-pub(super) struct Apply<'a> {
-    pub(super) pass: &'a Pass<'a>,
-    pub(super) account: &'a AccountClient,
-    pub(super) desired: &'a Cleared,
-    pub(super) plan: &'a Plan,
-}
-
-impl Apply<'_> {
+impl Work<'_> {
     /// Applies wave by wave, and within a wave stage by stage. A wave whose time has not come is held back; what only
     /// mends is applied all the same. After a stage in which something failed no later one is begun.
-    pub(super) async fn waves(
+    pub(super) async fn part(
         &self,
         part: Part,
         course: &Course,

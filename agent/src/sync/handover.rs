@@ -5,23 +5,16 @@ use serde_json::{Map, Value, json};
 use towpath_core::fault::Problem;
 use towpath_core::fingerprint;
 use towpath_core::names::annotation;
-use towpath_core::plan::{Observed, Plan};
-use towpath_core::policy::{Cleared, Desired};
+use towpath_core::policy::Desired;
 
-use super::{CONCURRENCY, Pass, Progress};
+use super::work::Work;
+use super::{CONCURRENCY, Progress};
 use crate::cluster::{AccountClient, Kind, Kinds};
 
 /// Puts `towpath.dev/reconcile: Disabled` on members that are disabled in git, and changes no other field. Without it a
 /// member that leaves git later would look like any other, and be pruned.
-pub(super) async fn mark(
-    pass: &Pass<'_>,
-    account: &AccountClient,
-    desired: &Cleared,
-    observed: &Observed,
-    plan: &Plan,
-    kinds: &Kinds,
-    progress: &mut Progress,
-) {
+pub(super) async fn mark(work: &Work<'_>, kinds: &Kinds, progress: &mut Progress) {
+    let Work { pass, account, desired, observed, plan } = *work;
     let mut marks = Vec::new();
     for step in &plan.steps {
         let object = &desired.objects()[step.index];

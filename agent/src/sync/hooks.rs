@@ -13,13 +13,14 @@ use towpath_core::fault::Problem;
 use towpath_core::health;
 use towpath_core::hooks::{self, Occasion};
 use towpath_core::manifest::ObjectKey;
-use towpath_core::plan::{Observed, Seen, Table};
-use towpath_core::policy::{Cleared, Desired, Hook};
+use towpath_core::plan::{Seen, Table};
+use towpath_core::policy::{Desired, Hook};
 use towpath_core::status::{HookOutcome, HookStatus, WaitReason, WaitStatus};
 
 use super::course::{self, Course};
-use super::{Memory, Pass, Progress, kind_of, members};
-use crate::cluster::{AccountClient, Deleted, Kinds, Propagation};
+use super::work::Work;
+use super::{Memory, Progress, kind_of, members};
+use crate::cluster::{Deleted, Kinds, Propagation};
 
 /// How much longer than its deadline a hook may take to end: then nobody but us ends it.
 const OVERTIME: Duration = Duration::from_secs(15);
@@ -35,10 +36,7 @@ const NO_LOG: &str = "(no log:";
 
 /// What is needed to work on the hooks of a sync.
 pub(super) struct Hooks<'a> {
-    pub(super) pass: &'a Pass<'a>,
-    pub(super) account: &'a AccountClient,
-    pub(super) desired: &'a Cleared,
-    pub(super) observed: &'a Observed,
+    pub(super) work: &'a Work<'a>,
     pub(super) kinds: &'a Kinds,
 }
 
@@ -46,7 +44,7 @@ impl Hooks<'_> {
     /// The Jobs that this sync makes in a phase, for those hooks whose end is not known.
     pub(super) fn jobs(&self, course: &Course, phase: Phase) -> Vec<Desired> {
         let is_open = |hook: &&Hook| run_of(course, hook, phase).is_none_or(|run| run.outcome == HookOutcome::Running);
-        let of_phase = self.desired.hooks().iter().filter(|hook| hook.phases.contains(&phase));
+        let of_phase = self.work.desired.hooks().iter().filter(|hook| hook.phases.contains(&phase));
         of_phase.filter(is_open).map(|hook| hooks::job(hook, &self.run_id(course, hook, phase))).collect()
     }
 
@@ -54,7 +52,7 @@ impl Hooks<'_> {
     pub(super) fn stopped(&self, course: &Course, phase: Phase) -> Vec<Problem> {
         let of_phase = course.sync.hooks.iter().filter(|run| run.phase == phase && course::is_stopped(run));
         of_phase
-            .map(|run| problem(run, &self.desired.hooks().iter().find(|hook| hook.key.to_string() == run.hook)))
+            .map(|run| problem(run, &self.work.desired.hooks().iter().find(|hook| hook.key.to_string() == run.hook)))
             .collect()
     }
 
@@ -62,16 +60,16 @@ impl Hooks<'_> {
     pub(super) async fn end_others(&self, course: &mut Course, progress: &mut Progress) {
         let ours: Vec<String> = [Phase::BeforeSync, Phase::AfterSync]
             .into_iter()
-            .flat_map(|phase| self.desired.hooks().iter().map(move |hook| (hook, phase)))
+            .flat_map(|phase| self.work.desired.hooks().iter().map(move |hook| (hook, phase)))
             .map(|(hook, phase)| self.run_id(course, hook, phase))
             .collect();
-        for (key, seen) in &self.observed.hooks {
+        for (key, seen) in &self.work.observed.hooks {
             let is_ours = seen.hook.as_ref().is_some_and(|mark| ours.contains(&mark.run));
             if is_ours || seen.terminating.is_some() || hooks::outcome(&seen.health) != HookOutcome::Running {
                 continue;
             }
             if let Some(kind) = kind_of(self.kinds, "batch/v1", key)
-                && let Err(problem) = self.account.delete_as(kind, key, &seen.uid, Propagation::Foreground).await
+                && let Err(problem) = self.work.account.delete_as(kind, key, &seen.uid, Propagation::Foreground).await
             {
                 progress.problems.push(problem);
             }
@@ -94,7 +92,7 @@ impl Hooks<'_> {
         progress: &mut Progress,
     ) -> bool {
         let mut waves: BTreeMap<Wave, Vec<&Hook>> = BTreeMap::new();
-        for hook in self.desired.hooks().iter().filter(|hook| hook.phases.contains(&phase)) {
+        for hook in self.work.desired.hooks().iter().filter(|hook| hook.phases.contains(&phase)) {
             waves.entry(hook.wave).or_default().push(hook);
         }
         for hooks in waves.into_values() {
@@ -122,8 +120,8 @@ impl Hooks<'_> {
 
     /// Deletes the Jobs of hooks that git no longer has. What is not done now is done by the next sync.
     pub(super) async fn tidy(&self, memory: &mut Memory, progress: &mut Progress) {
-        let known: Vec<String> = self.desired.hooks().iter().map(|hook| hooks::label(&hook.key)).collect();
-        for (key, seen) in &self.observed.hooks {
+        let known: Vec<String> = self.work.desired.hooks().iter().map(|hook| hooks::label(&hook.key)).collect();
+        for (key, seen) in &self.work.observed.hooks {
             if !seen.hook.as_ref().is_some_and(|mark| known.contains(&mark.hook)) {
                 self.delete(memory, key, seen, progress).await;
             }
@@ -137,7 +135,7 @@ impl Hooks<'_> {
                 hook,
                 phase,
                 &Occasion {
-                    environment: self.pass.environment,
+                    environment: self.work.pass.environment,
                     revision: &course.sync.revision,
                     content: &course.sync.content,
                     attempt: course.sync.attempt.as_deref(),
@@ -161,7 +159,7 @@ impl Hooks<'_> {
         }
         let id = self.run_id(course, hook, phase);
         let job = hooks::job(hook, &id);
-        let live = self.pass.cluster.live().snapshot(&self.pass.environment.name);
+        let live = self.work.pass.cluster.live().snapshot(&self.work.pass.environment.name);
         let seen = live.get(&job.key).filter(|seen| seen.hook.as_ref().is_some_and(|mark| mark.run == id)).cloned();
         let (uid, mut outcome, mut message) = match (&seen, &known) {
             (Some(seen), _) => (seen.uid.clone(), hooks::outcome(&seen.health), Some(seen.health.message.clone())),
@@ -199,7 +197,7 @@ impl Hooks<'_> {
         } else if outcome == HookOutcome::TimedOut
             && seen.as_ref().is_some_and(|seen| hooks::outcome(&seen.health) == HookOutcome::Running)
             && let Some(kind) = kind_of(self.kinds, &hook.api_version, &job.key)
-            && let Err(problem) = self.account.delete_as(kind, &job.key, &uid, Propagation::Foreground).await
+            && let Err(problem) = self.work.account.delete_as(kind, &job.key, &uid, Propagation::Foreground).await
         {
             progress.warnings.push(problem);
         }
@@ -223,11 +221,11 @@ impl Hooks<'_> {
     /// A run that began and that no watch tells of: without our label it may still be there.
     async fn unseen(&self, job: &Desired, run: &HookStatus) -> Result<(String, HookOutcome, Option<String>), Problem> {
         let kind = kind_of(self.kinds, &job.api_version, &job.key).ok_or_else(|| unserved(job))?;
-        let found = self.account.read(kind, &job.key).await?;
+        let found = self.work.account.read(kind, &job.key).await?;
         let found = found.filter(|found| found["metadata"]["uid"] == run.uid.as_str());
         Ok(match found {
             Some(found) => {
-                let health = health::assess(&found, &self.pass.environment.health, Timestamp::now());
+                let health = health::assess(&found, &self.work.pass.environment.health, Timestamp::now());
                 (run.uid.clone(), hooks::outcome(&health), Some(health.message))
             }
             None => {
@@ -276,15 +274,15 @@ impl Hooks<'_> {
     /// Makes the Job of a run; it is written down before.
     async fn begin(&self, memory: &mut Memory, job: &Desired) -> Result<String, Problem> {
         let kind = kind_of(self.kinds, &job.api_version, &job.key).ok_or_else(|| unserved(job))?;
-        members::write_down(self.pass, memory, &[(&job.key, &job.api_version)]).await?;
-        tracing::info!(environment = %self.pass.environment.name, job = %job.key, "a hook begins");
-        let sent = self.account.send(kind, job, &job.body(), false, false).await;
+        members::write_down(self.work.pass, memory, &[(&job.key, &job.api_version)]).await?;
+        tracing::info!(environment = %self.work.pass.environment.name, job = %job.key, "a hook begins");
+        let sent = self.work.account.send(kind, job, &job.body(), false, false).await;
         sent.map(|(applied, _)| applied.uid).map_err(|refused| refused.problem)
     }
 
     async fn delete(&self, memory: &mut Memory, key: &ObjectKey, seen: &Seen, progress: &mut Progress) {
         let Some(kind) = kind_of(self.kinds, "batch/v1", key) else { return };
-        match self.account.delete_as(kind, key, &seen.uid, Propagation::Foreground).await {
+        match self.work.account.delete_as(kind, key, &seen.uid, Propagation::Foreground).await {
             Ok(Deleted::Pending(_)) => {}
             Ok(Deleted::Gone | Deleted::Replaced) => {
                 if let Some(inventory) = &mut memory.inventory {
@@ -309,11 +307,11 @@ impl Hooks<'_> {
             if Timestamp::now() >= deadline - LAST_LOOK { Duration::from_millis(500) } else { LOG_FRESH_FOR };
         let is_fresh = known.is_some_and(|(_, when, _)| when.elapsed() < fresh_for);
         let before = known.map(|(.., log)| log.clone()).unwrap_or_default();
-        let may_not = self.pass.environment.logs == LogMode::Never;
+        let may_not = self.work.pass.environment.logs == LogMode::Never;
         if may_not || outcome == HookOutcome::Vanished || !was_begun || (outcome == HookOutcome::Running && is_fresh) {
             return before;
         }
-        let log = match self.account.job_log(self.kinds, &job.key).await {
+        let log = match self.work.account.job_log(self.kinds, &job.key).await {
             Ok(Some(text)) if !text.trim().is_empty() => hooks::log_tail(&text),
             Ok(_) => before,
             Err(_) if !before.is_empty() => before,

@@ -12,8 +12,9 @@ use towpath_core::plan::{Fate, Keep, Plan, stage_of};
 use towpath_core::status::KeptStatus;
 
 use super::in_use::{self, config_maps_in_use};
+use super::work::Work;
 use super::{CONCURRENCY, Memory, Pass, Progress, desire, kind_of, members, neighbours};
-use crate::cluster::{AccountClient, Deleted, Kinds};
+use crate::cluster::{Deleted, Kinds};
 use crate::seeded;
 
 /// How soon a deletion that was refused is tried again. Each time it takes twice as long.
@@ -34,15 +35,8 @@ pub(super) struct RefusedDeletion {
 
 /// Deletes what left git, after everything that is in git was applied. A member leaves the inventory only when its
 /// absence was confirmed. A deletion that is refused or stuck holds up neither the others nor the environment.
-pub(super) async fn prune(
-    pass: &Pass<'_>,
-    memory: &mut Memory,
-    account: &AccountClient,
-    plan: &Plan,
-    kinds: &Kinds,
-    commit: &str,
-    progress: &mut Progress,
-) {
+pub(super) async fn prune(work: &Work<'_>, memory: &mut Memory, kinds: &Kinds, commit: &str, progress: &mut Progress) {
+    let Work { pass, account, plan, .. } = *work;
     if !plan.removals.iter().any(|(_, fate)| matches!(fate, Fate::Prune { .. })) {
         // Nothing waits any longer: what comes next waits its own time.
         memory.waits_since = None;
@@ -51,7 +45,7 @@ pub(super) async fn prune(
         return;
     }
     strike_off(pass, memory, plan, progress);
-    let due = due(pass, memory, account, plan, kinds, progress).await;
+    let due = due(work, memory, kinds, progress).await;
     if due.is_empty() {
         return;
     }
@@ -126,14 +120,8 @@ fn give_away<'a>(pass: &Pass<'_>, taken: impl Iterator<Item = (&'a ObjectKey, &'
 }
 
 /// What is deleted now; what waits is said.
-async fn due(
-    pass: &Pass<'_>,
-    memory: &mut Memory,
-    account: &AccountClient,
-    plan: &Plan,
-    kinds: &Kinds,
-    progress: &mut Progress,
-) -> Vec<(ObjectKey, String)> {
+async fn due(work: &Work<'_>, memory: &mut Memory, kinds: &Kinds, progress: &mut Progress) -> Vec<(ObjectKey, String)> {
+    let Work { pass, account, plan, .. } = *work;
     let wanted: Vec<(&ObjectKey, &String)> = plan
         .removals
         .iter()

@@ -7,7 +7,7 @@ use towpath_core::fault::Problem;
 use towpath_core::plan::{Observed, Plan};
 use towpath_core::policy::Cleared;
 
-use super::apply::{Apply, Part};
+use super::apply::Part;
 use super::course::{Course, Role};
 use super::hooks::Hooks;
 use super::preflight::Rehearsal;
@@ -24,13 +24,8 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn apply(&self) -> Apply<'_> {
-        Apply { pass: self.pass, account: self.account, desired: self.desired, plan: self.plan }
-    }
-
     pub(super) fn hooks<'a>(&'a self, kinds: &'a Kinds) -> Hooks<'a> {
-        let Work { pass, account, desired, observed, .. } = self;
-        Hooks { pass, account, desired, observed, kinds }
+        Hooks { work: self, kinds }
     }
 
     /// Namespaces and definitions, and then the dry run of what needs them. Gives what that refused.
@@ -45,11 +40,11 @@ impl Work<'_> {
         if memory.known.len() > self.desired.objects().len() {
             memory.known.retain(|key, _| self.desired.get(key).is_some());
         }
-        self.apply().waves(Part::Ground, course, memory, kinds, progress).await;
+        self.part(Part::Ground, course, memory, kinds, progress).await;
         if progress.is_stopped() {
             return Vec::new();
         }
-        if let Err(problem) = self.apply().wait_for_kinds(&rehearsal.later(), kinds).await {
+        if let Err(problem) = self.wait_for_kinds(&rehearsal.later(), kinds).await {
             return vec![problem];
         }
         rehearsal.second(self.account, kinds).await
@@ -63,20 +58,19 @@ impl Work<'_> {
         kinds: &mut Arc<Kinds>,
         progress: &mut Progress,
     ) {
-        let apply = self.apply();
-        apply.waves(Part::BeforeHooks, course, memory, kinds, progress).await;
+        self.part(Part::BeforeHooks, course, memory, kinds, progress).await;
         if course.is_change && !progress.is_stopped() && !progress.is_held {
             if self.desired.hooks().iter().any(|hook| hook.phases.contains(&Phase::BeforeSync)) {
-                apply.hold(Wave::Number(0), course, progress);
+                self.hold(Wave::Number(0), course, progress);
             }
             if !progress.is_held {
                 let done = self.hooks(kinds).run(memory, course, Phase::BeforeSync, progress).await;
                 progress.is_held = !done;
             }
         }
-        apply.waves(Part::Main, course, memory, kinds, progress).await;
+        self.part(Part::Main, course, memory, kinds, progress).await;
         if !progress.is_stopped() {
-            apply.note_what_is_right(memory);
+            self.note_what_is_right(memory);
         }
     }
 
