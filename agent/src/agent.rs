@@ -4,8 +4,9 @@
 //! which lane it follows and asks for a look. They end with the custom resource that they are for.
 
 mod environment;
-mod lead;
+mod kept;
 mod kin;
+mod lead;
 mod ledger;
 mod parting;
 mod repository;
@@ -39,8 +40,6 @@ pub use ledger::{Desk, Known};
 
 /// Passes that run at one time. Each waits for the API server most of its time.
 const MAX_PASSES: usize = 16;
-/// How soon a status that could not be written is written again.
-const UNWRITTEN: Duration = Duration::from_secs(5);
 
 /// How the agent runs.
 #[derive(Clone, Debug)]
@@ -442,76 +441,4 @@ fn hand_over<K: Resource>(sender: &watch::Sender<Arc<K>>, resource: Arc<K>) {
         }
         is_news
     });
-}
-
-/// The fields of a status that may be in the cluster. A merge patch must name those that are no longer there, also those
-/// of a write that was not answered: it may have been done.
-struct Written(serde_json::Value);
-
-impl Written {
-    fn new(status: &impl serde::Serialize) -> Written {
-        Written(status_value(status))
-    }
-
-    /// The merge patch that makes the status what it should be.
-    fn patch(&self, next: &impl serde::Serialize) -> serde_json::Value {
-        let mut next = status_value(next);
-        name_what_is_gone(&self.0, &mut next);
-        next
-    }
-
-    /// It was tried to write this, and nobody knows whether it was done.
-    fn maybe(&mut self, next: &impl serde::Serialize) {
-        let mut both = status_value(next);
-        add_fields(&self.0, &mut both);
-        self.0 = both;
-    }
-}
-
-fn status_value(status: &impl serde::Serialize) -> serde_json::Value {
-    serde_json::to_value(status).expect("a status can always be written as JSON")
-}
-
-/// Writes a null for every field that was there before and is no longer.
-fn name_what_is_gone(before: &serde_json::Value, next: &mut serde_json::Value) {
-    let (Some(before), Some(next)) = (before.as_object(), next.as_object_mut()) else { return };
-    for (name, value) in before {
-        name_what_is_gone(value, next.entry(name.clone()).or_insert(serde_json::Value::Null));
-    }
-}
-
-/// Adds the fields that another status has besides.
-fn add_fields(from: &serde_json::Value, to: &mut serde_json::Value) {
-    let (Some(from), Some(to)) = (from.as_object(), to.as_object_mut()) else { return };
-    for (name, value) in from {
-        match to.get_mut(name) {
-            Some(known) if known.is_object() => add_fields(value, known),
-            Some(known) if value.is_object() => *known = value.clone(),
-            Some(_) => {}
-            None => drop(to.insert(name.clone(), value.clone())),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_patch_takes_out_what_is_gone_also_what_only_may_have_been_written() {
-        let mut written = Written::new(&json!({"state": "Synced", "running": {"revision": "a", "subject": "s"}}));
-        let next = json!({"state": "OutOfSync", "running": {"revision": "b"}});
-        assert_eq!(written.patch(&next), json!({"state": "OutOfSync", "running": {"revision": "b", "subject": null}}));
-        written.maybe(&json!({"state": "OutOfSync", "unhealthy": [1], "drift": {"object": "o"}}));
-        assert_eq!(
-            written.patch(&next),
-            json!({
-                "state": "OutOfSync", "running": {"revision": "b", "subject": null},
-                "unhealthy": null, "drift": null,
-            })
-        );
-        assert_eq!(Written::new(&next).patch(&next), next);
-    }
 }

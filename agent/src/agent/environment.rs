@@ -16,7 +16,8 @@ use towpath_core::lane::LaneRule;
 use towpath_core::names::{EnvironmentName, annotation};
 use towpath_core::status::{self, EnvironmentStatus, Leftovers, Notice, NoticeKind, Outcome, Report, State};
 
-use super::{Desk, Id, Shared, Sight, Slot, UNWRITTEN, Written, kin};
+use super::kept::Kept;
+use super::{Desk, Id, Shared, Sight, Slot, kin};
 use crate::blocking::blocking;
 use crate::cluster::{Severity, Wakes};
 use crate::repo::View;
@@ -47,15 +48,13 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
     let id: Id = (first.namespace().unwrap_or_default(), first.name_any());
     let mut task = Task {
         shared: shared.clone(),
-        status: first.status.clone().unwrap_or_default(),
+        status: Kept::found(first.status.as_ref()),
         id: id.clone(),
         memory: Memory::default(),
         resolved: None,
         last_request: None,
         told: None,
         told_whom: false,
-        written: Written::new(&first.status),
-        is_written: first.status.is_some(),
         looked_for: None,
     };
     let mut slot: Option<Arc<Slot>> = None;
@@ -110,7 +109,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
             }
         };
         let pause = task.pause(decision, again);
-        let is_troubled = matches!(decision, Decision::Retry { .. }) || !task.is_written;
+        let is_troubled = matches!(decision, Decision::Retry { .. }) || !task.status.is_written();
         tokio::select! {
             changed = resource.changed() => if changed.is_err() { break },
             () = news(view) => {}
@@ -158,7 +157,7 @@ async fn health(wakes: &Option<Wakes>) {
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
     pub(super) id: Id,
-    pub(super) status: EnvironmentStatus,
+    pub(super) status: Kept<EnvironmentStatus>,
     memory: Memory,
     /// The resource as it was resolved last.
     resolved: Option<environment::Environment>,
@@ -166,9 +165,6 @@ pub(super) struct Task {
     /// What the ledger was told last, and whether it was there to hear it.
     told: Option<(u64, Option<bool>)>,
     told_whom: bool,
-    written: Written,
-    /// Whether the status in the cluster is the one here.
-    is_written: bool,
     /// The lane that a look was asked for because it was not there.
     looked_for: Option<LaneRule>,
 }
@@ -326,32 +322,17 @@ impl Task {
     pub(super) async fn write(&mut self, resource: &Environment, report: &Report, desk: Option<&Desk>) {
         let mut next = status::fold(&self.status, report, Timestamp::now());
         self.tell(resource, report, &next).await;
-        if next == self.status && self.is_written {
-            if let Some(desk) = desk {
-                self.record(desk);
+        if !self.status.is(&next) {
+            // It goes along with what is written anyway: a record that is somewhat older is good enough to go on from.
+            if let Some(mark) = desk.and_then(|desk| desk.mark(&self.shared.settings.cluster_name, &self.id.1)) {
+                next.ledger = Some(mark);
             }
-            return;
+            self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
         }
-        // It goes along with what is written anyway: a record that is somewhat older is good enough to go on from.
-        if let Some(mark) = desk.and_then(|desk| desk.mark(&self.shared.settings.cluster_name, &self.id.1)) {
-            next.ledger = Some(mark);
-        }
-        let patch = self.written.patch(&next);
-        match self.shared.cluster.patch_status::<Environment>(&self.id.0, &self.id.1, &patch).await {
-            Ok(()) => {
-                self.written = Written::new(&next);
-                self.status = next;
-                self.is_written = true;
-                if let Some(desk) = desk {
-                    self.record(desk);
-                }
-            }
-            // It is written again at the next pass, which comes soon.
-            Err(problem) => {
-                self.written.maybe(&next);
-                self.is_written = false;
-                tracing::warn!(environment = self.id.1, %problem, "the status was not written");
-            }
+        if let Some(desk) = desk
+            && self.status.is_written()
+        {
+            self.record(desk);
         }
     }
 
@@ -432,8 +413,7 @@ impl Task {
         let pause = again.map_or(pause, |at| pause.min(until(at)));
         let soon = self.memory.look_at().map(|at| at.saturating_duration_since(Instant::now()));
         let pause = soon.map_or(pause, |soon| pause.min(soon));
-        let pause = if self.is_written { pause } else { pause.min(settings.scaled(UNWRITTEN)) };
-        pause.max(Duration::from_millis(20))
+        self.status.pause(pause, settings).max(Duration::from_millis(20))
     }
 }
 

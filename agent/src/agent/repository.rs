@@ -19,7 +19,8 @@ use towpath_core::names::annotation;
 use towpath_core::status::Condition;
 
 use self::keeping::Keeping;
-use super::{Id, Shared, Sight, Slot, UNWRITTEN, Written};
+use super::kept::Kept;
+use super::{Id, Shared, Sight, Slot};
 use crate::blocking::blocking;
 use crate::cluster::Severity;
 use crate::repo::watch::{Watch, watch_local};
@@ -40,9 +41,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<R
     let slot = shared.slots.of(&id);
     let local_change = Arc::new(Notify::new());
     let mut task = Task {
-        status: first.status.clone().unwrap_or_default(),
-        written: Written::new(&first.status),
-        is_written: first.status.is_some(),
+        status: Kept::found(first.status.as_ref()),
         seen: Seen::after(first.status.as_ref()),
         shared: shared.clone(),
         slot: slot.clone(),
@@ -120,10 +119,7 @@ struct Task {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
     id: Id,
-    status: RepositoryStatus,
-    written: Written,
-    /// Whether the status in the cluster is the one here.
-    is_written: bool,
+    status: Kept<RepositoryStatus>,
     seen: Seen,
     open: Option<Open>,
     /// What was wrong at the last look.
@@ -172,8 +168,7 @@ impl Task {
         } else {
             interval
         };
-        let pause = if self.is_written { pause } else { pause.min(self.shared.settings.scaled(UNWRITTEN)) };
-        pause.mul_f64(rand::rng().random_range(0.9..1.1))
+        self.status.pause(pause, &self.shared.settings).mul_f64(rand::rng().random_range(0.9..1.1))
     }
 
     /// Reads the branches and fetches those that are followed.
@@ -371,7 +366,7 @@ impl Task {
             ledgers: self.ledgers(),
             conditions,
         };
-        if next == self.status && self.is_written {
+        if self.status.is(&next) {
             return;
         }
         if next.alarms.first() != self.status.alarms.first()
@@ -379,19 +374,7 @@ impl Task {
         {
             self.shared.cluster.event(resource, Severity::Warning, "BranchAlarm", alarm).await;
         }
-        let patch = self.written.patch(&next);
-        match self.shared.cluster.patch_status::<Repository>(&self.id.0, &self.id.1, &patch).await {
-            Ok(()) => {
-                self.written = Written::new(&next);
-                self.status = next;
-                self.is_written = true;
-            }
-            Err(problem) => {
-                self.written.maybe(&next);
-                self.is_written = false;
-                tracing::warn!(repository = self.id.1, %problem, "the status was not written");
-            }
-        }
+        self.status.write::<Repository>(&self.shared.cluster, &self.id, next).await;
     }
 }
 
