@@ -293,8 +293,12 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
     let mut done = None;
     let mut refused = None;
     for (wanted, is_move) in course::revisions(pass, candidate.as_ref(), running.as_ref()) {
-        let role = if refused.is_some() && !is_move { Role::Fallback } else { Role::Wanted };
-        match attempt(pass, memory, &wanted, (is_move, role, refused.is_some()), &mut journal).await {
+        let role = match &refused {
+            None => Role::Wanted,
+            Some(_) if is_move => Role::UnderWay,
+            Some(_) => Role::Fallback,
+        };
+        match attempt(pass, memory, &wanted, (is_move, role), &mut journal).await {
             Attempt::Done(progress) => {
                 done = Some((wanted, is_move, progress));
                 break;
@@ -334,7 +338,7 @@ async fn attempt(
     pass: &Pass<'_>,
     memory: &mut Memory,
     wanted: &Candidate,
-    (is_move, role, is_second): (bool, Role, bool),
+    (is_move, role): (bool, Role),
     journal: &mut Journal,
 ) -> Attempt {
     let untouched = |problem: Problem| Attempt::Untouched(vec![problem]);
@@ -393,7 +397,6 @@ async fn attempt(
         wanted_by: &|key| pass.wanted_by(key),
     });
     let mut course = course::take_up(pass, wanted, (is_move, role), &desired, Timestamp::now()).await;
-    course.is_second = is_second;
     members::find_again(memory, &plan, &observed, &kinds);
     ownership::prepare(pass, memory, &mut plan);
     let has_new_settings = pass.status.observed_generation != Some(pass.environment.generation);
@@ -438,7 +441,7 @@ async fn attempt(
         memory.stands = Some((desired.content().to_owned(), rehearsal.stands()));
         return Attempt::Untouched(memory.with_what_stands(&desired, denied));
     }
-    if role == Role::Wanted {
+    if role != Role::Fallback {
         // A stuck hook of an older revision holds nothing up, once this one has passed all of its dry run.
         work.hooks(&kinds).end_others(&mut course, &mut progress).await;
         journal.turn_to(&mut course);

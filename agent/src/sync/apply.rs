@@ -105,7 +105,7 @@ impl Work<'_> {
     fn is_due(&self, step: &Step, course: &Course, progress: &Progress) -> bool {
         // What a refused revision brought for everybody stays as it is: to go to and fro between two definitions would
         // do more harm than either.
-        let goes_back = (course.role == Role::Fallback || course.is_second)
+        let goes_back = course.role != Role::Wanted
             && step.wave == Wave::Ground
             && matches!(step.action, Action::Configure(Why::Changed | Why::Unproven));
         !goes_back && (!progress.is_held || step.mends)

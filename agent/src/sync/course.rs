@@ -18,6 +18,8 @@ use super::{Pass, Progress, desire};
 pub(super) enum Role {
     /// It is what the environment moves to, stays on, or is on its way to.
     Wanted,
+    /// What is wanted cannot be applied; this was begun before, and is gone on with.
+    UnderWay,
     /// What is wanted cannot be applied; this runs and is mended meanwhile.
     Fallback,
 }
@@ -30,8 +32,6 @@ pub(super) struct Course {
     pub(super) is_change: bool,
     /// Why this pass works on it.
     pub(super) role: Role,
-    /// Whether something newer was refused in this pass.
-    pub(super) is_second: bool,
     /// Another sync that was under way, and that this one ends.
     pub(super) overtaken: Option<SyncStatus>,
     /// Whether nothing of it is left to do.
@@ -174,19 +174,16 @@ pub(super) async fn take_up(
     let revision = revision_text(wanted);
     // What runs has its hooks to end, also while something newer is refused.
     let is_of_running = |sync: &SyncStatus| sync.applied && sync.revision == revision;
-    let before = pass.status.sync.clone().filter(|sync| role == Role::Wanted || is_of_running(sync));
+    let before = pass.status.sync.clone().filter(|sync| role != Role::Fallback || is_of_running(sync));
     let (same, other): (Option<SyncStatus>, Option<SyncStatus>) = match before {
         // A newer revision with nothing new for this environment goes on with what is under way.
         Some(sync) if sync.content == desired.content() && (sync.revision == revision || !sync.applied) => {
             (Some(sync), None)
         }
-        other if role == Role::Fallback => {
-            drop(other);
-            (None, None)
-        }
+        _ if role == Role::Fallback => (None, None),
         other => (None, other),
     };
-    let is_change = role == Role::Wanted
+    let is_change = role != Role::Fallback
         && match &same {
             Some(sync) => !sync.applied,
             None => differs(pass, is_move, desired),
@@ -232,7 +229,7 @@ pub(super) async fn take_up(
         sync.requested_by = request.by.clone();
         sync.request = Some(request.id.clone());
     }
-    Course { sync, is_change, role, is_second: false, overtaken: other, is_over: false }
+    Course { sync, is_change, role, overtaken: other, is_over: false }
 }
 
 /// Whether the content differs from what was applied last.
