@@ -6,37 +6,42 @@
 
 mod cache;
 mod config_maps;
+mod context;
 mod helpers;
 mod layout;
+mod nearest;
 mod objects;
 mod output;
+mod partials;
+mod reading;
 mod scalars;
 mod template;
 mod walk;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha256};
+use serde_json::{Map, Value};
 
 use self::cache::Piece;
 pub use self::cache::RenderCache;
 use self::config_maps::Renames;
+use self::context::{Context, digest, key_of};
 use self::layout::{Layout, Source};
-use self::output::Text;
+pub(crate) use self::nearest::nearest;
+use self::partials::{cycles, mention, reached};
+use self::reading::{LineStarts, excerpt, read_piece, reserved};
 use self::template::Template;
 use self::walk::Partials;
 use crate::components::{self, Component, Declarations};
 use crate::environment::Environment;
 use crate::fault::{Place, Problem, Problems};
 use crate::limits;
-use crate::lint;
 use crate::manifest::{Manifest, Packed};
 use crate::revision::CommitId;
 use crate::tree::Tree;
 use crate::values::{self, Values};
-use crate::yaml::{self, Flaw, Scan};
+use crate::yaml;
 
 /// What a render needs to know beside the tree and the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -477,279 +482,6 @@ impl Render<'_> {
             }
         }
     }
-}
-
-/// What templates see, and a digest of each part of it.
-struct Context {
-    root: Value,
-    digests: BTreeMap<&'static str, [u8; 32]>,
-}
-
-impl Context {
-    fn new(
-        environment: &Environment,
-        facts: &Facts,
-        values: Map<String, Value>,
-        components: &BTreeMap<String, Component>,
-    ) -> Context {
-        let components: Map<String, Value> =
-            components.iter().map(|(name, component)| (name.clone(), component.to_json())).collect();
-        let parts: [(&'static str, Value); 6] = [
-            ("values", Value::Object(values)),
-            ("environment", json!({ "name": environment.name.as_str(), "namespace": environment.namespace })),
-            ("cluster", Value::from(facts.cluster.as_str())),
-            ("lane", Value::from(facts.branch.as_str())),
-            ("revision", Value::from(facts.commit.to_string())),
-            ("components", Value::Object(components)),
-        ];
-        let digests = parts
-            .iter()
-            .map(|(name, value)| {
-                let text = serde_json::to_vec(value).expect("JSON in memory can always be written");
-                (*name, digest(&[&text]))
-            })
-            .collect();
-        let root = parts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Context { root: Value::Object(root), digests }
-    }
-}
-
-/// The key of a rendered template: all that can decide what it renders to.
-fn key_of(source: Source<'_>, template: &Template, reached: &[&Arc<Template>], context: &Context) -> [u8; 32] {
-    let mut parts: Vec<&[u8]> = vec![b"template", source.path.as_bytes(), source.file.id.as_bytes()];
-    for partial in reached {
-        parts.push(partial.file.as_bytes());
-        parts.push(partial.source.as_bytes());
-    }
-    let mentions = |name: &str| {
-        std::iter::once(template)
-            .chain(reached.iter().map(|partial| &***partial))
-            .any(|template| template.mentions.as_ref().is_none_or(|mentions| mentions.contains(name)))
-    };
-    for (name, digest) in &context.digests {
-        if mentions(name) {
-            parts.push(name.as_bytes());
-            parts.push(digest);
-        }
-    }
-    digest(&parts)
-}
-
-/// Where a template, or a partial it reaches, names a part of the context.
-fn mention(template: &Template, reached: &[&Arc<Template>], name: &str) -> Option<Place> {
-    std::iter::once(template)
-        .chain(reached.iter().map(|partial| &***partial))
-        .find(|template| template.mentions.as_ref().is_some_and(|mentions| mentions.contains(name)))
-        .map(|template| {
-            let line = template.source.lines().position(|line| line.contains(name));
-            match line.and_then(|line| u32::try_from(line + 1).ok()) {
-                Some(line) => Place::line(&*template.file, line),
-                None => Place::file(&*template.file),
-            }
-        })
-}
-
-/// The partials that a template reaches.
-fn reached<'p>(template: &Template, partials: &'p Partials) -> Vec<&'p Arc<Template>> {
-    let mut names: BTreeSet<&str> = BTreeSet::new();
-    let mut open: Vec<&str> = Vec::new();
-    for (name, _) in &template.partials {
-        open.extend(partials.get_key_value(name).map(|(name, _)| name.as_str()));
-    }
-    while let Some(name) = open.pop() {
-        if names.insert(name) {
-            open.extend(
-                partials[name]
-                    .partials
-                    .iter()
-                    .map(|(name, _)| name.as_str())
-                    .filter(|name| partials.contains_key(*name)),
-            );
-        }
-    }
-    names.into_iter().map(|name| &partials[name]).collect()
-}
-
-/// Partials that reach themselves: they would never end.
-fn cycles(partials: &Partials) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    // 0: not seen, 1: on the way, 2: done.
-    let mut states: BTreeMap<&str, u8> = BTreeMap::new();
-    for start in partials.keys() {
-        let mut way: Vec<(&str, usize)> = vec![(start, 0)];
-        while let Some((name, next)) = way.last_mut() {
-            let (name, index) = (*name, *next);
-            *next += 1;
-            if index == 0 && states.insert(name, 1) == Some(2) {
-                states.insert(name, 2);
-                way.pop();
-                continue;
-            }
-            let template = &partials[name];
-            let Some((called, at)) = template.partials.get(index) else {
-                states.insert(name, 2);
-                way.pop();
-                continue;
-            };
-            let Some((called, _)) = partials.get_key_value(called) else { continue };
-            if let Some(first) = way.iter().position(|(on_the_way, _)| on_the_way == called) {
-                let mut names: Vec<&str> = way[first..].iter().map(|(name, _)| *name).collect();
-                names.push(called);
-                problems.push(
-                    Problem::content(format!("partials that include each other without end: {}", names.join(" > ")))
-                        .at(Place::point(&*template.file, at.line, at.column)),
-                );
-            } else if states.get(called.as_str()) != Some(&2) {
-                way.push((called, 0));
-            }
-        }
-    }
-    problems
-}
-
-/// Reads the manifests of a text and what is doubtful in it.
-fn read_piece(
-    scan: Result<Scan<'_>, Flaw>,
-    place: &dyn Fn(u32) -> Place,
-    problems: &mut Vec<Problem>,
-) -> Option<Piece> {
-    let flawed = |flaw: Flaw| {
-        let mut at = place(flaw.line);
-        if at.column.is_none() && at.line == Some(flaw.line) {
-            at.column = Some(flaw.column);
-        }
-        let problem = Problem::content(flaw.message).at(at);
-        match flaw.hint {
-            Some(hint) => problem.hint(hint),
-            None => problem,
-        }
-    };
-    let scan = match scan {
-        Ok(scan) => scan,
-        Err(flaw) => {
-            problems.push(flawed(flaw));
-            return None;
-        }
-    };
-    let documents = match scan.documents() {
-        Ok(documents) => documents,
-        Err(flaw) => {
-            problems.push(flawed(flaw));
-            return None;
-        }
-    };
-    let mut warnings = Vec::new();
-    for (index, document) in documents.iter().enumerate() {
-        let is_secret = document.body.get("kind").and_then(Value::as_str).is_none_or(|kind| kind.contains("Secret"));
-        for doubt in lint::doubts(scan.steps_of(index)) {
-            // What a Secret holds is never said.
-            let message = if is_secret {
-                "a scalar that other readers of YAML read as something else".to_owned()
-            } else {
-                format!("{} is applied as {}; other readers see {}", doubt.text, doubt.applied, doubt.other)
-            };
-            warnings.push(Problem::content(message).at(place(doubt.line)).hint("quote it if it is text"));
-        }
-        for (line, _) in lint::hidden(scan.steps_of(index)) {
-            let hint = "write it again by hand, or as an escape within double quotes";
-            warnings.push(Problem::content("a text with invisible characters").at(place(line)).hint(hint));
-        }
-    }
-    let manifests = objects::manifests(documents, &scan, place, problems);
-    let manifests: Vec<_> = manifests.into_iter().map(|manifest| Arc::new(Packed::of(manifest))).collect();
-    let bytes = manifests.iter().map(|manifest| manifest.text().len()).sum();
-    Some(Piece { manifests, warnings, bytes })
-}
-
-/// Characters that stand for values while they are checked may not come in by values.
-fn reserved(text: &Text) -> Vec<Problem> {
-    let is_reserved = |c: char| template::is_reserved(c);
-    let Some((at, c)) = text.text.char_indices().find(|(_, c)| is_reserved(*c)) else { return Vec::new() };
-    let message = format!("a value with a private-use character, U+{:04X}", u32::from(c));
-    let place = text.origin_at(at).map(|origin| Place::line(&*origin.file, origin.line));
-    let problem = Problem::content(message).hint("write toYaml before it");
-    vec![match place {
-        Some(place) => problem.at(place),
-        None => problem,
-    }]
-}
-
-/// Adds the line of the template to a problem that was found in what it rendered to. Never where a Secret may be.
-fn excerpt(problem: &mut Problem, text: &Text, template: &Template, reached: &[&Arc<Template>]) {
-    let is_about_text = problem.message.starts_with("not YAML") || problem.message.contains("is said twice");
-    let Some(Place { file, line: Some(line), .. }) = &problem.place else { return };
-    if !is_about_text || text.text.contains("Secret") {
-        return;
-    }
-    let source = std::iter::once(template)
-        .chain(reached.iter().map(|partial| &***partial))
-        .find(|template| *template.file == **file)
-        .and_then(|template| template.source.lines().nth(*line as usize - 1));
-    if let Some(source) = source {
-        let source: String = source.trim().chars().take(120).collect();
-        problem.message = format!("{}, from the line `{source}`", problem.message);
-    }
-}
-
-/// Where the lines of a text begin.
-struct LineStarts(Vec<usize>);
-
-impl LineStarts {
-    fn of(text: &str) -> Self {
-        LineStarts(std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect())
-    }
-
-    /// The template line that a line of the text comes from: that of its first character which is no blank.
-    fn origin(&self, text: &Text, line: u32, file: &str) -> Place {
-        let start = self.0.get(line.saturating_sub(1) as usize).copied().unwrap_or(text.text.len());
-        let rest = &text.text[start..];
-        let blank = rest.len() - rest.trim_start_matches([' ', '\t']).len();
-        match text.origin_at(start + blank) {
-            Some(origin) => Place::line(&*origin.file, origin.line),
-            None => Place::file(file),
-        }
-    }
-}
-
-fn digest(parts: &[&[u8]]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
-}
-
-/// The name that is nearest to one that was not found, if any is near enough to have been meant.
-pub(crate) fn nearest<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let limit = (name.chars().count() / 3).clamp(1, 3);
-    names
-        .into_iter()
-        .map(|other| (distance(name, other), other))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, other)| other)
-}
-
-/// How many characters must be put in, taken out, changed, or swapped with their neighbour. Case does not count.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
-    if a.len().abs_diff(b.len()) > 3 || a.len() > 128 {
-        return usize::MAX;
-    }
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for (i, from) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, to) in b.iter().enumerate() {
-            let mut best = (rows[i][j] + usize::from(from != to)).min(rows[i][j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *from == b[j - 1] && a[i - 1] == *to {
-                best = best.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! Golden cases: each folder of `testdata` is a deploy repository as plain files, an environment, and what it renders
 //! to, or the problems it has. `UPDATE_EXPECT=1 cargo test render` rewrites what is expected.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use expect_test::expect_file;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::lane::LaneRule;
