@@ -2,6 +2,7 @@
 //!
 //! [`EnvironmentStatus`] is the `status` of the custom resource, and what the page, the API and the command line show.
 
+mod conditions;
 mod leftovers;
 mod syncs;
 
@@ -19,8 +20,9 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::conditions::{conditions, state_of};
 use crate::decide::Decision;
-use crate::fault::{Fault, Problem};
+use crate::fault::Problem;
 use crate::health::Health;
 use crate::revision::{CommitId, Revision};
 
@@ -428,102 +430,6 @@ fn note_health(status: &mut EnvironmentStatus, now: Timestamp) {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
-}
-
-fn state_of(status: &EnvironmentStatus, report: &Report) -> State {
-    let needs_a_person = report.problems.iter().any(|problem| problem.fault != Fault::Passing);
-    // Also where only the settings changed, and a wave or a hook is waited for.
-    let is_on_its_way = status.sync.as_ref().is_some_and(|sync| !sync.applied);
-    if report.suspended {
-        State::Suspended
-    } else if needs_a_person {
-        State::Blocked
-    } else if !report.problems.is_empty()
-        || status.candidate.is_some()
-        || status.gate.is_some()
-        || status.running.is_none()
-        || is_on_its_way
-    {
-        State::OutOfSync
-    } else {
-        State::Synced
-    }
-}
-
-fn conditions(
-    before: &EnvironmentStatus,
-    status: &EnvironmentStatus,
-    report: &Report,
-    now: Timestamp,
-) -> Vec<Condition> {
-    let condition = |type_: &str, value: &str, reason: &str, message: String| {
-        let earlier = before.conditions.iter().find(|earlier| earlier.type_ == type_ && earlier.status == value);
-        Condition {
-            type_: type_.to_owned(),
-            status: value.to_owned(),
-            reason: reason.to_owned(),
-            message: shorten(&message),
-            last_transition_time: earlier.map_or(now, |earlier| earlier.last_transition_time),
-            observed_generation: Some(report.generation),
-        }
-    };
-    let (is_ready, reason, message) = readiness(status, report);
-    let mut conditions = vec![condition("Ready", if is_ready { "True" } else { "False" }, reason, message.clone())];
-    if !is_ready && !report.suspended {
-        match status.state {
-            State::Blocked => conditions.push(condition("Stalled", "True", reason, message)),
-            _ if report.decision == Decision::TimedOut => {
-                conditions.push(condition("Stalled", "True", reason, message));
-            }
-            _ if matches!(reason, "WaitsForRequest" | "WaitsForEnvironment") => {}
-            _ => conditions.push(condition("Reconciling", "True", reason, message)),
-        }
-    }
-    conditions
-}
-
-/// Whether it is ready, with a reason and a sentence.
-fn readiness(status: &EnvironmentStatus, report: &Report) -> (bool, &'static str, String) {
-    let runs = status.running.as_ref().map_or("nothing", |running| running.revision.as_str());
-    if report.suspended {
-        return (false, "Suspended", format!("suspended on {runs}: neither synced nor mended"));
-    }
-    if let Some(first) = report.problems.first() {
-        let others = match report.problems.len() - 1 {
-            0 => String::new(),
-            others => format!(" (and {others} more)"),
-        };
-        let reason = match first.fault {
-            Fault::Content => "ContentFailed",
-            Fault::Setup => "SetupFailed",
-            Fault::Passing => "Retrying",
-        };
-        return (false, reason, format!("{first}{others}"));
-    }
-    if let Some((sync, waits)) = status.sync.as_ref().and_then(|sync| Some((sync, sync.waits.as_ref()?))) {
-        let is_late = report.decision == Decision::TimedOut;
-        let reason = if is_late { "TimedOut" } else { waits.reason.as_str() };
-        let late = if is_late { " for too long" } else { "" };
-        return (false, reason, format!("{} waits{late} for {}", sync.revision, waits.message));
-    }
-    if let (Some(gate), None) = (&status.gate, &status.candidate) {
-        let runs = if status.running.is_some() { format!("runs {runs}; ") } else { String::new() };
-        return (false, "WaitsForEnvironment", format!("{runs}{} {}", gate.revision, gate.message));
-    }
-    if let (Some(candidate), true) = (&status.candidate, report.settled_on.is_some() || status.running.is_none()) {
-        return (false, "WaitsForRequest", format!("runs {runs}; {} waits for a sync request", candidate.revision));
-    }
-    let worst = status.unhealthy.first().map(|object| format!(": {}: {}", object.object, object.message));
-    let worst = worst.unwrap_or_default();
-    match (report.decision, status.health) {
-        (Decision::TimedOut, _) => (false, "TimedOut", format!("{runs} did not become healthy in time{worst}")),
-        (_, Some(Health::Healthy)) => (true, "Synced", format!("runs {runs}")),
-        (_, Some(Health::Suspended)) => (false, "RolloutPaused", format!("{runs} waits for a person{worst}")),
-        (_, Some(Health::Progressing)) => (false, "Progressing", format!("{runs} is rolling out{worst}")),
-        (_, Some(Health::Degraded)) => (false, "Degraded", format!("{runs} is degraded{worst}")),
-        (_, Some(Health::Missing)) => (false, "Missing", format!("objects of {runs} are missing{worst}")),
-        (_, Some(Health::Unknown) | None) => (false, "Unknown", format!("runs {runs}; its health is not known yet")),
-    }
 }
 
 fn lines(problems: &[Problem]) -> Vec<String> {
