@@ -10,7 +10,8 @@ use towpath_core::fault::Problem;
 use towpath_core::names;
 use towpath_core::signature::PublicKey;
 
-use super::{SecretReference, duration};
+use super::SecretReference;
+use super::resolve::duration;
 
 /// How long a revision must have been healthy elsewhere, where nothing is said.
 const DEFAULT_SOAK: Duration = Duration::ZERO;
