@@ -17,9 +17,7 @@ async fn a_namespace_on_its_way_out_is_named_and_not_hammered() {
         (0..20).map(|number| (format!("prod/{number}.yaml"), config_map(&format!("c{number}"), "1"))).collect();
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
     world.repo.commit("master", "first", &files);
-    world.repository().await;
-    world.environment("ending", json!({"lane": "master", "path": "prod", "namespace": "ending-target"})).await;
-    world.start_agent();
+    world.follow("ending", json!({"lane": "master", "path": "prod", "namespace": "ending-target"})).await;
     world.runs("ending", "master").await;
     // Something of somebody else holds it.
     let mut holder: Value = serde_json::from_str(&placed("holder", "x", "ending-target")).unwrap();
@@ -73,16 +71,7 @@ async fn a_namespace_on_its_way_out_is_named_and_not_hammered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_that_git_declares_comes_back_with_what_is_in_it() {
     let mut world = World::new("declared").await;
-    world
-        .plane
-        .kubectl(&[
-            "create",
-            "clusterrolebinding",
-            "declared-deployer",
-            "--clusterrole=cluster-admin",
-            "--serviceaccount=declared:towpath-deployer",
-        ])
-        .unwrap();
+    world.administers();
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "declared-target"}});
     world.repo.commit(
         "master",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use support::world::World;
 use towpath_core::status::State;
 
-use crate::manifests::{config_map, deployment};
+use crate::manifests::{anything, config_map, definition, deployment};
 
 /// Waits until the environment is blocked with a problem that says something.
 async fn blocked(world: &World, environment: &str, with: &str) {
@@ -31,9 +31,7 @@ async fn an_object_of_somebody_else_is_refused_until_adoption_is_said() {
         "first",
         &[("prod/a.yaml", &config_map("settings", "ours")), ("prod/b.yaml", &config_map("other", "1"))],
     );
-    world.repository().await;
-    world.environment("foreign", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("foreign", json!({"lane": "master", "path": "prod"})).await;
     blocked(&world, "foreign", "exists already and is not ours").await;
     assert_eq!(world.get("v1", "ConfigMap", "settings").await.unwrap()["data"]["key"], "theirs");
     assert!(world.get("v1", "ConfigMap", "other").await.is_none(), "all or nothing");
@@ -52,9 +50,7 @@ async fn a_mass_deletion_waits_for_a_confirmation_of_this_very_list() {
         (0..8).map(|number| (format!("prod/{number}.yaml"), config_map(&format!("c{number}"), "1"))).collect();
     let all: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
     world.repo.commit("master", "first", &all);
-    world.repository().await;
-    world.environment("budget", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("budget", json!({"lane": "master", "path": "prod"})).await;
     world.runs("budget", "master").await;
 
     let mark = world.mark();
@@ -91,9 +87,7 @@ async fn what_cannot_be_read_deletes_nothing_and_heals_by_itself() {
             ("prod/c.yaml", &config_map("c", "1")),
         ],
     );
-    world.repository().await;
-    world.environment("partial", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("partial", json!({"lane": "master", "path": "prod"})).await;
     world.runs("partial", "master").await;
     let mark = world.mark();
 
@@ -134,9 +128,7 @@ async fn a_right_that_is_missing_is_named_and_heals_when_it_is_given() {
     let mut world = World::new("rights").await;
     world.plane.kubectl(&["delete", "rolebinding", "towpath-deployer", "-n", "rights"]).unwrap();
     world.repo.commit("master", "first", &[("prod/a.yaml", &config_map("a", "1"))]);
-    world.repository().await;
-    world.environment("rights", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("rights", json!({"lane": "master", "path": "prod"})).await;
     blocked(&world, "rights", "configmaps").await;
     world
         .plane
@@ -156,27 +148,8 @@ async fn a_right_that_is_missing_is_named_and_heals_when_it_is_given() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_and_its_object_come_in_one_commit() {
     let mut world = World::new("definitions").await;
-    world
-        .plane
-        .kubectl(&[
-            "create",
-            "clusterrolebinding",
-            "definitions-deployer",
-            "--clusterrole=cluster-admin",
-            "--serviceaccount=definitions:towpath-deployer",
-        ])
-        .unwrap();
-    let crd = json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "widgets.journey.example.com"},
-        "spec": {
-            "group": "journey.example.com", "scope": "Namespaced",
-            "names": {"kind": "Widget", "plural": "widgets", "singular": "widget"},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
-                "type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-            }}}],
-        },
-    });
+    world.administers();
+    let crd = definition("journey.example.com/v1", "Widget", anything());
     let widget = json!({"apiVersion": "journey.example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": {"size": 1}});
     world.repo.commit(
         "master",
@@ -204,9 +177,7 @@ async fn two_environments_cannot_have_one_object_and_neither_prunes_it() {
             ("two/b.yaml", &config_map("other", "two")),
         ],
     );
-    world.repository().await;
-    world.environment("claims-one", json!({"lane": "master", "path": "one"})).await;
-    world.start_agent();
+    world.follow("claims-one", json!({"lane": "master", "path": "one"})).await;
     world.runs("claims-one", "master").await;
     world.environment("claims-two", json!({"lane": "master", "path": "two"})).await;
     blocked(&world, "claims-two", "belongs to environment claims-one already").await;
@@ -225,9 +196,7 @@ async fn a_namespace_that_was_not_allowed_is_refused_before_any_write() {
         "first",
         &[("prod/a.yaml", &outside.to_string()), ("prod/b.yaml", &config_map("b", "1"))],
     );
-    world.repository().await;
-    world.environment("walls", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("walls", json!({"lane": "master", "path": "prod"})).await;
     blocked(&world, "walls", "namespace kube-system").await;
     assert!(world.get("v1", "ConfigMap", "b").await.is_none());
 }
@@ -236,9 +205,7 @@ async fn a_namespace_that_was_not_allowed_is_refused_before_any_write() {
 async fn a_deleted_environment_leaves_its_objects() {
     let mut world = World::new("orphans").await;
     world.repo.commit("master", "first", &[("prod/a.yaml", &config_map("a", "1"))]);
-    world.repository().await;
-    world.environment("orphans", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("orphans", json!({"lane": "master", "path": "prod"})).await;
     world.runs("orphans", "master").await;
     world.plane.kubectl(&["delete", "environment", "orphans", "-n", "orphans"]).unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -260,9 +227,7 @@ async fn what_is_never_pruned_stays_also_when_git_dropped_it_while_the_agent_was
             ("prod/c.yaml", &config_map("c", "1")),
         ],
     );
-    world.repository().await;
-    world.environment("never", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("never", json!({"lane": "master", "path": "prod"})).await;
     world.runs("never", "master").await;
     world.kill_agent();
     world.repo.delete("master", "prod/precious.yaml");
@@ -281,9 +246,7 @@ async fn what_was_deleted_while_nobody_watched_comes_back() {
         "first",
         &[("prod/a.yaml", &config_map("a", "1")), ("prod/b.yaml", &config_map("b", "1"))],
     );
-    world.repository().await;
-    world.environment("unwatched", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("unwatched", json!({"lane": "master", "path": "prod"})).await;
     world.runs("unwatched", "master").await;
     world.patch("towpath.dev/v1alpha1", "Environment", "unwatched", json!({"spec": {"suspend": true}})).await;
     world.status_where("unwatched", "suspended", |status| status.state == State::Suspended).await;
@@ -322,27 +285,8 @@ async fn an_object_moves_from_one_environment_to_another_in_one_commit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_that_was_deleted_by_hand_comes_back_with_its_objects() {
     let mut world = World::new("redefined").await;
-    world
-        .plane
-        .kubectl(&[
-            "create",
-            "clusterrolebinding",
-            "redefined-deployer",
-            "--clusterrole=cluster-admin",
-            "--serviceaccount=redefined:towpath-deployer",
-        ])
-        .unwrap();
-    let crd = json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "gadgets.journey.example.com"},
-        "spec": {
-            "group": "journey.example.com", "scope": "Namespaced",
-            "names": {"kind": "Gadget", "plural": "gadgets", "singular": "gadget"},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
-                "type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-            }}}],
-        },
-    });
+    world.administers();
+    let crd = definition("journey.example.com/v1", "Gadget", anything());
     let gadget = json!({"apiVersion": "journey.example.com/v1", "kind": "Gadget", "metadata": {"name": "g"}, "spec": {"size": 1}});
     world.repo.commit("master", "first", &[("prod/g.yaml", &gadget.to_string()), ("prod/crd.yaml", &crd.to_string())]);
     world.repository().await;
@@ -363,9 +307,7 @@ async fn a_definition_that_was_deleted_by_hand_comes_back_with_its_objects() {
 async fn a_namespace_that_is_missing_is_named_and_heals_when_it_is_there() {
     let mut world = World::new("nowhere").await;
     world.repo.commit("master", "first", &[("prod/a.yaml", &config_map("a", "1"))]);
-    world.repository().await;
-    world.environment("nowhere", json!({"lane": "master", "path": "prod", "namespace": "nowhere-yet"})).await;
-    world.start_agent();
+    world.follow("nowhere", json!({"lane": "master", "path": "prod", "namespace": "nowhere-yet"})).await;
     blocked(&world, "nowhere", "nowhere-yet").await;
     world.namespace_for_deployer("nowhere-yet").await;
     world.runs("nowhere", "master").await;

@@ -32,9 +32,7 @@ async fn a_file_that_moves_within_the_repository_is_no_change() {
     let mut world = World::new("files").await;
     let web = deployment("web", "web:1");
     world.repo.commit("master", "first", &[("prod/web.yaml", &web), ("prod/a.yaml", &config_map("a", "1"))]);
-    world.repository().await;
-    world.environment("files", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("files", json!({"lane": "master", "path": "prod"})).await;
     world.runs("files", "master").await;
     let uid = world.get("apps/v1", "Deployment", "web").await.unwrap()["metadata"]["uid"].clone();
 
@@ -149,9 +147,7 @@ async fn to_be_renamed(name: &str) -> (World, String, Vec<Value>) {
     let (web, never) = (deployment("web", "web:1"), never.to_string());
     files.extend([("prod/web.yaml", web.as_str()), ("prod/never.yaml", never.as_str())]);
     world.repo.commit("master", "first", &files);
-    world.repository().await;
-    world.environment(&old, json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow(&old, json!({"lane": "master", "path": "prod"})).await;
     world.runs(&old, "master").await;
     let uids = uids(&world).await;
     (world, old, uids)

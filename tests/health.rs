@@ -8,7 +8,7 @@ use support::world::World;
 use towpath_core::health::Health;
 use towpath_core::status::ObjectStatus;
 
-use crate::manifests::deployment;
+use crate::manifests::{anything, definition, deployment};
 
 /// The first object of a status that is not healthy, once one is as it should be.
 async fn unhealthy(world: &World, name: &str, what: &str, is_so: impl Fn(&ObjectStatus) -> bool) -> ObjectStatus {
@@ -103,9 +103,7 @@ async fn an_account_that_may_not_read_logs_shows_none_and_is_no_problem() {
         }))
         .await;
     world.repo.commit("master", "bad", &[("prod/web.yaml", &deployment("web", "web:1-crash"))]);
-    world.repository().await;
-    world.environment("quiet-logs", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("quiet-logs", json!({"lane": "master", "path": "prod"})).await;
     let is_told = |object: &ObjectStatus| object.message.contains("CrashLoopBackOff");
     let found = unhealthy(&world, "quiet-logs", "explained", is_told).await;
     assert!(found.log.is_empty(), "{found:?}");
@@ -116,9 +114,7 @@ async fn an_account_that_may_not_read_logs_shows_none_and_is_no_problem() {
 async fn a_job_that_fails_says_how_it_ended() {
     let mut world = World::new("fails").await;
     world.repo.commit("master", "bad", &[("prod/job.yaml", &job("migrate", "task:1-fail"))]);
-    world.repository().await;
-    world.environment("fails", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("fails", json!({"lane": "master", "path": "prod"})).await;
     let found =
         unhealthy(&world, "fails", "failed", |object| object.health == Health::Degraded && !object.log.is_empty())
             .await;
@@ -127,25 +123,17 @@ async fn a_job_that_fails_says_how_it_ended() {
     assert_eq!(found.log, ["starting", "at work"], "of its only run");
 }
 
-fn definition() -> Value {
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "databases.health.example.org"},
-        "spec": {
-            "group": "health.example.org", "scope": "Namespaced",
-            "names": {"plural": "databases", "singular": "database", "kind": "Database"},
-            "versions": [{
-                "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-            }],
-        },
-    })
+/// The definition of a kind whose controller is played by the test.
+fn reported(api_version: &str, kind: &str) -> Value {
+    let mut definition = definition(api_version, kind, anything());
+    definition["spec"]["versions"][0]["subresources"] = json!({"status": {}});
+    definition
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_custom_resource_goes_by_the_rule_of_its_environment() {
     let mut world = World::new("rules").await;
-    world.apply(definition()).await;
+    world.apply(reported("health.example.org/v1", "Database")).await;
     world.served("health.example.org/v1", "Database").await;
     let database = json!({
         "apiVersion": "health.example.org/v1", "kind": "Database", "metadata": {"name": "orders"}, "spec": {"plan": "s"},
@@ -188,27 +176,11 @@ async fn a_custom_resource_goes_by_the_rule_of_its_environment() {
     assert!(problem.starts_with("spec.health[0].current: ") && problem.contains("status.stage = 'Fine'"), "{problem}");
 }
 
-/// OpenKruise's definition as far as it matters here; its controller is played by the test.
-fn rollouts() -> Value {
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "rollouts.rollouts.kruise.io"},
-        "spec": {
-            "group": "rollouts.kruise.io", "scope": "Namespaced",
-            "names": {"plural": "rollouts", "singular": "rollout", "kind": "Rollout"},
-            "versions": [{
-                "name": "v1beta1", "served": true, "storage": true, "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-            }],
-        },
-    })
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_speaks_for_its_workload_and_is_done_when_it_has_seen_it() {
     const KIND: (&str, &str, &str) = ("rollouts.kruise.io/v1beta1", "Rollout", "web");
     let mut world = World::new("steps").await;
-    world.apply(rollouts()).await;
+    world.apply(reported(KIND.0, KIND.1)).await;
     world.served(KIND.0, KIND.1).await;
     let rollout = json!({
         "apiVersion": KIND.0, "kind": KIND.1, "metadata": {"name": KIND.2},
@@ -220,9 +192,7 @@ async fn a_rollout_speaks_for_its_workload_and_is_done_when_it_has_seen_it() {
     let files = [("prod/web.yaml", deployment("web", "web:1")), ("prod/rollout.yaml", rollout.to_string())];
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
     world.repo.commit("master", "first", &files);
-    world.repository().await;
-    world.environment("steps", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("steps", json!({"lane": "master", "path": "prod"})).await;
     let waits = |object: &ObjectStatus| object.message == "waits for its workload Deployment web";
     unhealthy(&world, "steps", "waiting for the controller", waits).await;
 

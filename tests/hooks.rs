@@ -55,9 +55,7 @@ async fn hooks_run_before_and_after_a_sync_once_for_each_that_changes_something(
             ("prod/smoke.yaml", &hook("smoke", "AfterSync", "smoke:1")),
         ],
     );
-    world.repository().await;
-    world.environment("hooks", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("hooks", json!({"lane": "master", "path": "prod"})).await;
     let status = world.runs("hooks", "master").await;
     let first = written(&world, mark);
     let order: Vec<&str> = first.iter().map(|request| request.name.as_str()).collect();
@@ -123,9 +121,7 @@ async fn a_hook_that_fails_blocks_the_sync_and_what_runs_goes_on() {
             ("prod/migrate.yaml", &hook("migrate", "BeforeSync", "migrate:1")),
         ],
     );
-    world.repository().await;
-    world.environment("failing-hook", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("failing-hook", json!({"lane": "master", "path": "prod"})).await;
     let good = world.runs("failing-hook", "master").await.running.unwrap().revision;
 
     world.repo.commit(
@@ -230,9 +226,7 @@ async fn a_hook_after_the_sync_runs_when_all_is_healthy_and_its_failure_stays_to
             ("prod/smoke.yaml", &hook("smoke", "AfterSync", "smoke:1-fail")),
         ],
     );
-    world.repository().await;
-    world.environment("after-hook", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("after-hook", json!({"lane": "master", "path": "prod"})).await;
     world.status_where("after-hook", "rolling out", |status| status.running.is_some() && status.sync.is_some()).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(jobs(&world, "smoke").await.is_empty(), "it is not healthy yet");
@@ -271,9 +265,7 @@ async fn a_hook_that_takes_too_long_and_one_that_vanishes_are_told_apart() {
             ("prod/migrate.yaml", &hook("migrate", "BeforeSync", "migrate:1-never-ready")),
         ],
     );
-    world.repository().await;
-    world.environment("late-hook", json!({"lane": "master", "path": "prod", "timeout": "3s"})).await;
-    world.start_agent();
+    world.follow("late-hook", json!({"lane": "master", "path": "prod", "timeout": "3s"})).await;
     let status = world
         .status_where("late-hook", "timed out", |status| {
             status.problems.iter().any(|problem| problem.contains("late-hook/migrate timed out"))
@@ -305,9 +297,7 @@ async fn a_hook_that_takes_too_long_and_one_that_vanishes_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hook_of_the_first_sync_finds_what_waves_below_0_bring_and_its_failure_takes_nothing_away() {
     let mut world = World::new("first-hook").await;
-    let name = "first-hook-deployer";
-    let account = "--serviceaccount=first-hook:towpath-deployer";
-    world.plane.kubectl(&["create", "clusterrolebinding", name, "--clusterrole=cluster-admin", account]).unwrap();
+    world.administers();
     let elsewhere = |manifest: &str| {
         let mut manifest: Value = serde_json::from_str(manifest).unwrap();
         manifest["metadata"]["namespace"] = "first-hook-new".into();

@@ -64,9 +64,7 @@ async fn a_deleted_branch_keeps_its_last_state_and_raises_an_alarm() {
     world.repo.commit("r1.1", "old", &[("test/c.yaml", &config_map("settings", "1.1"))]);
     world.repo.branch("r1.2", "r1.1");
     world.repo.commit("r1.2", "new", &[("test/c.yaml", &config_map("settings", "1.2"))]);
-    world.repository().await;
-    world.environment("deleted", json!({"lane": "release", "path": "test"})).await;
-    world.start_agent();
+    world.follow("deleted", json!({"lane": "release", "path": "test"})).await;
     world.runs("deleted", "r1.2").await;
 
     let mark = world.mark();
@@ -90,9 +88,7 @@ async fn a_deleted_branch_keeps_its_last_state_and_raises_an_alarm() {
 async fn a_new_release_branch_that_cannot_be_applied_stays_a_candidate() {
     let mut world = World::new("half-ready").await;
     world.repo.commit("r1.1", "old", &[("test/c.yaml", &config_map("settings", "1.1"))]);
-    world.repository().await;
-    world.environment("half-ready", json!({"lane": "release", "path": "test"})).await;
-    world.start_agent();
+    world.follow("half-ready", json!({"lane": "release", "path": "test"})).await;
     let first = world.runs("half-ready", "r1.1").await;
 
     // Under its name when it is whole: a branch of that name that is still the old one would be followed.
@@ -117,9 +113,7 @@ async fn a_new_release_branch_that_cannot_be_applied_stays_a_candidate() {
 async fn a_new_release_branch_at_the_same_commit_is_followed() {
     let mut world = World::new("same-commit").await;
     world.repo.commit("r1.1", "first", &[("test/c.yaml", &config_map("settings", "1"))]);
-    world.repository().await;
-    world.environment("same-commit", json!({"lane": "release", "path": "test"})).await;
-    world.start_agent();
+    world.follow("same-commit", json!({"lane": "release", "path": "test"})).await;
     world.runs("same-commit", "r1.1").await;
     world.repo.branch("r1.2", "r1.1");
     world

@@ -47,9 +47,7 @@ async fn odd_world(name: &str) -> World {
     let files = odd();
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
     world.repo.commit("master", "first", &files);
-    world.repository().await;
-    world.environment(name, json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow(name, json!({"lane": "master", "path": "prod"})).await;
     world.runs(name, "master").await;
     world
 }

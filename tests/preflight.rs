@@ -7,7 +7,7 @@ use support::webhook::{Manner, Webhook};
 use support::world::World;
 use towpath_core::status::{EnvironmentStatus, Outcome, State};
 
-use crate::manifests::{config_map, deployment};
+use crate::manifests::{config_map, definition, deployment};
 use crate::waves::written;
 
 fn secret(name: &str) -> String {
@@ -17,13 +17,6 @@ fn secret(name: &str) -> String {
 
 fn says(status: &EnvironmentStatus, parts: &[&str]) -> bool {
     status.problems.iter().any(|problem| parts.iter().all(|part| problem.contains(part)))
-}
-
-/// Lets a world's account do everything everywhere.
-fn as_administrator(world: &World) {
-    let (name, account) =
-        (format!("{}-deployer", world.namespace), format!("--serviceaccount={}:towpath-deployer", world.namespace));
-    world.plane.kubectl(&["create", "clusterrolebinding", &name, "--clusterrole=cluster-admin", &account]).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,9 +103,7 @@ async fn everything_that_is_refused_is_said_at_once_with_who_refused_it() {
             ("prod/g.yaml", &pod.to_string()),
         ],
     );
-    world.repository().await;
-    world.environment("denials", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("denials", json!({"lane": "master", "path": "prod"})).await;
     let status = world.status_where("denials", "blocked", |status| status.problems.len() >= 6).await;
     assert_eq!(status.state, State::Blocked);
     for parts in [
@@ -153,9 +144,7 @@ async fn fields_that_cannot_change_are_all_named_before_anything_is_written() {
             ("prod/c.yaml", &config_map("c", "1")),
         ],
     );
-    world.repository().await;
-    world.environment("immutable", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("immutable", json!({"lane": "master", "path": "prod"})).await;
     world.runs("immutable", "master").await;
     let mark = world.mark();
     let moved = |name: &str| deployment(name, "web:2").replace(&format!(r#""app":"{name}""#), r#""app":"other""#);
@@ -174,23 +163,14 @@ async fn fields_that_cannot_change_are_all_named_before_anything_is_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_a_namespace_or_definition_of_the_same_commit_is_tried_when_they_are_there() {
     let mut world = World::new("staged").await;
-    as_administrator(&world);
+    world.administers();
     let crd = |fields: &[&str]| {
         let properties: serde_json::Map<String, Value> =
             fields.iter().map(|field| ((*field).to_owned(), json!({"type": "integer"}))).collect();
-        json!({
-            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-            "metadata": {"name": "gears.staged.example.com"},
-            "spec": {
-                "group": "staged.example.com", "scope": "Namespaced",
-                "names": {"kind": "Gear", "plural": "gears", "singular": "gear"},
-                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
-                    "type": "object",
-                    "properties": {"spec": {"type": "object", "properties": properties}},
-                }}}],
-            },
-        })
-        .to_string()
+        let schema = json!({
+            "type": "object", "properties": {"spec": {"type": "object", "properties": properties}},
+        });
+        definition("staged.example.com/v1", "Gear", schema).to_string()
     };
     let gear = |spec: Value| {
         json!({"apiVersion": "staged.example.com/v1", "kind": "Gear", "metadata": {"name": "g", "namespace": "staged-new"}, "spec": spec})
@@ -265,9 +245,7 @@ async fn a_role_and_its_binding_come_in_one_commit_also_for_an_account_without_t
         "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "bindings"}],
     });
     world.repo.commit("master", "first", &[("prod/a.yaml", &binding.to_string()), ("prod/b.yaml", &role.to_string())]);
-    world.repository().await;
-    world.environment("bindings", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("bindings", json!({"lane": "master", "path": "prod"})).await;
     let status = world.runs("bindings", "master").await;
     assert_eq!(status.history.len(), 1, "at the first try: {:#?}", status.history);
 }
@@ -309,9 +287,7 @@ async fn a_webhook_that_adds_something_each_time_makes_no_drift() {
     let webhook = Webhook::start(Manner::Add);
     world.apply(webhook.configuration("MutatingWebhookConfiguration", "adding.example.com", "adding", "secrets")).await;
     world.repo.commit("master", "first", &[("prod/a.yaml", &secret("a")), ("prod/b.yaml", &secret("b"))]);
-    world.repository().await;
-    world.environment("adding", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("adding", json!({"lane": "master", "path": "prod"})).await;
     world.runs("adding", "master").await;
     // The first may have come before the webhook was asked at all.
     world.repo.commit("master", "second", &[("prod/c.yaml", &secret("c"))]);
@@ -336,9 +312,7 @@ async fn pods_that_a_workload_may_not_have_are_said_by_its_health() {
     let mut world = World::new("standards").await;
     world.plane.kubectl(&["label", "ns", "standards", "pod-security.kubernetes.io/enforce=restricted"]).unwrap();
     world.repo.commit("master", "first", &[("prod/web.yaml", &deployment("web", "web:1"))]);
-    world.repository().await;
-    world.environment("standards", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("standards", json!({"lane": "master", "path": "prod"})).await;
     world
         .status_where("standards", "explained", |status| {
             status.unhealthy.iter().any(|object| object.message.contains("violates PodSecurity"))

@@ -27,9 +27,7 @@ pub async fn running(name: &str, count: usize, more: &[(&str, &str)]) -> World {
     let mut files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
     files.extend(more);
     world.repo.commit("master", "first", &files);
-    world.repository().await;
-    world.environment(name, json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow(name, json!({"lane": "master", "path": "prod"})).await;
     world.runs(name, "master").await;
     world
 }
@@ -188,9 +186,7 @@ async fn the_agent_does_not_prune_what_it_is_made_of() {
             ("prod/c.yaml", &config_map("c", "1")),
         ],
     );
-    world.repository().await;
-    world.environment("itself", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("itself", json!({"lane": "master", "path": "prod"})).await;
     world.runs("itself", "master").await;
     let mark = world.mark();
     drop_files(&world, &["prod/agent.yaml", "prod/renamed.yaml", "prod/account.yaml", "prod/web.yaml"]);
@@ -227,9 +223,7 @@ spec:
         ]
     };
     world.repo.commit("master", "first", &files("one"));
-    world.repository().await;
-    world.environment("in-use", json!({"lane": "master", "path": "environments/prod"})).await;
-    world.start_agent();
+    world.follow("in-use", json!({"lane": "master", "path": "environments/prod"})).await;
     world.runs("in-use", "master").await;
     let name = |deployment: &Value| {
         let name = deployment.pointer("/spec/template/spec/volumes/0/configMap/name").and_then(Value::as_str);

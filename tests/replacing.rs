@@ -41,9 +41,7 @@ fn uid(object: &Value) -> String {
 async fn start(name: &str, files: &[(&str, &str)]) -> World {
     let mut world = World::new(name).await;
     world.repo.commit("master", "first", files);
-    world.repository().await;
-    world.environment(name, json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow(name, json!({"lane": "master", "path": "prod"})).await;
     world.object_where("batch/v1", "Job", "migrate", "there", |object| !object.is_null()).await;
     world.status_where(name, "applied", |status| status.running.is_some()).await;
     world

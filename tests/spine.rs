@@ -17,9 +17,7 @@ async fn a_push_is_applied_drift_is_mended_and_what_leaves_git_is_pruned() {
         "first",
         &[("prod/web.yaml", &deployment("web", "web:1")), ("prod/config.yaml", &config_map("settings", "1"))],
     );
-    world.repository().await;
-    world.environment("spine", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("spine", json!({"lane": "master", "path": "prod"})).await;
     let status = world.runs("spine", "master").await;
     assert_eq!(image(&world.get("apps/v1", "Deployment", "web").await.unwrap()), "web:1");
     assert_eq!(status.state, State::Synced);
@@ -124,9 +122,7 @@ async fn when_nothing_changes_nothing_is_asked_and_workloads_are_only_touched_as
 async fn a_rollout_that_cannot_become_healthy_says_why_and_a_newer_commit_wins() {
     let mut world = World::new("rollout").await;
     world.repo.commit("master", "bad", &[("prod/web.yaml", &deployment("web", "web:1-no-such-image"))]);
-    world.repository().await;
-    world.environment("rollout", json!({"lane": "master", "path": "prod", "timeout": "20s"})).await;
-    world.start_agent();
+    world.follow("rollout", json!({"lane": "master", "path": "prod", "timeout": "20s"})).await;
     let status = world
         .status_where("rollout", "explained", |status| {
             status.unhealthy.iter().any(|object| object.message.contains("ImagePullBackOff"))
@@ -141,9 +137,7 @@ async fn a_rollout_that_cannot_become_healthy_says_why_and_a_newer_commit_wins()
 async fn a_suspended_environment_is_neither_synced_nor_mended() {
     let mut world = World::new("suspended").await;
     world.repo.commit("master", "first", &[("prod/config.yaml", &config_map("settings", "1"))]);
-    world.repository().await;
-    world.environment("suspended", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("suspended", json!({"lane": "master", "path": "prod"})).await;
     world.runs("suspended", "master").await;
     world.patch("towpath.dev/v1alpha1", "Environment", "suspended", json!({"spec": {"suspend": true}})).await;
     world.status_where("suspended", "suspended", |status| status.state == State::Suspended).await;

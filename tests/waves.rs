@@ -67,9 +67,7 @@ async fn each_wave_begins_when_those_before_it_are_healthy_also_for_an_agent_tha
             ("prod/d-secret.yaml", &in_wave(&config_map("early", "1"), -1)),
         ],
     );
-    world.repository().await;
-    world.environment("waves", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("waves", json!({"lane": "master", "path": "prod"})).await;
     waits_for(&world, "waves", "wave 0: Deployment.apps waves/db").await;
     let status = world.status("waves").await;
     assert!(status.running.is_none() && status.candidate.is_some(), "{status:#?}");
@@ -106,9 +104,7 @@ async fn a_stuck_wave_stops_later_ones_but_no_mending_and_no_newer_commit() {
         world.repo.commit("master", message, &files);
     };
     commit(&world, "first", "db:1", "1");
-    world.repository().await;
-    world.environment("stuck-wave", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("stuck-wave", json!({"lane": "master", "path": "prod"})).await;
     world.runs("stuck-wave", "master").await;
 
     commit(&world, "stuck", "db:2-crash", "2");
@@ -137,9 +133,7 @@ async fn a_wave_that_takes_too_long_is_named_and_goes_on_when_it_is_healthy_afte
             ("prod/one.yaml", &in_wave(&config_map("one", "1"), 1)),
         ],
     );
-    world.repository().await;
-    world.environment("slow-wave", json!({"lane": "master", "path": "prod", "timeout": "3s"})).await;
-    world.start_agent();
+    world.follow("slow-wave", json!({"lane": "master", "path": "prod", "timeout": "3s"})).await;
     let status = world
         .status_where("slow-wave", "stalled", |status| {
             status.conditions.iter().any(|condition| condition.type_ == "Stalled")
@@ -179,9 +173,7 @@ async fn what_the_api_server_refuses_in_a_later_wave_stops_there_and_goes_on_fro
             ("prod/four.yaml", &in_wave(&config_map("four", "1"), 4)),
         ],
     );
-    world.repository().await;
-    world.environment("refused-wave", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("refused-wave", json!({"lane": "master", "path": "prod"})).await;
     let status = world
         .status_where("refused-wave", "refused", |status| {
             status.problems.iter().any(|problem| problem.contains("exceeded quota: few"))
@@ -210,9 +202,7 @@ async fn a_paused_rollout_holds_the_next_wave_until_a_person_acts() {
         "first",
         &[("prod/db.yaml", &paused.to_string()), ("prod/one.yaml", &in_wave(&config_map("one", "1"), 1))],
     );
-    world.repository().await;
-    world.environment("paused-wave", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("paused-wave", json!({"lane": "master", "path": "prod"})).await;
     waits_for(&world, "paused-wave", "Deployment.apps paused-wave/db").await;
     let status = world.status("paused-wave").await;
     assert_eq!(status.sync.unwrap().waits.unwrap().reason, WaitReason::RolloutPaused);

@@ -58,9 +58,7 @@ async fn replicas_are_the_autoscalers_once_it_has_set_them_and_gits_again_when_i
             ("prod/other.yaml", &config_map("other", "1")),
         ],
     );
-    world.repository().await;
-    world.environment("autoscaled", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("autoscaled", json!({"lane": "master", "path": "prod"})).await;
     world.runs("autoscaled", "master").await;
     let object = world.get("apps/v1", "Deployment", "web").await.unwrap();
     assert_eq!(replicas(&object), 2, "until the autoscaler writes, they are git's");
@@ -175,9 +173,7 @@ async fn a_rollout_controller_is_not_fought_while_it_works() {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
     world.repo.commit("master", "first", &[("prod/web.yaml", &web("web:1")), ("prod/svc.yaml", &service.to_string())]);
-    world.repository().await;
-    world.environment("rolling", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("rolling", json!({"lane": "master", "path": "prod"})).await;
     world.runs("rolling", "master").await;
 
     // What OpenKruise's webhook and controller leave on a workload in a partition rollout, and Argo's in a Service.

@@ -48,9 +48,7 @@ async fn what_kubectl_applied_is_taken_over_and_what_git_removes_goes() {
 
     let mark = world.mark();
     world.repo.commit("master", "adopt", &[("prod/web.yaml", &adopting(&web(&["A", "B"])))]);
-    world.repository().await;
-    world.environment("from-kubectl", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("from-kubectl", json!({"lane": "master", "path": "prod"})).await;
     let status = world.runs("from-kubectl", "master").await;
     let object = world.get("apps/v1", "Deployment", "web").await.unwrap();
     assert_eq!(variables(&object), ["A", "B"], "what git does not have is gone at once");
@@ -105,9 +103,7 @@ async fn what_flux_and_argo_cd_applied_is_taken_over_whichever_way_they_did() {
         world.repo.commit("master", "next", &files);
     };
     commit(&world, json!({"a": "1", "b": "1"}));
-    world.repository().await;
-    world.environment("from-tools", json!({"lane": "master", "path": "prod", "takeOver": ["my-tool"]})).await;
-    world.start_agent();
+    world.follow("from-tools", json!({"lane": "master", "path": "prod", "takeOver": ["my-tool"]})).await;
     world.runs("from-tools", "master").await;
     for name in &names {
         let found = world.get("v1", "ConfigMap", name).await.unwrap();
@@ -125,9 +121,7 @@ async fn what_flux_and_argo_cd_applied_is_taken_over_whichever_way_they_did() {
 async fn after_managed_fields_were_wiped_what_git_removes_still_goes() {
     let mut world = World::new("wiped").await;
     world.repo.commit("master", "first", &[("prod/web.yaml", &web(&["A", "B"]).to_string())]);
-    world.repository().await;
-    world.environment("wiped", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("wiped", json!({"lane": "master", "path": "prod"})).await;
     world.runs("wiped", "master").await;
     let wiped = json!([{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}]);
     let wiped: Patch<()> = Patch::Json(serde_json::from_value(wiped).unwrap());
@@ -154,9 +148,7 @@ async fn what_git_drops_and_another_keeps_is_named_and_so_is_what_is_taken() {
     let object =
         |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
     world.repo.commit("master", "first", &[("prod/a.yaml", &object(json!({"key": "1", "shared": "1"})).to_string())]);
-    world.repository().await;
-    world.environment("co-owned", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("co-owned", json!({"lane": "master", "path": "prod"})).await;
     world.runs("co-owned", "master").await;
     // Somebody applies a value that we have too, and one of their own.
     apply_as(&world, "colleague", &object(json!({"shared": "1", "theirs": "secret-value"}))).await;
@@ -198,9 +190,7 @@ async fn an_object_that_leaves_git_while_it_is_disabled_stays() {
             ("prod/c.yaml", &config_map("c", "1")),
         ],
     );
-    world.repository().await;
-    world.environment("disabled", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("disabled", json!({"lane": "master", "path": "prod"})).await;
     world.runs("disabled", "master").await;
     world.repo.commit("master", "second", &[("prod/left.yaml", &left.to_string())]);
     let is_marked = |object: &Value| object["metadata"]["annotations"]["towpath.dev/reconcile"] == "Disabled";
@@ -238,9 +228,7 @@ async fn an_object_is_given_away_without_being_deleted() {
         "first",
         &[("prod/given.yaml", &given.to_string()), (&others[0].0, &others[0].1), (&others[1].0, &others[1].1)],
     );
-    world.repository().await;
-    world.environment("handover", json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
+    world.follow("handover", json!({"lane": "master", "path": "prod"})).await;
     world.runs("handover", "master").await;
     let mark = world.mark();
     world.repo.delete("master", "prod/given.yaml");

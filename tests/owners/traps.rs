@@ -24,9 +24,7 @@ fn autoscaler() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stored_otherwise_than_it_was_sent_is_known_and_goes_when_it_leaves_git() {
     let mut world = World::new("traps").await;
-    let binding = "--serviceaccount=traps:towpath-deployer";
-    let role = "--clusterrole=cluster-admin";
-    world.plane.kubectl(&["create", "clusterrolebinding", "traps-deployer", role, binding]).unwrap();
+    world.administers();
     let aggregated = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "traps-all"},
         "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"traps": "yes"}}]}, "rules": [],
@@ -111,9 +109,7 @@ async fn where_drift_is_only_reported_a_restart_writes_nothing() {
         "first",
         &[("prod/q.yaml", &quota.to_string()), ("prod/web.yaml", &deployment("web", "web:1"))],
     );
-    world.repository().await;
-    world.environment("reporting", json!({"lane": "master", "path": "prod", "drift": "Report"})).await;
-    world.start_agent();
+    world.follow("reporting", json!({"lane": "master", "path": "prod", "drift": "Report"})).await;
     world.runs("reporting", "master").await;
     world.kill_agent();
     let mark = world.mark();

@@ -206,7 +206,7 @@ impl World {
         }
     }
 
-    /// Makes an Environment named `<namespace>-<name>`: names are unique in the cluster's labels, not only here.
+    /// Makes an Environment. Its name must be that of no other test's: names are unique in the cluster's labels.
     pub async fn environment(&self, name: &str, spec: Value) {
         let mut spec = spec;
         spec["repository"] = "shop".into();
@@ -216,6 +216,13 @@ impl World {
             "spec": spec,
         }))
         .await;
+    }
+
+    /// Makes the Repository and an Environment that follows it, and starts the agent.
+    pub async fn follow(&mut self, environment: &str, spec: Value) {
+        self.repository().await;
+        self.environment(environment, spec).await;
+        self.start_agent();
     }
 
     /// Applies an object as the administrator, by server-side apply under the manager `test`.
@@ -265,6 +272,18 @@ impl World {
             runs_it && is_ready
         })
         .await
+    }
+
+    /// Lets this world's account do everything in the cluster.
+    ///
+    /// # Panics
+    /// When that cannot be said.
+    pub fn administers(&self) {
+        let name = format!("{}-deployer", self.namespace);
+        let account = format!("--serviceaccount={}:towpath-deployer", self.namespace);
+        self.plane
+            .kubectl(&["create", "clusterrolebinding", &name, "--clusterrole=cluster-admin", &account])
+            .expect("a binding can be made");
     }
 
     /// Makes another namespace in which this world's account may do everything.
