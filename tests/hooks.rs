@@ -11,7 +11,7 @@ use crate::manifests::{config_map, deployment};
 use crate::waves::{in_wave, written};
 
 /// A Job that is a hook.
-fn hook(name: &str, phases: &str, image: &str) -> String {
+pub fn hook(name: &str, phases: &str, image: &str) -> String {
     json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -29,14 +29,14 @@ fn hook(name: &str, phases: &str, image: &str) -> String {
 }
 
 /// The Jobs of a hook that are there.
-async fn jobs(world: &World, hook: &str) -> Vec<Value> {
+pub async fn jobs(world: &World, hook: &str) -> Vec<Value> {
     let selector = format!("towpath.dev/hook={hook}");
     let list = world.plane.kubectl(&["get", "jobs", "-n", &world.namespace, "-l", &selector, "-o", "json"]).unwrap();
     let list: Value = serde_json::from_str(&list).unwrap();
     list["items"].as_array().unwrap().clone()
 }
 
-fn name(object: &Value) -> &str {
+pub fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap()
 }
 

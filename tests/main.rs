@@ -26,4 +26,5 @@ mod token;
 mod health;
 mod waves;
 mod hooks;
+mod crossing;
 mod preflight;

@@ -250,3 +250,34 @@ spec:
     }
     panic!("it is still there: {:#?}", world.status("in-use").await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_deletion_waits_its_own_time_for_an_environment_that_cannot_look() {
+    let mut world = running("own-time", 6, &[]).await;
+    world.start_options().time_scale = 20;
+    world.start_agent();
+    world
+        .apply(json!({
+            "apiVersion": "towpath.dev/v1alpha1", "kind": "Repository",
+            "metadata": {"name": "gone", "namespace": "own-time"}, "spec": {"url": "file:///nowhere/at/all.git"},
+        }))
+        .await;
+    world
+        .apply(json!({
+            "apiVersion": "towpath.dev/v1alpha1", "kind": "Environment",
+            "metadata": {"name": "own-time-blind", "namespace": "own-time"},
+            "spec": {"repository": "gone", "lane": "master", "path": "prod"},
+        }))
+        .await;
+    world.status_where("own-time-blind", "without a repository", |status| !status.problems.is_empty()).await;
+    for number in [0, 1] {
+        let object = format!("c{number}");
+        drop_files(&world, &[&format!("prod/{number}.yaml")]);
+        world
+            .status_where("own-time", &format!("waiting with {object}"), |status| {
+                keeps(status, &object, "until environment own-time-blind has looked at git")
+            })
+            .await;
+        world.object_where("v1", "ConfigMap", &object, "pruned", Value::is_null).await;
+    }
+}

@@ -162,3 +162,23 @@ async fn an_agent_that_is_killed_between_deleting_and_creating_comes_to_the_same
     let deletes = jobs(&world, mark).iter().filter(|verb| verb.starts_with("delete")).count();
     assert_eq!(deletes, 1, "{:?}", jobs(&world, mark));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replacing_an_object_again_and_again_is_no_fight() {
+    let world = start("often", &[("prod/job.yaml", &job("m:1", replaceable()))]).await;
+    for number in 2..=6 {
+        let image = format!("m:{number}");
+        world.repo.commit("master", &image, &[("prod/job.yaml", &job(&image, replaceable()))]);
+        let has_image =
+            |object: &Value| object.pointer("/spec/template/spec/containers/0/image") == Some(&json!(image));
+        world.object_where("batch/v1", "Job", "migrate", "made anew", has_image).await;
+        let head = world.repo.head("master").to_string();
+        world
+            .status_where("often", "settled", |status| {
+                let running = status.running.as_ref();
+                status.problems.is_empty() && running.is_some_and(|running| running.revision.ends_with(&head))
+            })
+            .await;
+    }
+    assert_eq!(world.status("often").await.warnings, Vec::<String>::new());
+}

@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use support::deploy_repo::DeployRepo;
 use support::faults::{Action, Answer, Asked, On, Proxy};
 use support::world::World;
+use towpath_core::health::Health;
+use towpath_core::status::State;
 
 use crate::manifests::config_map;
 
@@ -84,4 +87,53 @@ async fn pauses_of_nonsense_are_capped_and_the_status_says_that_the_server_throt
         proxy.heal();
         world.runs(&name, "master").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_do_not_wait_for_the_pause_of_writes() {
+    let (world, proxy) = prepare("throttle-reads").await;
+    // One of another repository: no commit gives it a status to write.
+    let other = DeployRepo::new(world.folder().join("other.git"));
+    other.commit("master", "first", &[("prod/x.yaml", &config_map("x", "1"))]);
+    world
+        .apply(json!({
+            "apiVersion": "towpath.dev/v1alpha1", "kind": "Repository",
+            "metadata": {"name": "other", "namespace": "throttle-reads"}, "spec": {"url": other.url()},
+        }))
+        .await;
+    world
+        .apply(json!({
+            "apiVersion": "towpath.dev/v1alpha1", "kind": "Environment",
+            "metadata": {"name": "throttle-reads-other", "namespace": "throttle-reads"},
+            "spec": {"repository": "other", "lane": "master", "path": "prod"},
+        }))
+        .await;
+    world
+        .status_where("throttle-reads-other", "synced and healthy", |status| {
+            (status.state, status.health) == (State::Synced, Some(Health::Healthy))
+        })
+        .await;
+    proxy.inject(
+        On::those(is_write),
+        Action::Answer(Answer::status(429, "too many requests").header("retry-after", "20")),
+    );
+    proxy.forget();
+    commit(&world, "2").await;
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while !proxy.seen().iter().any(is_write) {
+        assert!(Instant::now() < deadline, "nothing is written");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // By now as many writes as may be under way wait for the end of the pause.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // What left the selection of a watch is read by its name.
+    let labels = json!({"towpath.dev/environment": null, "applyset.kubernetes.io/part-of": null});
+    world.patch("v1", "ConfigMap", "x", json!({"metadata": {"labels": labels}})).await;
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let is_read = |asked: &Asked| asked.verb == "get" && asked.resource == "configmaps" && asked.name == "x";
+    while !proxy.seen().iter().any(is_read) {
+        assert!(Instant::now() < deadline, "nobody has read it: {:#?}", proxy.seen());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    proxy.heal();
 }

@@ -23,14 +23,13 @@ pub fn written(world: &World, mark: Mark) -> Vec<Request> {
     requests.filter(|request| request.is_write() && request.impersonated.is_some() && request.code < 300).collect()
 }
 
-fn names(requests: &[Request]) -> Vec<&str> {
+pub fn names(requests: &[Request]) -> Vec<&str> {
     requests.iter().map(|request| request.name.as_str()).collect()
 }
 
-/// Makes the pods of an app ready, as a kubelet would whose probe succeeds at last.
-async fn make_ready(world: &World, app: &str) {
-    let selector = format!("app={app}");
-    let pods = world.plane.kubectl(&["get", "pods", "-n", &world.namespace, "-l", &selector, "-o", "name"]).unwrap();
+/// Makes pods ready, as a kubelet would whose probe succeeds at last.
+pub fn make_ready(world: &World, selector: &str) {
+    let pods = world.plane.kubectl(&["get", "pods", "-n", &world.namespace, "-l", selector, "-o", "name"]).unwrap();
     for pod in pods.lines() {
         let patch = json!({"status": {"conditions": [
             {"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"},
@@ -44,7 +43,7 @@ async fn make_ready(world: &World, app: &str) {
 }
 
 /// Waits until a sync waits for a wave because of an object.
-async fn waits_for(world: &World, environment: &str, object: &str) {
+pub async fn waits_for(world: &World, environment: &str, object: &str) {
     world
         .status_where(environment, &format!("waiting for {object}"), |status| {
             let waits = status.sync.as_ref().and_then(|sync| sync.waits.as_ref());
@@ -82,7 +81,7 @@ async fn each_wave_begins_when_those_before_it_are_healthy_also_for_an_agent_tha
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(names(&written(&world, mark)), ["early", "db"], "it waits on after a restart");
     world.kill_agent();
-    make_ready(&world, "db").await;
+    make_ready(&world, "app=db");
     world.start_agent();
     let status = world.runs("waves", "master").await;
     assert_eq!(names(&written(&world, mark)), ["early", "db", "settings", "web"], "nothing is skipped or repeated");
@@ -143,7 +142,7 @@ async fn a_wave_that_takes_too_long_is_named_and_goes_on_when_it_is_healthy_afte
     assert_eq!(stalled.reason, "TimedOut");
     assert!(stalled.message.contains("for too long for wave 0: Deployment.apps slow-wave/db"), "{stalled:?}");
     assert!(world.get("v1", "ConfigMap", "one").await.is_none());
-    make_ready(&world, "db").await;
+    make_ready(&world, "app=db");
     world.runs("slow-wave", "master").await;
 }
 

@@ -80,3 +80,24 @@ async fn who_changes_an_object_again_and_again_is_named_and_backed_off() {
     world.patch("v1", "ConfigMap", "a", json!({"data": {"key": "once"}})).await;
     world.object_where("v1", "ConfigMap", "a", "mended at once", |object| object["data"]["key"] == "ours").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fight_that_git_gives_in_to_is_over() {
+    let mut world = World::new("rests").await;
+    world.start_options().time_scale = 20;
+    world.repo.commit("master", "first", &[("prod/a.yaml", &config_map("a", "ours"))]);
+    world.follow("rests", json!({"lane": "master", "path": "prod"})).await;
+    world.runs("rests", "master").await;
+    for number in 0..5 {
+        world.patch("v1", "ConfigMap", "a", json!({"data": {"key": format!("theirs-{number}")}})).await;
+        world.object_where("v1", "ConfigMap", "a", "mended", |object| object["data"]["key"] == "ours").await;
+    }
+    // From now on it waits 1.5 s for its turn.
+    world.patch("v1", "ConfigMap", "a", json!({"data": {"key": "theirs"}})).await;
+    let is_contended = |line: &String| line.contains("ConfigMap rests/a is contended");
+    world.status_where("rests", "contended", |status| status.warnings.iter().any(is_contended)).await;
+    world.repo.commit("master", "give in", &[("prod/a.yaml", &config_map("a", "theirs"))]);
+    world.runs("rests", "master").await;
+    world.status_where("rests", "at peace", |status| status.warnings.is_empty()).await;
+    assert_eq!(events(&world, "ContentionEnded").len(), 1);
+}
