@@ -315,6 +315,36 @@ pub struct Report {
     pub decision: Decision,
 }
 
+impl Report {
+    /// The report of a look at an Environment of a generation that came to nothing.
+    pub fn of_nothing(generation: i64, before: &EnvironmentStatus, decision: Decision) -> Report {
+        Report {
+            generation,
+            suspended: false,
+            candidate: None,
+            gate: None,
+            settled_on: None,
+            attempted: None,
+            handled_request: None,
+            content: None,
+            under_way: before.sync.clone(),
+            recorded: None,
+            ended: Vec::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            objects: 0,
+            unhealthy: BTreeMap::new(),
+            worst: None,
+            leftovers: Leftovers::default(),
+            drift: Vec::new(),
+            notices: Vec::new(),
+            contended: 0,
+            rolling_since: before.rolling_since,
+            decision,
+        }
+    }
+}
+
 /// Folds a report into the status before it.
 pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> EnvironmentStatus {
     let mut status = before.clone();

@@ -14,7 +14,7 @@ use towpath_core::environment;
 use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 use towpath_core::names::{EnvironmentName, annotation};
-use towpath_core::status::{self, EnvironmentStatus, Leftovers, Notice, NoticeKind, Outcome, Report, State};
+use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, State};
 
 use super::kept::Kept;
 use super::{Desk, Id, Shared, Sight, Slot, kin};
@@ -438,28 +438,10 @@ fn moved(resource: &Environment, successor: &str) -> Report {
 
 /// The report of an Environment that cannot even be looked at.
 pub(super) fn blocked(resource: &Environment, status: &EnvironmentStatus, problems: Vec<Problem>) -> Report {
+    let generation = resource.metadata.generation.unwrap_or_default();
     Report {
-        generation: resource.metadata.generation.unwrap_or_default(),
         suspended: resource.spec.suspend,
-        candidate: None,
-        gate: None,
-        settled_on: None,
-        content: None,
-        attempted: None,
-        handled_request: None,
-        under_way: status.sync.clone(),
-        recorded: None,
-        ended: Vec::new(),
         problems,
-        warnings: Vec::new(),
-        objects: 0,
-        unhealthy: Default::default(),
-        worst: None,
-        leftovers: Leftovers::default(),
-        drift: Vec::new(),
-        notices: Vec::new(),
-        contended: 0,
-        rolling_since: status.rolling_since,
-        decision: Decision::WaitForChange,
+        ..Report::of_nothing(generation, status, Decision::WaitForChange)
     }
 }

@@ -273,7 +273,7 @@ fn record(sync: &SyncStatus, outcome: Outcome, progress: &Progress, now: Timesta
         trigger: sync.trigger,
         requested_by: sync.requested_by.clone(),
         started_at: sync.started_at,
-        took_ms: (now - sync.started_at).total(jiff::Unit::Millisecond).unwrap_or(0.0) as i64,
+        took_ms: milliseconds(sync.started_at, now),
         outcome,
         created: sync.created,
         configured: sync.configured,
@@ -284,4 +284,8 @@ fn record(sync: &SyncStatus, outcome: Outcome, progress: &Progress, now: Timesta
         message: progress.problems.first().map(ToString::to_string),
         hooks: sync.hooks.clone(),
     }
+}
+
+pub(super) fn milliseconds(from: Timestamp, to: Timestamp) -> i64 {
+    (to - from).total(jiff::Unit::Millisecond).unwrap_or(0.0) as i64
 }

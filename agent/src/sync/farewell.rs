@@ -19,7 +19,7 @@ use towpath_core::policy;
 use towpath_core::status::{EnvironmentStatus, KeptStatus};
 
 use super::members::{Place, kinds_of, places};
-use super::{CONCURRENCY, Claims};
+use super::{CONCURRENCY, Claims, kind_of, neighbours};
 use crate::cluster::{Account, AccountClient, Cluster, Deleted, Kind, Kinds, NamespaceState};
 
 /// How long the members may take to go. Those that are left then are on their way, or held by somebody else.
@@ -144,15 +144,14 @@ async fn delete_stage(
         match fate {
             Fate::Prune { uid } => {
                 let version = inventory.get(key).map_or("", |member| member.api_version.as_str());
-                if let Some(kind) = kinds.get(version, &key.kind).or_else(|| kinds.any_version(&key.group, &key.kind)) {
+                if let Some(kind) = kind_of(kinds, version, key) {
                     deletions.push(async move { (key, account.delete(kind, key, uid).await) });
                 }
             }
             Fate::Keep(keep) => {
-                if let Keep::TakenOver(other) = keep
-                    && farewell.claims.hand_over(&farewell.environment.name, other, key)
-                {
-                    farewell.cluster.live().wakes(other).moved.notify_one();
+                if let Keep::TakenOver(other) = keep {
+                    let name = &farewell.environment.name;
+                    neighbours::give_away(farewell.cluster, farewell.claims, name, [(key, other)].into_iter());
                 }
                 found.is_waiting |= matches!(keep, Keep::Terminating { .. } | Keep::TakenOver(_));
                 found.left.push(KeptStatus::new(key, keep));

@@ -17,7 +17,7 @@ use towpath_core::plan::{Seen, Table};
 use towpath_core::policy::{Desired, Hook};
 use towpath_core::status::{HookOutcome, HookStatus, WaitReason, WaitStatus};
 
-use super::course::{self, Course};
+use super::course::{self, Course, milliseconds};
 use super::work::Work;
 use super::{Memory, Progress, kind_of, members};
 use crate::cluster::{Deleted, Kinds, Propagation};
@@ -352,8 +352,4 @@ fn problem(run: &HookStatus, hook: &Option<&Hook>) -> Problem {
         Some(hook) => problem.at(hook.source.clone()),
         None => problem,
     }
-}
-
-fn milliseconds(from: Timestamp, to: Timestamp) -> i64 {
-    (to - from).total(jiff::Unit::Millisecond).unwrap_or(0.0) as i64
 }

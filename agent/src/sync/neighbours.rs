@@ -8,10 +8,12 @@ use towpath_core::environment::{Environment, SyncMode};
 use towpath_core::manifest::ObjectKey;
 use towpath_core::names::EnvironmentName;
 
-use super::{Memory, Pass};
+use super::{Claims, Memory, Pass};
+use crate::cluster::Cluster;
 
 /// How long deletions wait for other environments to look at git. One that cannot (its branch is gone, its templates do
-/// not render) must not keep another from pruning for good.
+/// not render) must not keep another from pruning for good. Until then a look that failed is none: what could not be read
+/// may be the very object, which moved there in the commit that somebody is mending now.
 const NEIGHBOURS_WITHIN: Duration = Duration::from_secs(60);
 
 /// The first environment that could take one of these objects over and has not looked at git yet. After
@@ -38,6 +40,19 @@ pub(super) fn to_wait_for(pass: &Pass<'_>, memory: &mut Memory, keys: &[&ObjectK
     }
     pass.claims.wait(&pass.environment.name);
     Some(name)
+}
+
+/// Gives objects of an environment to those that have them in git, and wakes these.
+pub(super) fn give_away<'a>(
+    cluster: &Cluster,
+    claims: &Claims,
+    from: &EnvironmentName,
+    taken: impl Iterator<Item = (&'a ObjectKey, &'a EnvironmentName)>,
+) {
+    let is_news = |(key, other): &(&ObjectKey, &EnvironmentName)| claims.hand_over(from, other, key);
+    for other in taken.filter(is_news).map(|(_, other)| other).collect::<BTreeSet<_>>() {
+        cluster.live().wakes(other).moved.notify_one();
+    }
 }
 
 /// Whether what a neighbour has in git is known as it is now.

@@ -1,13 +1,11 @@
 //! Deleting what left git.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use towpath_core::fault::Problem;
 use towpath_core::manifest::ObjectKey;
-use towpath_core::names::EnvironmentName;
 use towpath_core::plan::{Fate, Keep, Plan, stage_of};
 use towpath_core::status::KeptStatus;
 
@@ -100,23 +98,16 @@ fn strike_off(pass: &Pass<'_>, memory: &mut Memory, plan: &Plan, progress: &mut 
             Fate::Keep(_) | Fate::Prune { .. } => {}
         }
     }
-    give_away(
-        pass,
+    neighbours::give_away(
+        pass.cluster,
+        pass.claims,
+        &pass.environment.name,
         plan.removals.iter().filter_map(|(key, fate)| match fate {
             Fate::Keep(Keep::TakenOver(other)) => Some((key, other)),
             _ => None,
         }),
     );
     memory.refused_deletions.retain(|key, _| inventory.get(key).is_some());
-}
-
-/// Gives objects to the environments that have them in git, and wakes those.
-fn give_away<'a>(pass: &Pass<'_>, taken: impl Iterator<Item = (&'a ObjectKey, &'a EnvironmentName)>) {
-    let is_news =
-        |(key, other): &(&ObjectKey, &EnvironmentName)| pass.claims.hand_over(&pass.environment.name, other, key);
-    for other in taken.filter(is_news).map(|(_, other)| other).collect::<BTreeSet<_>>() {
-        pass.cluster.live().wakes(other).moved.notify_one();
-    }
 }
 
 /// What is deleted now; what waits is said.
@@ -141,7 +132,8 @@ async fn due(work: &Work<'_>, memory: &mut Memory, kinds: &Kinds, progress: &mut
     let (taken, wanted): (Vec<_>, Vec<_>) =
         wanted.into_iter().map(|(key, uid)| (key, uid, pass.wanted_by(key))).partition(|(_, _, other)| other.is_some());
     let taken: Vec<_> = taken.into_iter().filter_map(|(key, _, other)| Some((key, other?))).collect();
-    give_away(pass, taken.iter().map(|(key, other)| (*key, other)));
+    let given = taken.iter().map(|(key, other)| (*key, other));
+    neighbours::give_away(pass.cluster, pass.claims, &pass.environment.name, given);
     progress
         .leftovers
         .kept

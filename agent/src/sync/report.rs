@@ -1,14 +1,12 @@
 //! What a pass came to, said once: the report that the status is folded from.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use towpath_core::candidate::Candidate;
 use towpath_core::decide::{self, Decision};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::health::{self, Health};
 use towpath_core::revision::Revision;
-use towpath_core::status::{ContentStatus, Leftovers, Outcome, Report, SyncRecord};
+use towpath_core::status::{ContentStatus, Outcome, Report, SyncRecord};
 
 use super::course::{self, Journal};
 use super::{Memory, Pass, Progress, Wanted, desire};
@@ -123,7 +121,7 @@ fn refusal(
         trigger: course::trigger(pass, &text, true),
         requested_by: pass.request.and_then(|request| request.by.clone()),
         started_at: started,
-        took_ms: (now - started).total(jiff::Unit::Millisecond).unwrap_or(0.0) as i64,
+        took_ms: course::milliseconds(started, now),
         outcome: Outcome::Failed,
         created: 0,
         configured: 0,
@@ -140,27 +138,8 @@ fn refusal(
 /// The report of an environment that is suspended: nothing was looked at.
 pub(super) fn suspended(pass: &Pass<'_>) -> Report {
     Report {
-        generation: pass.environment.generation,
         suspended: true,
-        candidate: None,
-        gate: None,
-        settled_on: None,
-        content: None,
-        attempted: None,
         handled_request: pass.request.map(|request| request.id.clone()),
-        under_way: pass.status.sync.clone(),
-        recorded: None,
-        ended: Vec::new(),
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        objects: 0,
-        unhealthy: BTreeMap::new(),
-        worst: None,
-        leftovers: Leftovers::default(),
-        drift: Vec::new(),
-        notices: Vec::new(),
-        contended: 0,
-        rolling_since: pass.status.rolling_since,
-        decision: Decision::Settled,
+        ..Report::of_nothing(pass.environment.generation, pass.status, Decision::Settled)
     }
 }
