@@ -250,6 +250,11 @@ pub fn remembered(line: &str) -> Option<(LedgerName, &str)> {
     Some((LedgerName { cluster: cluster.to_owned(), environment: environment.parse().ok()? }, rest))
 }
 
+/// The place that a mark is of, as [`Mark::to_text`] gives it.
+pub fn mark_place(text: Option<&String>) -> Option<&str> {
+    text?.split(' ').nth(2)
+}
+
 /// Stands for a place of ledgers.
 fn place_of(remote: &str, below: &str) -> String {
     hex::encode(&Sha256::digest(format!("{remote} {below}"))[..4])

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -9,13 +10,14 @@ use support::deploy_repo::DeployRepo;
 use support::git_server::{GitServer, git};
 use tempfile::TempDir;
 use towpath::board::Ledgers;
-use towpath::ledger::{Books, Keys, Mark, Pending, Reader};
+use towpath::ledger::{Books, Keys, Mark, Pending, Pushed, Reader};
 use towpath::repo::{Credentials, Mirror, NewCommit, NewTree, Outcome, Person, Update};
 use towpath_core::ledger::passed::{Standing, standing};
 use towpath_core::ledger::{Entry, Fact, HealthFact, LedgerName, Record, SyncFact};
+use towpath_core::names::EnvironmentName;
 use towpath_core::revision::CommitId;
 use towpath_core::signature::{GIT, SigningKey};
-use towpath_core::status::SyncRecord;
+use towpath_core::status::{Outcome as Ended, SyncHealth, SyncRecord};
 
 /// A served repository, and a place for mirrors.
 struct Site {
@@ -69,8 +71,17 @@ fn healthy(sequence: u64, sync: u64, time: &str) -> Record {
 
 impl Site {
     fn mirror(&self, name: &str) -> Arc<Mirror> {
-        let url = self.server.url("deploy.git").parse().unwrap();
-        Arc::new(Mirror::open(&self.folder.path().join(name), url, Credentials::default()).unwrap())
+        let folder = self.folder.path().join(name);
+        let open = || Mirror::open(&folder, self.server.url("deploy.git").parse().unwrap(), Credentials::default());
+        // A process that is just being started for another test may hold the lock of one that was closed here.
+        let patience = Instant::now() + Duration::from_secs(10);
+        loop {
+            match open() {
+                Ok(mirror) => return Arc::new(mirror),
+                Err(problem) => assert!(Instant::now() < patience, "{problem}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The books of an agent.
@@ -287,17 +298,23 @@ fn a_slow_clock_opens_nothing_early_and_a_fast_one_only_waits() {
     assert_eq!(tells(&reader, &arrived, "2026-05-01T09:32:00Z"), Standing::Soaks(at("2026-05-01T10:31:00Z")));
 }
 
-/// What an agent has to tell of its environment.
-fn told(syncs: &[SyncRecord]) -> BTreeMap<towpath_core::names::EnvironmentName, Pending> {
-    let pending = Pending { history: syncs.to_vec(), ..Pending::default() };
+/// What an agent has to tell of its environment, whose status remembers something of its ledger.
+fn told(syncs: &[SyncRecord], remembered: Option<&str>) -> BTreeMap<EnvironmentName, Pending> {
+    let remembered = remembered.map(str::to_owned);
+    let pending = Pending { history: syncs.to_vec(), remembered, ..Pending::default() };
     BTreeMap::from([("test".parse().unwrap(), pending)])
 }
 
 /// Writes and pushes what is told, as far as the server takes it.
-fn keep(site: &Site, books: &mut Books, syncs: &[SyncRecord]) -> (towpath::ledger::Pushed, Vec<String>) {
+fn keep(site: &Site, books: &mut Books, syncs: &[SyncRecord]) -> (Pushed, Vec<String>) {
+    keep_on(site, books, syncs, None)
+}
+
+/// As [`keep`], of an Environment whose status remembers its ledger.
+fn keep_on(site: &Site, books: &mut Books, syncs: &[SyncRecord], remembered: Option<&str>) -> (Pushed, Vec<String>) {
     let mut alarms = books.refresh().unwrap();
     let source = site.mirror("source");
-    books.write(&told(syncs), &source, (Timestamp::now(), 1), &mut alarms).unwrap();
+    books.write(&told(syncs, remembered), &source, (Timestamp::now(), 1), &mut alarms).unwrap();
     (books.push(&Credentials::default()).unwrap(), alarms)
 }
 
@@ -344,8 +361,126 @@ fn two_agents_with_one_name_are_noticed_and_neither_loses_a_record() {
     assert!(alarms[0].contains("which is no key of cluster east"), "{alarms:?}");
     assert!(problem.hint.unwrap().contains("is another agent called so too?"));
     assert_eq!(site.git(&["rev-parse", "refs/towpath/east/test/2026"]), head);
-    let (pushed, alarms) = keep(&site, &mut first, &[sync(2, "2026-05-01T10:01:00Z")]);
+    let syncs = [sync(1, "2026-05-01T10:00:00Z"), sync(2, "2026-05-01T10:01:00Z")];
+    let (pushed, alarms) = keep(&site, &mut first, &syncs);
     assert_eq!((pushed.done, alarms.len()), (1, 0));
+
+    // With the same key, as after a restore of one cluster into another, it is the number that is taken twice.
+    let mut third = Books::new(site.mirror("three"), false, keys(&one));
+    let mark = Mark { sequence: 1, commit: head.parse().unwrap(), seen: None }.to_text(&third.place());
+    let other = [syncs[0].clone(), sync(2, "2026-05-01T10:01:07Z")];
+    let (pushed, alarms) = keep_on(&site, &mut third, &other, Some(&mark));
+    assert_eq!(pushed.done, 0);
+    assert!(alarms[0].contains("sync 2 of ledger east/test was recorded by another agent"), "{alarms:?}");
+}
+
+#[test]
+fn the_syncs_of_an_environment_made_anew_wait_until_they_are_counted_on() {
+    let site = site();
+    let mut books = site.books("east", &key(2), &[]);
+    keep(&site, &mut books, &[sync(1, "2026-05-01T10:00:00Z"), sync(2, "2026-05-01T10:01:00Z")]);
+    // It counts from 1 again, for as long as it does not know of the ledger.
+    let mut anew: Vec<SyncRecord> = (1..=3).map(|number| sync(number, "2026-06-01T10:00:00Z")).collect();
+    let (pushed, alarms) = keep(&site, &mut books, &anew);
+    assert_eq!((pushed.done, alarms.len()), (0, 0));
+    anew.iter_mut().for_each(|sync| sync.number += 2);
+    let head = books.reader().head(&ledger_of("east")).unwrap().commit;
+    let mark = Mark { sequence: 2, commit: head, seen: None }.to_text(&books.place());
+    keep_on(&site, &mut books, &anew, Some(&mark));
+    assert_eq!(site.git(&["rev-list", "--count", "refs/towpath/east/test/2026"]), "5");
+}
+
+#[test]
+fn how_an_environment_fares_below_a_refused_sync_is_recorded_once() {
+    let site = site();
+    let mut books = site.books("east", &key(2), &[]);
+    let mut syncs = vec![sync(1, "2026-05-01T10:00:00Z"), sync(2, "2026-05-01T10:01:00Z")];
+    (syncs[1].outcome, syncs[1].created) = (Ended::Failed, 0);
+    keep(&site, &mut books, &syncs);
+    let count = |site: &Site| site.git(&["rev-list", "--count", "refs/towpath/east/test/2026"]);
+    let health = |is_healthy, since: &str| Some(SyncHealth { is_healthy, since: at(since), message: None });
+    for (is_healthy, since, records) in [
+        (true, "2026-05-01T10:02:00Z", "3"),
+        (true, "2026-05-01T10:02:00Z", "3"),
+        // Degraded and healthy again before anybody looked: that is news.
+        (true, "2026-05-01T10:04:00Z", "4"),
+        (false, "2026-05-01T10:04:01Z", "5"),
+    ] {
+        syncs[0].health = health(is_healthy, since);
+        keep(&site, &mut books, &syncs);
+        assert_eq!(count(&site), records, "{is_healthy} since {since}");
+    }
+    syncs.push(sync(3, "2026-05-01T10:05:00Z"));
+    keep(&site, &mut books, &syncs);
+    assert_eq!(count(&site), "6");
+}
+
+#[test]
+fn that_something_degraded_is_recorded_at_once_and_that_it_is_healthy_again_after_a_while() {
+    let site = site();
+    let mut books = site.books("east", &key(2), &[]);
+    let now = Timestamp::now();
+    let mut one = sync(1, "2026-05-01T10:00:00Z");
+    let ago = |seconds: i64| now - SignedDuration::from_secs(seconds);
+    for (is_healthy, since, sequence) in [(true, ago(30), 2), (false, ago(20), 3), (true, ago(10), 3)] {
+        one.health = Some(SyncHealth { is_healthy, since, message: None });
+        keep(&site, &mut books, std::slice::from_ref(&one));
+        assert_eq!(books.reader().head(&ledger_of("east")).unwrap().record.sequence, sequence);
+    }
+}
+
+#[test]
+fn our_own_ledger_that_went_back_is_not_used_after_a_restart_with_an_empty_disk() {
+    let site = site();
+    let mut books = site.books("east", &key(2), &[]);
+    let syncs = [sync(1, "2026-05-01T10:00:00Z"), sync(2, "2026-05-01T10:01:00Z")];
+    keep(&site, &mut books, &syncs);
+    let head = books.reader().head(&ledger_of("east")).unwrap().commit;
+    let line = format!("east/test {}", Mark { sequence: 2, commit: head, seen: None }.to_text(&books.place()));
+    site.git(&["update-ref", "refs/towpath/east/test/2026", &format!("{head}~1")]);
+    let keys = || Keys { cluster: "east".into(), own: key(2), peers: vec![] };
+    let mut anew = Books::new(site.mirror("another-disk"), false, keys());
+    anew.remember_all(std::slice::from_ref(&line));
+    let (pushed, alarms) = keep(&site, &mut anew, &[sync(3, "2026-05-01T10:02:00Z")]);
+    assert_eq!(pushed.done, 0);
+    assert!(alarms[0].contains("was rewritten"), "{alarms:?}");
+    // Where the disk is still there, all of it is, and is pushed again.
+    drop(books);
+    let mut anew = Books::new(site.mirror("mirror-east"), false, keys());
+    anew.remember_all(&[line]);
+    let (pushed, alarms) = keep(&site, &mut anew, &syncs);
+    assert_eq!(pushed.done, 1, "{alarms:?}");
+    assert_eq!(site.git(&["rev-parse", "refs/towpath/east/test/2026"]), head.to_string());
+}
+
+#[test]
+fn a_ref_that_is_no_ledger_keeps_no_other_away() {
+    let mut begun = begun();
+    let blob = begun.site.git(&["rev-parse", "master:a.yaml"]);
+    begun.site.git(&["update-ref", "refs/towpath/west/other/2026", &blob]);
+    begun.site.git(&["update-ref", "refs/towpath/east/other/2026", &blob]);
+    let third = begun.writer.write(&record(3, 2, "2026-05-01T11:00:00Z"), &begun.commits[1..], 1);
+    begun.writer.push(WEST, Some(begun.commits[1]), third);
+    let alarms = begun.reader.refresh().unwrap();
+    assert_eq!(alarms.len(), 2, "{alarms:?}");
+    assert_eq!(begun.reader.reader().head(&ledger_of("west")).unwrap().commit, third);
+}
+
+#[test]
+fn a_ref_of_a_year_to_come_shuts_no_ledger() {
+    let mut begun = begun();
+    begun.site.git(&["update-ref", "refs/towpath/west/test/9999", &begun.commits[0].to_string()]);
+    let alarms = begun.reader.refresh().unwrap();
+    assert!(alarms[0].contains("refs/towpath/west/test/2026 is used instead"), "{alarms:?}");
+    let third = begun.writer.write(&record(3, 2, "2026-05-01T11:00:00Z"), &begun.commits[1..], 1);
+    begun.writer.push(WEST, Some(begun.commits[1]), third);
+    begun.reader.refresh().unwrap();
+    assert_eq!(begun.reader.reader().head(&ledger_of("west")).unwrap().commit, third);
+    // Nor does somebody who was never here before take it for the newest.
+    let keys = Keys { cluster: "north".into(), own: key(3), peers: vec![("west".into(), key(1).public())] };
+    let mut other = Books::new(begun.site.mirror("another-disk"), false, keys);
+    let alarms = other.refresh().unwrap();
+    assert!(alarms[0].contains("stands on refs/towpath/west/test/9999"), "{alarms:?}");
 }
 
 #[test]
@@ -356,12 +491,13 @@ fn a_replaced_key_goes_on_where_the_earlier_one_is_named() {
     keep(&site, &mut before, &[sync(1, "2026-05-01T10:00:00Z")]);
     let keys = |peers| Keys { cluster: "east".into(), own: new.clone(), peers };
     let mut lacking = Books::new(site.mirror("lacking"), false, keys(vec![]));
-    let (pushed, alarms) = keep(&site, &mut lacking, &[sync(2, "2026-05-02T10:00:00Z")]);
+    let one = sync(1, "2026-05-01T10:00:00Z");
+    let (pushed, alarms) = keep(&site, &mut lacking, &[one.clone(), sync(2, "2026-05-02T10:00:00Z")]);
     assert_eq!((pushed.done, alarms.len()), (0, 1));
     let hint = lacking.reader().head(&ledger_of("east")).unwrap_err().hint.unwrap();
     assert!(hint.contains("add the earlier one to spec.peers"), "{hint}");
     let mut named = Books::new(site.mirror("named"), false, keys(vec![("east".into(), old.public())]));
-    let (pushed, alarms) = keep(&site, &mut named, &[sync(2, "2026-05-02T10:00:00Z")]);
+    let (pushed, alarms) = keep(&site, &mut named, &[one, sync(2, "2026-05-02T10:00:00Z")]);
     assert_eq!((pushed.done, alarms.len()), (1, 0));
     assert_eq!(named.reader().history(&ledger_of("east"), 50).unwrap().records.len(), 2);
 }

@@ -13,6 +13,7 @@ use towpath_core::decide::Decision;
 use towpath_core::environment;
 use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
+use towpath_core::ledger::LedgerName;
 use towpath_core::names::{EnvironmentName, annotation};
 use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, State};
 
@@ -20,6 +21,7 @@ use super::kept::Kept;
 use super::{Desk, Id, Shared, Sight, Slot, kin};
 use crate::blocking::blocking;
 use crate::cluster::{Severity, Wakes};
+use crate::ledger::mark_place;
 use crate::repo::View;
 use crate::resources::Environment;
 use crate::sync::{self, Memory, Request, Wanted};
@@ -54,7 +56,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         resolved: None,
         last_request: None,
         told: None,
-        told_whom: false,
+        seen: None,
         looked_for: None,
     };
     let mut slot: Option<Arc<Slot>> = None;
@@ -84,14 +86,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
             }
             continue;
         }
-        let (decision, again, view, wakes) = match task.prepare(&now, &mut slot) {
+        let (decision, again, view, wakes, waits_for) = match task.prepare(&now, &mut slot) {
             Err(problems) => {
                 let report = blocked(&now, &task.status, problems);
                 tokio::select! {
                     () = task.write(&now, &report, None) => {}
                     () = stop.cancelled() => break,
                 }
-                (Decision::WaitForChange, None, None, None)
+                (Decision::WaitForChange, None, None, None, BTreeSet::new())
             }
             Ok((environment, slot)) => {
                 task.keep_finalizer(&now, environment.deletion_policy).await;
@@ -105,14 +107,15 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
                     () = task.write(&now, &report, Some(&slot.desk)) => {}
                     () = stop.cancelled() => break,
                 }
-                (report.decision, report.leftovers.again, Some(view), Some(wakes))
+                let waits_for = environment.waits_for(&shared.settings.cluster_name);
+                (report.decision, report.leftovers.again, Some(view), Some(wakes), waits_for)
             }
         };
         let pause = task.pause(decision, again);
         let is_troubled = matches!(decision, Decision::Retry { .. }) || !task.status.is_written();
         tokio::select! {
             changed = resource.changed() => if changed.is_err() { break },
-            () = news(view) => {}
+            () = news(view, task.seen.take(), &waits_for) => {}
             () = drift(&wakes) => {}
             () = health(&wakes) => tokio::time::sleep(HEALTH_GATHERED).await,
             // Whoever waits for an API server that was away need not wait longer.
@@ -121,10 +124,13 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
             () = stop.cancelled() => break,
         }
     }
-    if let Some(slot) = slot {
+    if let Some(slot) = &slot {
         slot.leave(&id);
     }
     if let Ok(name) = id.1.parse::<EnvironmentName>() {
+        if let Some(slot) = &slot {
+            slot.desk.forget(&name);
+        }
         shared.claims.forget(&name);
         shared.cluster.live().forget(&name);
     }
@@ -132,11 +138,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
     shared.give_name_back(&id);
 }
 
-/// The repository shows something else than before.
-async fn news(view: Option<watch::Receiver<Sight>>) {
-    match view {
-        Some(mut view) => drop(view.changed().await),
-        None => std::future::pending().await,
+/// The repository shows something else than before that means something to an environment that waits for these ledgers.
+async fn news(view: Option<watch::Receiver<Sight>>, seen: Option<Arc<View>>, waits_for: &BTreeSet<LedgerName>) {
+    let Some(mut view) = view else { return std::future::pending().await };
+    while view.changed().await.is_ok() {
+        match (&*view.borrow_and_update(), &seen) {
+            (Sight::View(now), Some(seen)) if now.says_the_same_to(waits_for, seen) => {}
+            _ => return,
+        }
     }
 }
 
@@ -154,6 +163,19 @@ async fn health(wakes: &Option<Wakes>) {
     }
 }
 
+/// What the ledger was told: where all of it is the same there is nothing new.
+#[derive(PartialEq)]
+struct Told {
+    /// By which of the ledger's beginnings.
+    epoch: u64,
+    /// The number of the last sync.
+    last: u64,
+    /// The last sync after which it is known how the environment came to be, and since when.
+    felt: Option<(u64, Timestamp)>,
+    /// The place of the ledger that syncs are counted on from.
+    place: Option<String>,
+}
+
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
     pub(super) id: Id,
@@ -162,9 +184,10 @@ pub(super) struct Task {
     /// The resource as it was resolved last.
     resolved: Option<environment::Environment>,
     last_request: Option<String>,
-    /// What the ledger was told last, and whether it was there to hear it.
-    told: Option<(u64, Option<bool>)>,
-    told_whom: bool,
+    /// What the ledger was told last.
+    told: Option<Told>,
+    /// What the last pass saw of the repository.
+    seen: Option<Arc<View>>,
     /// The lane that a look was asked for because it was not there.
     looked_for: Option<LaneRule>,
 }
@@ -244,6 +267,9 @@ impl Task {
         };
         let cluster = &self.shared.settings.cluster_name;
         slot.desk.gated(&environment.name, environment.waits_for(cluster));
+        if let Some(remembered) = &self.status.ledger {
+            slot.desk.remember(&environment.name, remembered);
+        }
         if self.status.syncs == 0 || !environment.after.is_empty() {
             // Syncs are counted on from what the ledger knows, if it can be read soon.
             slot.desk.ready(self.shared.settings.scaled(LEDGER_WAIT)).await;
@@ -252,6 +278,7 @@ impl Task {
             Sight::View(newer) if Arc::ptr_eq(&newer.mirror, &seen.mirror) => newer.clone(),
             _ => seen,
         };
+        self.seen = Some(seen.clone());
         let running = self.status.running.as_ref().and_then(|running| running.commit());
         let as_of = slot.desk.as_of().unwrap_or_else(Timestamp::now);
         let wanted = move |view: &View, environment: &environment::Environment, cluster: &str| {
@@ -281,7 +308,11 @@ impl Task {
                 match &*judged {
                     Some((known, is_other)) if Arc::ptr_eq(known, view) => *is_other,
                     _ => {
-                        let is_other = candidate(&wanted(view, environment, cluster)) != wanted_at_start;
+                        let look = || candidate(&wanted(view, environment, cluster));
+                        // Where it waits for others, many commits may be read for it.
+                        let is_quick = environment.after.is_empty();
+                        let now = if is_quick { look() } else { tokio::task::block_in_place(look) };
+                        let is_other = now != wanted_at_start;
                         *judged = Some((view.clone(), is_other));
                         is_other
                     }
@@ -322,11 +353,12 @@ impl Task {
     pub(super) async fn write(&mut self, resource: &Environment, report: &Report, desk: Option<&Desk>) {
         let mut next = status::fold(&self.status, report, Timestamp::now());
         self.tell(resource, report, &next).await;
-        if !self.status.is(&next) {
-            // It goes along with what is written anyway: a record that is somewhat older is good enough to go on from.
-            if let Some(mark) = desk.and_then(|desk| desk.mark(&self.shared.settings.cluster_name, &self.id.1)) {
-                next.ledger = Some(mark);
-            }
+        // It goes along with what is written anyway: a record that is somewhat older is good enough to go on from. By the
+        // first one it is known that syncs are counted on from there.
+        let mark = desk.and_then(|desk| desk.mark(&self.shared.settings.cluster_name, &self.id.1));
+        let is_first = mark.is_some() && mark_place(mark.as_ref()) != mark_place(self.status.ledger.as_ref());
+        if is_first || !self.status.is(&next) {
+            next.ledger = mark.or(next.ledger);
             self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
         }
         if let Some(desk) = desk
@@ -339,16 +371,18 @@ impl Task {
     /// Tells the ledger what the last syncs came to. What is in the status is recorded, also after a restart.
     fn record(&mut self, desk: &Desk) {
         let Ok(name) = self.id.1.parse::<EnvironmentName>() else { return };
-        let newest = self.status.history.first();
-        let told = newest.map(|sync| (sync.number, sync.health.as_ref().map(|health| health.is_healthy)));
-        if told.is_none() || (self.told == told && desk.is_on() == self.told_whom) {
+        let Some(newest) = self.status.history.first() else { return };
+        let felt = self.status.history.iter().find_map(|sync| Some((sync.number, sync.health.as_ref()?.since)));
+        let place = mark_place(self.status.ledger.as_ref()).map(str::to_owned);
+        let told = Some(Told { epoch: desk.epoch(), last: newest.number, felt, place });
+        if !desk.is_on() || self.told == told {
             return;
         }
-        let applied = newest.filter(|sync| sync.outcome == Outcome::Applied);
+        let applied = Some(newest).filter(|sync| sync.outcome == Outcome::Applied);
         let content = self.status.content.as_ref().map(|content| content.digest.as_str()).unwrap_or_default();
         let applied = applied.and_then(|sync| self.memory.desired_of(&sync.revision, content));
         desk.tell(&self.shared.settings.cluster_name, &name, &self.status, applied);
-        (self.told, self.told_whom) = (told, desk.is_on());
+        self.told = told;
     }
 
     /// Events and the log.

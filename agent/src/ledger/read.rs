@@ -42,6 +42,9 @@ struct At {
     commit: CommitId,
 }
 
+/// A ledger, and a ref of it as it is fetched.
+type Ref<'a> = (&'a LedgerName, (String, CommitId));
+
 /// Ledgers that cannot be read, and clusters whose ledgers did not come.
 type Brought = (BTreeMap<LedgerName, Problem>, BTreeMap<String, Problem>);
 
@@ -165,7 +168,7 @@ impl Books {
     /// whose ledgers did not come this time.
     fn bring(&self, wanted: &[(LedgerName, At)]) -> Result<Brought, Problem> {
         let (mut unreadable, mut late) = (BTreeMap::new(), BTreeMap::new());
-        let mut by_cluster: BTreeMap<&str, Vec<(&LedgerName, (String, CommitId))>> = BTreeMap::new();
+        let mut by_cluster: BTreeMap<&str, Vec<Ref<'_>>> = BTreeMap::new();
         for (name, at) in wanted {
             by_cluster.entry(&name.cluster).or_default().push((name, (at.reference.clone(), at.commit)));
         }
@@ -180,13 +183,15 @@ impl Books {
                     unreadable.insert(group[0].0.clone(), of_ledger(group[0].0, problem));
                     continue;
                 }
-                Err(_) => group.iter().try_for_each(|(name, at)| match self.mirror.fetch_refs(&[at.clone()]) {
-                    Err(problem) if problem.fault != Fault::Passing => {
-                        unreadable.insert((*name).clone(), of_ledger(name, problem));
-                        Ok(())
-                    }
-                    result => result.map(drop),
-                }),
+                Err(_) => {
+                    group.iter().try_for_each(|(name, at)| match self.mirror.fetch_refs(std::slice::from_ref(at)) {
+                        Err(problem) if problem.fault != Fault::Passing => {
+                            unreadable.insert((*name).clone(), of_ledger(name, problem));
+                            Ok(())
+                        }
+                        result => result.map(drop),
+                    })
+                }
             };
             if let Err(problem) = alone {
                 let message = format!("the ledgers of cluster {cluster} did not come: {}", problem.message);

@@ -11,7 +11,7 @@ use towpath_core::names::EnvironmentName;
 use towpath_core::policy::Cleared;
 use towpath_core::revision::CommitId;
 use towpath_core::signature;
-use towpath_core::status::{Outcome, SyncRecord};
+use towpath_core::status::{Outcome, SyncHealth, SyncRecord};
 
 use super::{Books, Head, Ledger, Mark};
 use crate::repo::{Mirror, NewCommit, NewTree, Person, Rooted};
@@ -175,21 +175,20 @@ fn next(
     // First how the environment came to be after what is recorded, then what came after that.
     let recorded = |sync: &&SyncRecord| sync.number <= last;
     let felt = pending.history.iter().rev().filter(recorded).find_map(|sync| Some((sync, sync.health.as_ref()?)));
-    if let Some((sync, health)) = felt {
-        if head.is_none_or(|head| !head.knows_health(sync.number, health)) {
-            let known = head.and_then(|head| head.health_after(sync.number)).filter(|_| health.is_healthy);
-            let due = known.and_then(|(_, at)| at.checked_add(apart).ok()).filter(|due| *due > now);
-            let waits = pending.history.iter().all(|sync| sync.number <= last);
-            if let Some(due) = due.filter(|_| waits) {
-                return Wanted::Later(due);
-            }
-            if due.is_none() {
-                let fact =
-                    HealthFact { of: sync.number, is_healthy: health.is_healthy, message: health.message.clone() };
-                let record =
-                    Record { ledger: name.clone(), sequence, sync: last, at: health.since, fact: Fact::Health(fact) };
-                return Wanted::Record(Box::new(Next { year: year_after(head, record.at), record, manifests: None }));
-            }
+    let is_news =
+        |(sync, health): &(&SyncRecord, &SyncHealth)| head.is_none_or(|head| !head.knows_health(sync.number, health));
+    if let Some((sync, health)) = felt.filter(is_news) {
+        let known = head.and_then(|head| head.health_after(sync.number)).filter(|_| health.is_healthy);
+        let due = known.and_then(|(_, at)| at.checked_add(apart).ok()).filter(|due| *due > now);
+        let waits = pending.history.iter().all(|sync| sync.number <= last);
+        if let Some(due) = due.filter(|_| waits) {
+            return Wanted::Later(due);
+        }
+        if due.is_none() {
+            let fact = HealthFact { of: sync.number, is_healthy: health.is_healthy, message: health.message.clone() };
+            let record =
+                Record { ledger: name.clone(), sequence, sync: last, at: health.since, fact: Fact::Health(fact) };
+            return Wanted::Record(Box::new(Next { year: year_after(head, record.at), record, manifests: None }));
         }
     }
     let Some(sync) = pending.history.iter().find(|sync| sync.number > last) else { return Wanted::Nothing };

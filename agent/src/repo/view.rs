@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use towpath_core::fault::Problem;
 use towpath_core::lane::{BranchNames, Heads};
+use towpath_core::ledger::LedgerName;
 use towpath_core::ledger::passed::Gates;
 
 use super::Mirror;
@@ -48,14 +49,23 @@ impl View {
         is_allowed(&self.allowed_from, namespace, repository_home)
     }
 
-    /// Whether an environment would come to the same end with the other one.
+    /// Whether an environment that waits for these ledgers would come to the same end with the other one.
+    pub fn says_the_same_to(&self, waits_for: &BTreeSet<LedgerName>, other: &View) -> bool {
+        let gates = |view: &View| waits_for.iter().map(|name| view.gates.get(name).cloned()).collect::<Vec<_>>();
+        self.says_the_same_of_git(other) && (Arc::ptr_eq(&self.gates, &other.gates) || gates(self) == gates(other))
+    }
+
+    /// Whether every environment would come to the same end with the other one.
     pub fn says_the_same(&self, other: &View) -> bool {
+        self.says_the_same_of_git(other) && self.gates == other.gates
+    }
+
+    fn says_the_same_of_git(&self, other: &View) -> bool {
         self.heads == other.heads
             && self.deleted == other.deleted
             && self.branches == other.branches
             && self.allowed_from == other.allowed_from
             && self.problem == other.problem
-            && self.gates == other.gates
             && Arc::ptr_eq(&self.mirror, &other.mirror)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use towpath_core::fault::Problem;
 use towpath_core::ledger::LedgerName;
@@ -35,6 +36,8 @@ pub(super) struct Keeping {
     /// Where the ledgers are kept, if that is another repository.
     elsewhere: Option<(String, Arc<Mirror>)>,
     stop: CancellationToken,
+    /// Ends before it is stopped only by a panic: then it is begun anew.
+    task: JoinHandle<()>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -87,6 +90,7 @@ impl Task {
         };
         if let Some(keeping) = &mut self.ledger
             && keeping.begun_with == begun_with
+            && !keeping.task.is_finished()
         {
             let has_trouble = self.slot.desk.known().is_some_and(|known| known.problem.is_some());
             if !has_trouble && keeping.read_at.elapsed() < READ_SECRET_AFTER {
@@ -98,11 +102,10 @@ impl Task {
             None => Credentials::default(),
             Some(name) => repo::credentials(&self.shared.cluster.secret(&resolved.home, name).await?)?,
         };
-        if self
-            .ledger
-            .as_ref()
-            .is_some_and(|keeping| keeping.begun_with == begun_with && keeping.credentials.is_same(&credentials))
-        {
+        let is_same = |keeping: &Keeping| {
+            keeping.begun_with == begun_with && keeping.credentials.is_same(&credentials) && !keeping.task.is_finished()
+        };
+        if self.ledger.as_ref().is_some_and(is_same) {
             return Ok(());
         }
         let key = self.shared.key().await?;
@@ -144,8 +147,8 @@ impl Task {
             }
         };
         let remembered = self.status.ledgers.clone();
-        tokio::spawn(ledger::run(shared, slot.desk.clone(), terms, remembered, publish, stop.clone()));
-        self.ledger = Some(Keeping { begun_with, credentials, read_at: Instant::now(), elsewhere, stop });
+        let task = tokio::spawn(ledger::run(shared, slot.desk.clone(), terms, remembered, publish, stop.clone()));
+        self.ledger = Some(Keeping { begun_with, credentials, read_at: Instant::now(), elsewhere, stop, task });
         Ok(())
     }
 
@@ -177,13 +180,26 @@ impl Task {
         }
         let now = known.marks.iter().filter(|(name, _)| is_other(name));
         marks.extend(now.map(|(name, mark)| (name.clone(), mark.clone())));
-        marks.into_iter().take(MAX_REMEMBERED).map(|(name, mark)| format!("{name} {mark}")).collect()
+        // What others wait for comes first, and what nobody can read any more is not remembered.
+        let gates = self.slot.gates();
+        let is_read = |name: &LedgerName| known.reader.heads().contains_key(name);
+        let (gating, rest): (Vec<_>, Vec<_>) =
+            marks.into_iter().filter(|(name, _)| is_read(name)).partition(|(name, _)| gates.contains_key(name));
+        let mut kept: Vec<_> = gating.into_iter().chain(rest).take(MAX_REMEMBERED).collect();
+        kept.sort();
+        kept.into_iter().map(|(name, mark)| format!("{name} {mark}")).collect()
     }
 
     /// Whether syncs are recorded, as a condition.
     pub(super) fn recorded(&self, resource: &Repository, now: Timestamp) -> Condition {
         let known = self.slot.desk.known();
-        let problem = self.ledger_problem.clone().or_else(|| known.as_ref().and_then(|known| known.problem.clone()));
+        let mut problem = self.ledger_problem.clone();
+        if let (Some(known), None) = (&known, &problem) {
+            let own = |name: &LedgerName| name.cluster == known.reader.cluster();
+            let mut heads = known.reader.heads().iter().filter(|(name, _)| own(name));
+            let trouble = heads.find_map(|(_, head)| head.as_ref().err().cloned());
+            problem = known.problem.clone().or(trouble);
+        }
         let is_wanted = self.ledger.is_some() || self.ledger_problem.is_some();
         let (status, reason, message) = match (problem, known) {
             (Some(problem), _) => ("False", "NotRecorded", problem.to_string()),
