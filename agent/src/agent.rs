@@ -17,8 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource, ResourceExt};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -30,7 +29,7 @@ use towpath_core::signature::SigningKey;
 
 use crate::board::Shelf;
 pub use crate::board::{Board, Id};
-use crate::cluster::{BackOff, Cluster};
+use crate::cluster::{self, Cluster};
 use crate::metrics::Metrics;
 use crate::repo::View;
 use crate::resources::Environment;
@@ -321,7 +320,7 @@ where
         None => Api::all(client),
     };
     let shelf = (tending.shelf)(&shared.board);
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).backoff(BackOff::default()));
+    let mut events = std::pin::pin!(cluster::events(api, watcher::Config::default()));
     let mut tasks: HashMap<Id, Tended<K>> = HashMap::new();
     let mut listed: Vec<Id> = Vec::new();
     let mut has_listed = false;

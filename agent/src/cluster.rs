@@ -38,7 +38,7 @@ pub use namespaces::NamespaceState;
 pub use objects::{Applied, Deleted, Outcome};
 pub use pod::Pod;
 pub use send::{Propagation, Refusal, Refused};
-pub use watch::{BackOff, WatchHandle};
+pub use watch::{WatchHandle, events};
 
 use std::sync::Arc;
 

@@ -4,16 +4,18 @@
 //! listed completely, what it watches is unknown, which is never the same as absent.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use kube::api::{Api, DynamicObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use rand::RngExt;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use towpath_core::fault::Problem;
@@ -62,6 +64,29 @@ impl Iterator for BackOff {
 impl Backoff for BackOff {
     /// An event came. Not a reason to be quick: a server may send one and break off, again and again.
     fn reset(&mut self) {}
+}
+
+/// The events of a watch, for as long as it is polled. Where it cannot go on from where it was, because the server has
+/// forgotten what came after (`410 Gone`), it lists anew. kube's watcher does so only where that is told within the
+/// watch, and else repeats the request for ever.
+pub fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
+where
+    K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let begin = move || watcher(api.clone(), config.clone()).backoff(BackOff::default()).boxed();
+    let state = (begin(), begin, BackOff::default(), false);
+    futures::stream::unfold(state, |(mut events, begin, mut pauses, is_lost)| async move {
+        if is_lost {
+            tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+            events = begin();
+        }
+        let event = events.next().await?;
+        let is_lost = matches!(
+            &event,
+            Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))) if status.code == 410
+        );
+        Some((event, (events, begin, pauses, is_lost)))
+    })
 }
 
 /// How far a watch has come.
@@ -147,7 +172,7 @@ async fn follow(
     who: String,
 ) {
     let config = watcher::Config::default().labels(ENVIRONMENT_LABEL).streaming_lists();
-    let mut events = std::pin::pin!(watcher(api, config).backoff(BackOff::default()));
+    let mut events = std::pin::pin!(events(api, config));
     // Which environment each object belonged to when it was last seen here.
     let mut owners: HashMap<ObjectKey, String> = HashMap::new();
     let mut listed: HashMap<ObjectKey, Option<String>> = HashMap::new();
