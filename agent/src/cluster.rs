@@ -6,6 +6,7 @@
 
 mod brake;
 mod call;
+mod delete;
 mod events;
 mod fence;
 mod gate;
@@ -26,16 +27,18 @@ mod send;
 mod token;
 mod watch;
 
+pub use delete::Deleted;
 pub use events::Severity;
 pub use fence::{Fence, uptime};
 pub use gate::Manner;
 pub use identity::{Account, AccountClient};
+pub use inventory::Stored;
 pub use key::KEY_SECRET;
 pub use kinds::{Kind, Kinds};
 pub use lease::{Lease, Place};
 pub use live::{Live, Wakes};
 pub use namespaces::NamespaceState;
-pub use objects::{Applied, Deleted, Outcome};
+pub use objects::{Applied, Outcome};
 pub use pod::Pod;
 pub use send::{Propagation, Refusal, Refused};
 pub use watch::{WatchHandle, events};

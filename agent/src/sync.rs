@@ -65,7 +65,7 @@ use towpath_core::status::{EnvironmentStatus, KeptStatus, Leftovers, Notice, Rec
 use self::course::{Course, Journal, Role};
 use self::preflight::Rehearsal;
 use self::work::Work;
-use crate::cluster::{Account, Cluster, Kind, Kinds, WatchHandle};
+use crate::cluster::{Account, Cluster, Kind, Kinds, Stored, WatchHandle};
 use crate::repo::View;
 use claims::Wants;
 
@@ -131,8 +131,8 @@ pub struct Memory {
     refused: Option<(DesiredKey, Vec<Problem>)>,
     known: HashMap<ObjectKey, Known>,
     inventory: Option<Inventory>,
-    /// The inventory as it is stored.
-    recorded: Option<Inventory>,
+    /// The inventory as it is stored; `None` where that is not known.
+    recorded: Option<Stored>,
     /// Drift that was reported, and what was found then.
     reported: BTreeMap<ObjectKey, Option<Fingerprint>>,
     /// Since when the known kinds are doubted: a watch or look-up failed by them.
@@ -461,7 +461,8 @@ async fn attempt(
     if !stopped.is_empty() {
         // What runs goes on, and is mended; what the hook was for is not begun.
         journal.stopped(course, &progress);
-        return Attempt::Untouched(stopped);
+        let unrecorded = members::record(pass, memory).await.err();
+        return Attempt::Untouched(stopped.into_iter().chain(unrecorded).collect());
     }
     if !progress.is_held {
         prune::prune(&work, memory, &kinds, &wanted.commit.short(), &mut progress).await;

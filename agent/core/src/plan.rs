@@ -69,6 +69,17 @@ pub struct Seen {
     pub health: ObjectHealth,
 }
 
+impl Seen {
+    /// Whether a decision to delete it that was made from an earlier reading still stands: it is the same object of the
+    /// same ApplySet, and nothing has come up since that would keep it.
+    pub fn may_still_go(&self, decided_on: &Seen) -> bool {
+        let is_same = self.uid == decided_on.uid && self.part_of == decided_on.part_of;
+        let is_agents_now = self.is_of_agent && !decided_on.is_of_agent;
+        let is_kept = self.has_controller || self.never_prune || is_agents_now;
+        is_same && !is_kept && self.fingerprint.is_some()
+    }
+}
+
 /// What is known of an object on its way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terminating {
@@ -111,8 +122,8 @@ pub struct Observed {
     pub foreign: BTreeMap<ObjectKey, Foreign>,
     /// Objects of kinds that the cluster does not serve now, or that may not be listed: nothing is known of them.
     pub unserved: BTreeSet<ObjectKey>,
-    /// Those of `ours` that still carry the label of the environment that they are taken over from.
-    pub inherited: BTreeSet<ObjectKey>,
+    /// Those of `ours` that still carry the label of the environment that they are taken over from, and which that is.
+    pub inherited: BTreeMap<ObjectKey, EnvironmentName>,
     /// Objects with our label that say to be part of another ApplySet, and are no members.
     pub strays: BTreeMap<ObjectKey, Seen>,
     /// Namespaces that are being deleted, with what holds them. Nothing can be made there, and what is not seen there
@@ -315,7 +326,7 @@ fn action_for(desired: &Desired, facts: &Facts) -> Action {
 }
 
 fn action_by_what_is_there(desired: &Desired, facts: &Facts) -> Action {
-    if facts.observed.inherited.contains(&desired.key) {
+    if facts.observed.inherited.contains_key(&desired.key) {
         return Action::Configure(Why::HandedOver);
     }
     if let Some(foreign) = facts.observed.foreign.get(&desired.key) {

@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use towpath_core::environment::Environment;
 use towpath_core::fault::Problem;
 use towpath_core::inventory::Inventory;
@@ -26,6 +26,18 @@ const INVENTORY_LABEL: &str = "towpath.dev/inventory";
 /// The key of the ConfigMap's `binaryData`.
 const KEY: &str = "members.gz";
 
+/// How often a write is tried where only the version of the ConfigMap has moved on.
+const TRIES: u32 = 5;
+
+/// An inventory as it is stored.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// The members.
+    pub inventory: Inventory,
+    /// Its resource version; `None` where none is stored, which is the same as an empty one.
+    pub version: Option<String>,
+}
+
 fn name_of(environment: &EnvironmentName) -> String {
     format!("towpath-inventory-{environment}")
 }
@@ -34,21 +46,18 @@ impl Cluster {
     /// Reads the inventory of an environment. One that was never written is empty.
     ///
     /// # Errors
-    /// `Passing` when it could not be asked, `Setup` when it cannot be read: a part of an inventory is never taken for
-    /// the whole.
+    /// As [`Cluster::find_inventory`].
     pub async fn read_inventory(&self, environment: &Environment) -> Result<Inventory, Problem> {
-        Ok(self.find_inventory(&environment.home, &environment.name).await?.unwrap_or_default())
+        let stored = self.find_inventory(&environment.home, &environment.name).await?;
+        Ok(stored.map(|stored| stored.inventory).unwrap_or_default())
     }
 
     /// Reads the inventory of an environment by its name. `None` where there is none.
     ///
     /// # Errors
-    /// As [`Cluster::read_inventory`].
-    pub async fn find_inventory(
-        &self,
-        home: &str,
-        environment: &EnvironmentName,
-    ) -> Result<Option<Inventory>, Problem> {
+    /// `Passing` when it could not be asked, `Setup` when it cannot be read: a part of an inventory is never taken for
+    /// the whole.
+    pub async fn find_inventory(&self, home: &str, environment: &EnvironmentName) -> Result<Option<Stored>, Problem> {
         let api: Api<ConfigMap> = Api::namespaced(self.own_client(), home);
         let name = name_of(environment);
         let found = match call::own(&self.permits, api.get_opt(&name)).await {
@@ -61,21 +70,48 @@ impl Cluster {
                 .hint("delete it: the members are then found again by their labels")
         };
         let packed = map.binary_data.as_ref().and_then(|data| data.get(KEY)).ok_or_else(|| damaged("is empty"))?;
-        unpack(&packed.0).map(Some).map_err(|why| damaged(&why))
+        let inventory = unpack(&packed.0).map_err(|why| damaged(&why))?;
+        Ok(Some(Stored { inventory, version: map.metadata.resource_version }))
     }
 
-    /// Writes the inventory of an environment.
+    /// Writes the inventory of an environment in place of what was read, and gives what is stored then. One that lists
+    /// something else than what was read is never written over: it may name members that are not known here. That somebody
+    /// annotated or deleted the ConfigMap is no reason to give up.
     ///
     /// # Errors
     /// `Passing`, or `Setup` when the agent lacks the right. Nothing may be applied that is not written down.
-    pub async fn write_inventory(&self, environment: &Environment, inventory: &Inventory) -> Result<(), Problem> {
+    pub async fn write_inventory(
+        &self,
+        environment: &Environment,
+        inventory: &Inventory,
+        before: &Stored,
+    ) -> Result<Stored, Problem> {
+        self.replace_inventory(environment, inventory, before, false).await
+    }
+
+    /// Asks whether the inventory still lists what was read, by a dry run of writing just that: a server may answer a read
+    /// from the past, but not a write. Gives what is stored.
+    ///
+    /// # Errors
+    /// `Passing` when it lists something else by now, or that could not be asked.
+    pub async fn confirm_inventory(&self, environment: &Environment, read: &Stored) -> Result<Stored, Problem> {
+        self.replace_inventory(environment, &read.inventory, read, true).await
+    }
+
+    async fn replace_inventory(
+        &self,
+        environment: &Environment,
+        inventory: &Inventory,
+        before: &Stored,
+        dry_run: bool,
+    ) -> Result<Stored, Problem> {
         let packed = pack(inventory);
         if packed.len() > MAX_PACKED_BYTES {
             return Err(Problem::content(format!("{} members are more than an inventory can hold", inventory.len()))
                 .hint("split the environment"));
         }
         let name = name_of(&environment.name);
-        let map = ConfigMap {
+        let mut map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
                 labels: Some([(INVENTORY_LABEL.to_owned(), environment.name.to_string())].into()),
@@ -92,8 +128,42 @@ impl Cluster {
             ..ConfigMap::default()
         };
         let api: Api<ConfigMap> = Api::namespaced(self.own_client(), &environment.home);
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        call::own(&self.permits, api.patch(&name, &params, &Patch::Apply(&map))).await.map(drop)
+        let mut version = before.version.clone();
+        for _ in 0..TRIES {
+            map.metadata.resource_version = version.clone();
+            let writing = async {
+                let written = match &version {
+                    // An apply would write over one that came meanwhile.
+                    None => {
+                        let manager = Some(FIELD_MANAGER.to_owned());
+                        api.create(&PostParams { field_manager: manager, dry_run }, &map).await
+                    }
+                    Some(_) => {
+                        let params = PatchParams { dry_run, ..PatchParams::apply(FIELD_MANAGER).force() };
+                        api.patch(&name, &params, &Patch::Apply(&map)).await
+                    }
+                };
+                match written {
+                    Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+                    written => written.map(Some),
+                }
+            };
+            if let Some(written) = call::own(&self.permits, writing).await? {
+                let version = if dry_run { version } else { written.metadata.resource_version };
+                return Ok(Stored { inventory: inventory.clone(), version });
+            }
+            match self.find_inventory(&environment.home, &environment.name).await? {
+                // It is our own: the answer to an earlier try was lost.
+                Some(stored) if !dry_run && stored.inventory == *inventory => return Ok(stored),
+                Some(stored) if before.version.is_some() && stored.inventory == before.inventory => {
+                    version = stored.version;
+                }
+                // All that was in it is known here.
+                None => version = None,
+                Some(_) => break,
+            }
+        }
+        Err(Problem::passing(format!("the inventory {name} is not as it was read, and is read again")))
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use towpath_core::fault::Problem;
 use towpath_core::manifest::ObjectKey;
 use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName};
-use towpath_core::plan::Seen;
+use towpath_core::plan::Row;
 
 use super::live::Reading;
 use super::{AccountClient, Kind};
@@ -20,15 +20,15 @@ impl AccountClient {
         kind: &Kind,
         namespace: Option<&str>,
         environment: &EnvironmentName,
-    ) -> Result<Vec<(ObjectKey, Seen)>, Problem> {
+    ) -> Result<Vec<(ObjectKey, Row)>, Problem> {
         let selector = format!("{ENVIRONMENT_LABEL}={environment}");
         let items = self.list(kind, namespace.unwrap_or_default(), &selector).await?;
         let read = |mut item: Value| {
             // Items of a list come without their type.
             item["apiVersion"] = kind.api_version.as_str().into();
             item["kind"] = kind.kind.as_str().into();
-            let Reading { key, seen, .. } = self.live.read(&item, Timestamp::now())?;
-            Some((key, seen))
+            let Reading { key, version, seen, .. } = self.live.read(&item, Timestamp::now())?;
+            Some((key, Row { seen, version, tick: self.live.tick() }))
         };
         Ok(items.into_iter().filter_map(read).collect())
     }

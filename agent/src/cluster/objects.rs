@@ -2,21 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use http::{Method, Request};
+use http::Request;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use towpath_core::fault::Problem;
 use towpath_core::manifest::ObjectKey;
 use towpath_core::names::{ENVIRONMENT_LABEL, EnvironmentName, FIELD_MANAGER, PART_OF_LABEL};
-use towpath_core::plan::{Foreign, Known, Terminating};
+use towpath_core::plan::{Foreign, Known};
 use towpath_core::policy::Desired;
 
 use super::call::{self, CALL_DEADLINE, Failure, LIST_DEADLINE};
 use super::kinds::encoded;
-use super::live::terminating;
-use super::send::Propagation;
 use super::{AccountClient, Kind};
-use crate::seeded;
 
 /// What an apply did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,17 +35,6 @@ pub struct Applied {
     pub known: Option<Known>,
 }
 
-/// The answer to a deletion.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deleted {
-    /// It is gone: the API server said so.
-    Gone,
-    /// It is on its way; a finalizer or its children hold it.
-    Pending(Box<Terminating>),
-    /// Another object stands there under its name; that one was not touched.
-    Replaced,
-}
-
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
@@ -61,72 +47,6 @@ impl AccountClient {
     pub async fn apply(&self, kind: &Kind, desired: &Desired, dry_run: bool) -> Result<Applied, Problem> {
         let sent = self.send(kind, desired, &desired.body(), true, dry_run).await;
         sent.map(|(applied, _)| applied).map_err(|refused| refused.problem)
-    }
-
-    /// Deletes one object if it still has this UID.
-    ///
-    /// # Errors
-    /// When the server refuses or does not answer; the object is then still a member.
-    pub async fn delete(&self, kind: &Kind, key: &ObjectKey, uid: &str) -> Result<Deleted, Problem> {
-        self.delete_as(kind, key, uid, Propagation::Background).await
-    }
-
-    /// Deletes one object if it still has this UID, and says what becomes of what it owns.
-    ///
-    /// # Errors
-    /// When the server refuses or does not answer; the object is then still a member.
-    pub async fn delete_as(
-        &self,
-        kind: &Kind,
-        key: &ObjectKey,
-        uid: &str,
-        propagation: Propagation,
-    ) -> Result<Deleted, Problem> {
-        let mut options = json!({
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "preconditions": {"uid": uid},
-            "propagationPolicy": format!("{propagation:?}"),
-        });
-        if seeded::has("delete-without-uid") {
-            options["preconditions"] = json!({});
-        }
-        let request = Request::builder()
-            .method(Method::DELETE)
-            .uri(kind.path(key.namespace.as_deref(), Some(&key.name)))
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(options.to_string().into_bytes())
-            .expect("the parts of the path are names that were checked");
-        match call::repeatable(&self.client, &self.permits, CALL_DEADLINE, &request).await {
-            Err(failure) if failure.is_not_found() => Ok(self.gone(key, uid)),
-            // Another UID is one conflict of several: a webhook may answer so, and a Namespace on its way out does.
-            Err(failure) if failure.is_conflict() => match self.read(kind, key).await? {
-                None => Ok(self.gone(key, uid)),
-                Some(found) if found["metadata"]["uid"] != uid => Ok(Deleted::Replaced),
-                Some(found) => self.on_its_way(&found).ok_or_else(|| self.problem(&failure, key)),
-            },
-            Err(failure) => Err(self.problem(&failure, key)),
-            // The object comes back while finalizers hold it; else a Status says that it is gone.
-            Ok(answer) if answer.body.pointer("/metadata/uid").is_some() => {
-                Ok(self.on_its_way(&answer.body).unwrap_or_else(|| self.gone(key, uid)))
-            }
-            Ok(_) => Ok(self.gone(key, uid)),
-        }
-    }
-
-    /// The server said that it is gone: no watch need tell of it.
-    fn gone(&self, key: &ObjectKey, uid: &str) -> Deleted {
-        self.live.absent(key, uid);
-        Deleted::Gone
-    }
-
-    /// What holds an object that is being deleted; `None` for one that is not.
-    fn on_its_way(&self, object: &Value) -> Option<Deleted> {
-        let terminating = terminating(&object["metadata"])?;
-        if let Some(reading) = self.live.read(object, Timestamp::now()) {
-            self.live.put(reading);
-        }
-        Some(Deleted::Pending(terminating))
     }
 
     /// Looks for objects by name, whatever their labels: one request for one name, one list of metadata for more.
@@ -307,6 +227,8 @@ fn owner_of(metadata: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

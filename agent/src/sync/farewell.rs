@@ -14,7 +14,7 @@ use towpath_core::environment::Environment;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::inventory::Inventory;
 use towpath_core::manifest::{ObjectKey, group_of};
-use towpath_core::plan::{self, Fate, Keep, Leaving, Seen, stage_of};
+use towpath_core::plan::{self, Fate, Keep, Leaving, Row, Seen, stage_of};
 use towpath_core::policy;
 use towpath_core::status::{EnvironmentStatus, KeptStatus};
 
@@ -110,7 +110,7 @@ async fn delete_what_can_be(farewell: &Farewell<'_>, home_ends: bool, found: &mu
     let inventory = cluster.find_inventory(&environment.home, &environment.name).await;
     let inventory = match inventory {
         Err(problem) if problem.fault == Fault::Passing => return Err(problem),
-        stored => stored.unwrap_or_default().unwrap_or_default(),
+        stored => stored.unwrap_or_default().map(|stored| stored.inventory).unwrap_or_default(),
     };
     let known = kinds_of(&inventory).into_iter().chain(farewell.status.leftovers.kinds.iter().cloned());
     let known: Vec<String> = known.collect();
@@ -122,7 +122,7 @@ async fn delete_what_can_be(farewell: &Farewell<'_>, home_ends: bool, found: &mu
         wanted_by: &|key| farewell.claims.wanted_by(&environment.name, None, key),
     });
     for stage in fates.chunk_by(|(one, _), (other, _)| stage_of(one) == stage_of(other)) {
-        delete_stage(farewell, &account, &kinds, &inventory, stage, found).await;
+        delete_stage(farewell, (&account, &kinds), (&inventory, &observed), stage, found).await;
         let is_held = found.is_waiting || !found.obstacles.is_empty();
         if is_held && !home_ends {
             return Ok(());
@@ -133,19 +133,20 @@ async fn delete_what_can_be(farewell: &Farewell<'_>, home_ends: bool, found: &mu
 
 async fn delete_stage(
     farewell: &Farewell<'_>,
-    account: &AccountClient,
-    kinds: &Kinds,
-    inventory: &Inventory,
+    (account, kinds): (&AccountClient, &Kinds),
+    (inventory, observed): (&Inventory, &[(ObjectKey, Row)]),
     stage: &[(ObjectKey, Fate)],
     found: &mut Found,
 ) {
+    let rows: BTreeMap<&ObjectKey, &Row> = observed.iter().map(|(key, row)| (key, row)).collect();
+    let label = &farewell.environment.name;
     let mut deletions = Vec::new();
     for (key, fate) in stage {
         match fate {
-            Fate::Prune { uid } => {
+            Fate::Prune { .. } => {
                 let version = inventory.get(key).map_or("", |member| member.api_version.as_str());
-                if let Some(kind) = kind_of(kinds, version, key) {
-                    deletions.push(async move { (key, account.delete(kind, key, uid).await) });
+                if let (Some(kind), Some(row)) = (kind_of(kinds, version, key), rows.get(key)) {
+                    deletions.push(async move { (key, account.delete(kind, key, label, row).await) });
                 }
             }
             Fate::Keep(keep) => {
@@ -170,6 +171,10 @@ async fn delete_stage(
                 found.left.push(KeptStatus::new(key, reason));
             }
             Ok(Deleted::Replaced) => {}
+            Ok(Deleted::Changed) => {
+                found.is_waiting = true;
+                found.left.push(KeptStatus::new(key, "it was changed a moment ago, and is looked at again"));
+            }
             Err(problem) => found.obstacles.push((key.to_string(), problem)),
         }
     }
@@ -183,7 +188,7 @@ async fn observe(
     places: &BTreeSet<Place>,
     inventory: &Inventory,
     found: &mut Found,
-) -> Vec<(ObjectKey, Seen)> {
+) -> Vec<(ObjectKey, Row)> {
     let apply_set = policy::apply_set(environment);
     let mut spots: BTreeMap<(&str, &str, Option<&str>), &Kind> = BTreeMap::new();
     for (version, kind, namespace) in places {
@@ -206,5 +211,5 @@ async fn observe(
         let is_member = inventory.get(key).is_some_and(|member| member.uid.as_ref() == Some(&seen.uid));
         seen.part_of.as_ref() == Some(&apply_set) || is_member
     };
-    observed.into_iter().filter(|(key, seen)| is_ours(key, seen)).collect()
+    observed.into_iter().filter(|(key, row): &(_, Row)| is_ours(key, &row.seen)).collect()
 }

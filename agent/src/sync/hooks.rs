@@ -12,6 +12,7 @@ use towpath_core::environment::LogMode;
 use towpath_core::fault::Problem;
 use towpath_core::health;
 use towpath_core::hooks::{self, Occasion};
+use towpath_core::inventory::Member;
 use towpath_core::manifest::ObjectKey;
 use towpath_core::plan::{Seen, Table};
 use towpath_core::policy::{Desired, Hook};
@@ -172,6 +173,10 @@ impl Hooks<'_> {
                 (uid, HookOutcome::Running, None)
             }
         };
+        if let Some(inventory) = memory.inventory.as_mut().filter(|_| outcome != HookOutcome::Vanished) {
+            let member = Member { api_version: job.api_version.clone(), uid: Some(uid.clone()) };
+            inventory.insert(job.key.clone(), member);
+        }
         let now = Timestamp::now();
         let started_at = known.as_ref().map_or(now, |run| run.started_at);
         let deadline = started_at + hook.timeout;
@@ -283,7 +288,7 @@ impl Hooks<'_> {
     async fn delete(&self, memory: &mut Memory, key: &ObjectKey, seen: &Seen, progress: &mut Progress) {
         let Some(kind) = kind_of(self.kinds, "batch/v1", key) else { return };
         match self.work.account.delete_as(kind, key, &seen.uid, Propagation::Foreground).await {
-            Ok(Deleted::Pending(_)) => {}
+            Ok(Deleted::Pending(_) | Deleted::Changed) => {}
             Ok(Deleted::Gone | Deleted::Replaced) => {
                 if let Some(inventory) = &mut memory.inventory {
                     inventory.remove(key);

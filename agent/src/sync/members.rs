@@ -12,6 +12,9 @@ use super::{Memory, Pass};
 use crate::cluster::Kinds;
 use crate::seeded;
 
+/// What is stored is not known, because a write of it failed in this pass.
+const UNKNOWN: &str = "the inventory has to be read again";
+
 /// Version, kind and namespace of members that may be there: where to look for them by their labels.
 pub(super) type Place = (String, String, Option<String>);
 
@@ -21,7 +24,7 @@ pub(super) type Place = (String, String, Option<String>);
 /// # Errors
 /// When it could not be read: a part of it is never taken for the whole.
 pub(super) async fn load(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), Problem> {
-    if memory.inventory.is_some() {
+    if memory.inventory.is_some() && memory.recorded.is_some() {
         return Ok(());
     }
     let environment = pass.environment;
@@ -30,11 +33,11 @@ pub(super) async fn load(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), Pro
         memory.lost_in = places(&pass.status.leftovers.kinds);
     }
     let recorded = stored.unwrap_or_default();
-    let mut inventory = recorded.clone();
+    let mut inventory = recorded.inventory.clone();
     if let Some(earlier) = &environment.moved_from
         && let Some(inherited) = pass.cluster.find_inventory(&environment.home, earlier).await?
     {
-        for (key, member) in inherited.iter().filter(|(key, _)| recorded.get(key).is_none()) {
+        for (key, member) in inherited.inventory.iter().filter(|(key, _)| recorded.inventory.get(key).is_none()) {
             inventory.insert(key.clone(), member.clone());
         }
     }
@@ -119,7 +122,7 @@ pub(super) async fn write_down(
     objects: &[(&ObjectKey, &str)],
 ) -> Result<(), Problem> {
     let Some(inventory) = &mut memory.inventory else {
-        return Err(Problem::passing("the inventory has to be read again"));
+        return Err(Problem::passing(UNKNOWN));
     };
     let before = inventory.len();
     for (key, api_version) in objects {
@@ -129,7 +132,7 @@ pub(super) async fn write_down(
         }
     }
     // What was taken over from another inventory is written down before that one may go.
-    let is_stored = memory.recorded.as_ref().is_some_and(|recorded| recorded.len() == inventory.len());
+    let is_stored = memory.recorded.as_ref().is_some_and(|recorded| recorded.inventory.len() == inventory.len());
     let has_nothing_new = inventory.len() == before && (is_stored || pass.environment.moved_from.is_none());
     if has_nothing_new || seeded::has("enroll-late") {
         return Ok(());
@@ -137,11 +140,13 @@ pub(super) async fn write_down(
     store(pass, memory).await
 }
 
-/// Writes down which deletions a person has confirmed, before the first of them is done.
+/// What has to be known and written down before the first deletion: that the inventory is as it was read, for with an old
+/// one, and the old status that is read beside it, what was added since would look as if it had left git; and which
+/// deletions a person has confirmed.
 ///
 /// # Errors
-/// When it could not be written: then nothing may be deleted.
-pub(super) async fn note_confirmed(
+/// When it is not as it was read, or could not be written: then nothing may be deleted.
+pub(super) async fn before_deletions(
     pass: &Pass<'_>,
     memory: &mut Memory,
     plan: &Plan,
@@ -149,6 +154,10 @@ pub(super) async fn note_confirmed(
 ) -> Result<(), Problem> {
     let Some(inventory) = &mut memory.inventory else { return Ok(()) };
     if plan.newly_confirmed.is_empty() {
+        let Some(recorded) = memory.recorded.take() else {
+            return Err(Problem::passing(UNKNOWN));
+        };
+        memory.recorded = Some(pass.cluster.confirm_inventory(pass.environment, &recorded).await?);
         return Ok(());
     }
     for key in &plan.newly_confirmed {
@@ -162,25 +171,27 @@ pub(super) async fn note_confirmed(
 /// # Errors
 /// When it could not be written; it is written again at the next pass.
 pub(super) async fn record(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), Problem> {
-    if memory.inventory == memory.recorded {
+    // Where it is not known what is stored, a write has failed, and said so: it is read again before the next one.
+    let is_due =
+        memory.recorded.as_ref().is_some_and(|recorded| memory.inventory.as_ref() != Some(&recorded.inventory));
+    if !is_due {
         return Ok(());
     }
-    let Some(inventory) = &memory.inventory else { return Ok(()) };
-    pass.cluster.write_inventory(pass.environment, inventory).await?;
-    pass.claims.set(&pass.environment.name, inventory);
-    memory.recorded = memory.inventory.clone();
+    store(pass, memory).await?;
+    if let Some(inventory) = &memory.inventory {
+        pass.claims.set(&pass.environment.name, inventory);
+    }
     Ok(())
 }
 
 async fn store(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), Problem> {
     let Some(inventory) = &memory.inventory else { return Ok(()) };
-    let written = pass.cluster.write_inventory(pass.environment, inventory).await;
-    if written.is_err() {
-        // What is stored is not known any more; the next pass reads it again.
-        memory.inventory = None;
-    }
-    memory.recorded = memory.inventory.clone();
-    written
+    let Some(before) = memory.recorded.take() else {
+        return Err(Problem::passing(UNKNOWN));
+    };
+    // Where this fails, what is stored is not known any more; the next pass reads it again.
+    memory.recorded = Some(pass.cluster.write_inventory(pass.environment, inventory, &before).await?);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::manifest::{ObjectKey, group_of};
+use towpath_core::names::EnvironmentName;
 use towpath_core::plan::{Foreign, Observed, Seen, Table};
 use towpath_core::policy::{self, Cleared};
 
@@ -93,13 +94,13 @@ pub(super) async fn observe(
         let strays = ours.iter().filter(|(key, seen)| !is_ours(key, seen));
         let strays: BTreeMap<ObjectKey, Seen> = strays.map(|(key, seen)| (key.clone(), seen.clone())).collect();
         ours.retain(|key, _| !strays.contains_key(key));
-        let mut inherited = BTreeSet::new();
+        let mut inherited = BTreeMap::new();
         if let Some((name, set)) = &earlier {
             let theirs = live.snapshot(name);
             let of_set =
                 theirs.iter().filter(|(key, seen)| seen.part_of.as_ref() == Some(set) && !ours.contains_key(key));
-            inherited = of_set.map(|(key, _)| key.clone()).collect();
-            for key in &inherited {
+            inherited = of_set.map(|(key, _)| (key.clone(), (*name).clone())).collect();
+            for key in inherited.keys() {
                 ours.put(key.clone(), theirs.row(key).expect("it was listed above").clone());
             }
         }
@@ -136,7 +137,7 @@ pub(super) async fn observe(
     // Nor is what the table still has of it: the watch ended with the kind, and may not have told of the end.
     ours.retain(|key, _| !unserved.contains(key));
     inherit(pass, &mut ours, &mut foreign, &mut inherited);
-    inherited.retain(|key| ours.contains_key(key));
+    inherited.retain(|key, _| ours.contains_key(key));
     let ending = memory.ending.iter().map(|(name, ending)| (name.clone(), ending.problem.clone())).collect();
     let is_hook = |key: &ObjectKey, seen: &Seen| seen.hook.is_some() && desired.get(key).is_none();
     let hooks = ours.iter().filter(|(key, seen)| is_hook(key, seen));
@@ -152,7 +153,7 @@ fn inherit(
     pass: &Pass<'_>,
     ours: &mut Table,
     foreign: &mut BTreeMap<ObjectKey, Foreign>,
-    inherited: &mut BTreeSet<ObjectKey>,
+    inherited: &mut BTreeMap<ObjectKey, EnvironmentName>,
 ) {
     let name = &pass.environment.name;
     let others =
@@ -160,11 +161,11 @@ fn inherit(
     foreign.retain(|key, found| {
         let given = others.iter().filter(|_| found.is_of_other_environment).find_map(|from| {
             let row = pass.cluster.live().get(from, key).filter(|row| row.seen.uid == found.uid)?;
-            pass.claims.may_inherit(name, from, row.seen.part_of.as_deref(), key).then_some(row)
+            pass.claims.may_inherit(name, from, row.seen.part_of.as_deref(), key).then_some((from.clone(), row))
         });
-        let Some(row) = given else { return true };
+        let Some((from, row)) = given else { return true };
         ours.put(key.clone(), row);
-        inherited.insert(key.clone());
+        inherited.insert(key.clone(), from);
         false
     });
 }

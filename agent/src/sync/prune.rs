@@ -34,7 +34,7 @@ pub(super) struct RefusedDeletion {
 /// Deletes what left git, after everything that is in git was applied. A member leaves the inventory only when its
 /// absence was confirmed. A deletion that is refused or stuck holds up neither the others nor the environment.
 pub(super) async fn prune(work: &Work<'_>, memory: &mut Memory, kinds: &Kinds, commit: &str, progress: &mut Progress) {
-    let Work { pass, account, plan, .. } = *work;
+    let Work { pass, account, observed, plan, .. } = *work;
     if !plan.removals.iter().any(|(_, fate)| matches!(fate, Fate::Prune { .. })) {
         // Nothing waits any longer: what comes next waits its own time.
         memory.waits_since = None;
@@ -47,14 +47,15 @@ pub(super) async fn prune(work: &Work<'_>, memory: &mut Memory, kinds: &Kinds, c
     if due.is_empty() {
         return;
     }
-    if let Err(problem) = members::note_confirmed(pass, memory, plan, commit).await {
+    if let Err(problem) = members::before_deletions(pass, memory, plan, commit).await {
         return progress.problems.push(problem);
     }
     for stage in due.chunk_by(|(one, _), (other, _)| stage_of(one) == stage_of(other)) {
         if seeded::has("strike-off-first") {
             let mut left = memory.inventory.clone().unwrap_or_default();
             stage.iter().for_each(|(key, _)| left.remove(key));
-            let _ = pass.cluster.write_inventory(pass.environment, &left).await;
+            let before = memory.recorded.clone().unwrap_or_default();
+            memory.recorded = pass.cluster.write_inventory(pass.environment, &left, &before).await.ok();
         }
         let mut deletions = Vec::new();
         for (key, uid) in stage {
@@ -64,9 +65,12 @@ pub(super) async fn prune(work: &Work<'_>, memory: &mut Memory, kinds: &Kinds, c
                 progress.leftovers.kept.push(KeptStatus::new(key, Keep::Unserved));
                 continue;
             };
+            let Some(row) = observed.ours.row(key) else { continue };
+            let label = observed.inherited.get(key).unwrap_or(&pass.environment.name);
             deletions.push(
                 async move {
-                    let result = if (pass.overtaken)() { None } else { Some(account.delete(kind, key, uid).await) };
+                    let result =
+                        if (pass.overtaken)() { None } else { Some(account.delete(kind, key, label, row).await) };
                     (key, uid, result)
                 }
                 .boxed(),
@@ -190,6 +194,10 @@ fn settle(
         }
         // Another object under the same name is not the one that was ours.
         Ok(Deleted::Replaced) => inventory.remove(key),
+        Ok(Deleted::Changed) => {
+            progress.leftovers.kept.push(KeptStatus::new(key, "it was changed a moment ago, and is looked at again"));
+            try_again(progress, REFUSED_FIRST / pass.time_scale);
+        }
         Err(_) if seeded::has("failed-delete-is-done") => inventory.remove(key),
         Err(problem) => {
             progress.failed += 1;

@@ -2,7 +2,7 @@
 
 use super::own::Own;
 use super::removals::{Fate, Keep, fate_of_seen, in_order_of_deletion};
-use super::{Seen, is_protected};
+use super::{Row, Seen, is_protected};
 use crate::environment::Environment;
 use crate::manifest::ObjectKey;
 use crate::names::EnvironmentName;
@@ -12,7 +12,7 @@ pub struct Leaving<'a> {
     /// The environment.
     pub environment: &'a Environment,
     /// Objects with its label and of its ApplySet, or members by their UID.
-    pub observed: &'a [(ObjectKey, Seen)],
+    pub observed: &'a [(ObjectKey, Row)],
     /// The namespace that the agent itself runs in.
     pub own_namespace: Option<&'a str>,
     /// Which other environment of this agent wants an object.
@@ -33,7 +33,7 @@ pub fn farewell(leaving: &Leaving) -> Vec<(ObjectKey, Fate)> {
         },
         fate => fate,
     };
-    let mut fates: Vec<_> = leaving.observed.iter().map(|(key, seen)| (key.clone(), fate(key, seen))).collect();
+    let mut fates: Vec<_> = leaving.observed.iter().map(|(key, row)| (key.clone(), fate(key, &row.seen))).collect();
     in_order_of_deletion(&mut fates);
     fates
 }

@@ -367,8 +367,26 @@ fn what_another_environment_has_in_git_is_handed_over_and_not_deleted() {
     assert_eq!(world.fate("moves"), Fate::Keep(Keep::TakenOver("other".parse().unwrap())));
     // Here it is on the other side: it is seen with the label that it still carries.
     let mut world = World::settled(&["a"]);
-    world.observed.inherited.insert(key("ConfigMap", "a"));
+    world.observed.inherited.insert(key("ConfigMap", "a"), "other".parse().unwrap());
     assert_eq!(world.action("a"), Action::Configure(Why::HandedOver));
+}
+
+#[test]
+fn a_decision_to_delete_stands_until_something_comes_up_that_would_keep_it() {
+    let decided_on = Seen { is_of_agent: true, ..seen(Some(print(1))) };
+    let changed = Seen { fingerprint: Some(print(2)), ..decided_on.clone() };
+    assert!(changed.may_still_go(&decided_on), "what it was known to be when that was decided does not keep it");
+    let unlabelled = Seen { is_of_agent: false, ..decided_on.clone() };
+    assert!(changed.may_still_go(&decided_on) && !decided_on.may_still_go(&unlabelled));
+    for keeps in [
+        Seen { uid: "another".into(), ..decided_on.clone() },
+        Seen { part_of: Some("another".into()), ..decided_on.clone() },
+        Seen { has_controller: true, ..decided_on.clone() },
+        Seen { never_prune: true, ..decided_on.clone() },
+        Seen { fingerprint: None, ..decided_on.clone() },
+    ] {
+        assert!(!keeps.may_still_go(&decided_on), "{keeps:?}");
+    }
 }
 
 #[test]
@@ -413,7 +431,8 @@ fn a_farewell_deletes_what_is_proven_and_leaves_the_rest() {
         (key("PersistentVolumeClaim", "data"), seen(Some(print(1)))),
         (key("ConfigMap", "copied"), loose),
         (key("ConfigMap", "moves"), seen(Some(print(1)))),
-    ];
+    ]
+    .map(|(key, seen)| (key, Row { seen, version: 0, tick: 0 }));
     let wanted = |key: &ObjectKey| (key.name == "moves").then(|| "other".parse().unwrap());
     let fates =
         farewell(&Leaving { environment: &environment, observed: &observed, own_namespace: None, wanted_by: &wanted });
