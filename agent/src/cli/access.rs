@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{Context, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::Value;
 use towpath_core::fault::Problem;
@@ -54,27 +54,46 @@ impl Kube {
             Problem::setup(format!("no access to a cluster: {error}"))
                 .hint("set KUBECONFIG, or use --kubeconfig and --context")
         };
-        match (&self.kubeconfig, &self.context) {
+        let mut config = match (&self.kubeconfig, &self.context) {
             (Some(file), _) => {
                 let kubeconfig = Kubeconfig::read_from(file).map_err(|error| unreadable(&Chain(&error)))?;
                 let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-                config.map_err(|error| unreadable(&Chain(&error)))
+                config.map_err(|error| unreadable(&Chain(&error)))?
             }
-            (None, Some(_)) => Config::from_kubeconfig(&options).await.map_err(|error| unreadable(&Chain(&error))),
-            (None, None) => Config::infer().await.map_err(|error| unreadable(&Chain(&error))),
+            (None, Some(_)) => Config::from_kubeconfig(&options).await.map_err(|error| unreadable(&Chain(&error)))?,
+            (None, None) => Config::infer().await.map_err(|error| unreadable(&Chain(&error)))?,
+        };
+        // A file is read again each minute, so that the authority can be changed while the agent runs. In a cluster
+        // kube knows the file by itself.
+        if config.root_cert_file.is_none() {
+            config.root_cert_file = self.authority();
         }
+        Ok(config)
     }
 
-    /// The name of the user in the kubeconfig.
-    fn user(&self) -> Option<String> {
+    /// The kubeconfig, and the context of it that is used.
+    fn in_use(&self) -> Option<(Kubeconfig, Context)> {
         let kubeconfig = match &self.kubeconfig {
             Some(file) => Kubeconfig::read_from(file),
             None => Kubeconfig::read(),
         };
         let kubeconfig = kubeconfig.ok()?;
         let wanted = self.context.as_ref().or(kubeconfig.current_context.as_ref())?;
-        let context = kubeconfig.contexts.iter().find(|context| context.name == *wanted)?;
-        context.context.as_ref()?.user.clone()
+        let context = kubeconfig.contexts.iter().find(|context| context.name == *wanted)?.context.clone()?;
+        Some((kubeconfig, context))
+    }
+
+    /// The name of the user in the kubeconfig.
+    fn user(&self) -> Option<String> {
+        self.in_use()?.1.user
+    }
+
+    /// The file with the certificate of the cluster's authority, where the kubeconfig names one.
+    fn authority(&self) -> Option<PathBuf> {
+        let (kubeconfig, context) = self.in_use()?;
+        let cluster = kubeconfig.clusters.into_iter().find(|cluster| cluster.name == context.cluster)?.cluster?;
+        // What stands in the kubeconfig itself goes before a file, as in kubectl.
+        cluster.certificate_authority.filter(|_| cluster.certificate_authority_data.is_none()).map(PathBuf::from)
     }
 }
 
