@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use support::world::World;
 
 use crate::manifests::{config_map, deployment};
+use crate::settled::deleted;
 
 const ENVIRONMENT: (&str, &str) = ("towpath.dev/v1alpha1", "Environment");
 
@@ -62,12 +63,7 @@ async fn what_goes_with_its_environment_goes_in_order_and_what_is_protected_stay
     let mark = world.mark();
     delete(&world, "farewell").await;
     is_gone(&world, "farewell").await;
-    let deleted: Vec<String> = world
-        .requests_since(mark)
-        .into_iter()
-        .filter(|request| request.verb == "delete")
-        .map(|request| request.name)
-        .collect();
+    let deleted = deleted(&world, mark);
     assert_eq!(deleted[0], "web", "workloads first: {deleted:?}");
     assert_eq!(deleted.len(), 3, "{deleted:?}");
     assert!(is_there(&world, "ConfigMap", "never").await);

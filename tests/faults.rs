@@ -3,8 +3,11 @@
 
 mod cluster;
 mod disk;
+mod end;
 mod outage;
 mod partial;
 mod plans;
 mod release;
+mod stale;
 mod trials;
+mod trust;

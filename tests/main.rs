@@ -2,6 +2,7 @@
 
 mod architecture;
 mod manifests;
+mod settled;
 mod repo;
 mod examples;
 mod journey;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use support::world::World;
 
 use crate::manifests::image;
+use crate::settled::runs_on;
 
 /// A Deployment and a Service full of what servers store otherwise than it was written.
 fn odd() -> Vec<(String, String)> {
@@ -43,13 +44,7 @@ spec:
 }
 
 async fn odd_world(name: &str) -> World {
-    let mut world = World::new(name).await;
-    let files = odd();
-    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-    world.repo.commit("master", "first", &files);
-    world.follow(name, json!({"lane": "master", "path": "prod"})).await;
-    world.runs(name, "master").await;
-    world
+    runs_on(World::new(name).await, &odd()).await
 }
 
 /// The agent's writes to workloads within a while after an act.

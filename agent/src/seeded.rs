@@ -11,7 +11,6 @@
 //! | `unread-inventory-is-empty` | an inventory that could not be read counts as one that is empty |
 
 /// All of them by name.
-#[cfg(feature = "seeded-bugs")]
 pub const ALL: [&str; 6] = [
     "enroll-late",
     "strike-off-first",

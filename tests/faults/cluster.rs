@@ -9,27 +9,14 @@ use support::faults::{Action, On};
 use support::world::World;
 use towpath_core::status::{EnvironmentStatus, State};
 
-use super::release::{Release, unpacked};
+use super::release::Release;
 use crate::manifests::config_map;
+use crate::settled::{deleted, inventory, runs_on, uid};
 
 /// A world whose environment, named like it, runs three ConfigMaps.
 async fn settled(name: &str) -> World {
-    let mut world = World::new(name).await;
     let files = ["a", "b", "c"].map(|name| (format!("prod/{name}.yaml"), config_map(name, "1")));
-    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-    world.repo.commit("master", "first", &files);
-    world.repository().await;
-    world.environment(name, json!({"lane": "master", "path": "prod"})).await;
-    world.start_agent();
-    world.runs(name, "master").await;
-    world
-}
-
-/// The lines of a world's inventory.
-async fn inventory(world: &World) -> String {
-    let name = format!("towpath-inventory-{}", world.namespace);
-    let map = world.get("v1", "ConfigMap", &name).await.unwrap_or_default();
-    unpacked(map["binaryData"]["members.gz"].as_str().unwrap_or_default())
+    runs_on(World::new(name).await, &files).await
 }
 
 /// Writes an inventory as somebody would who edits it.
@@ -39,10 +26,6 @@ async fn edit_inventory(world: &World, lines: &str) {
     let packed = base64::engine::general_purpose::STANDARD.encode(encoder.finish().unwrap());
     let name = format!("towpath-inventory-{}", world.namespace);
     world.patch("v1", "ConfigMap", &name, json!({"binaryData": {"members.gz": packed}})).await;
-}
-
-fn uid(object: &Value) -> String {
-    object["metadata"]["uid"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,6 +58,51 @@ async fn an_object_that_was_made_anew_while_nobody_watched_is_a_new_member() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_inventory_that_others_annotate_or_delete_holds_up_no_pass_and_loses_nobody() {
+    let world = settled("touched").await;
+    let name = "towpath-inventory-touched";
+    let lists_all = async |names: &[&str]| {
+        let lines = inventory(&world).await;
+        for name in names {
+            let uid = uid(&world.get("v1", "ConfigMap", name).await.unwrap());
+            assert!(lines.contains(&format!(" {name} {uid}")), "{name}: {lines}\n{}", world.agent_log());
+        }
+        assert_eq!(lines.lines().count(), names.len(), "{lines}");
+    };
+    let note = json!({"metadata": {"annotations": {"example.com/backup": "done"}}});
+    world.patch("v1", "ConfigMap", name, note).await;
+    world.repo.commit("master", "second", &[("prod/d.yaml", &config_map("d", "1"))]);
+    world.runs("touched", "master").await;
+    lists_all(&["a", "b", "c", "d"]).await;
+
+    world.delete("v1", "ConfigMap", name).await;
+    world.repo.commit("master", "third", &[("prod/e.yaml", &config_map("e", "1"))]);
+    world.runs("touched", "master").await;
+    lists_all(&["a", "b", "c", "d", "e"]).await;
+    let log = world.agent_log();
+    assert!(!log.contains("the inventory"), "a pass failed\n{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_bears_the_agents_name_is_pruned_once_and_without_delay() {
+    let world = settled("namesake").await;
+    let mut namesake: Value = serde_json::from_str(&config_map("namesake", "1")).unwrap();
+    namesake["metadata"]["labels"] = json!({"app.kubernetes.io/name": "towpath"});
+    world.repo.commit("master", "second", &[("prod/namesake.yaml", &namesake.to_string())]);
+    world.runs("namesake", "master").await;
+    let mark = world.mark();
+    // The version that is known is not the one that is there.
+    for number in 0..3 {
+        let note = json!({"metadata": {"annotations": {"example.com/count": number.to_string()}}});
+        world.patch("v1", "ConfigMap", "namesake", note).await;
+    }
+    world.repo.delete("master", "prod/namesake.yaml");
+    world.object_where("v1", "ConfigMap", "namesake", "pruned", Value::is_null).await;
+    world.runs("namesake", "master").await;
+    assert!(deleted(&world, mark).iter().all(|name| name == "namesake"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_inventory_that_lists_what_is_not_ours_deletes_none_of_it() {
     let mut world = settled("forged").await;
     let foreign = |name: &str, labels: Value| {
@@ -101,10 +129,7 @@ async fn an_inventory_that_lists_what_is_not_ours_deletes_none_of_it() {
     world.repo.delete("master", "prod/c.yaml");
     world.object_where("v1", "ConfigMap", "c", "pruned", Value::is_null).await;
     world.runs("forged", "master").await;
-    let requests = world.requests_since(mark);
-    let deleted: Vec<&str> =
-        requests.iter().filter(|request| request.verb == "delete").map(|request| request.name.as_str()).collect();
-    assert_eq!(deleted, ["c"], "only what carries our label and what we applied");
+    assert_eq!(deleted(&world, mark), ["c"], "only what carries our label and what we applied");
     let lines = inventory(&world).await;
     // What carries our label and nothing else of ours stays in sight of people, and nobody deletes it.
     assert!(!lines.contains("plain") && !lines.contains(root), "{lines}");
@@ -257,13 +282,7 @@ async fn a_group_of_kinds_that_is_not_served_for_a_while_deletes_nothing() {
         })
         .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let deleted: Vec<String> = world
-        .requests_since(mark)
-        .into_iter()
-        .filter(|request| request.verb == "delete")
-        .map(|request| request.name)
-        .collect();
-    assert_eq!(deleted, ["other-leaves"]);
+    assert_eq!(deleted(&world, mark), ["other-leaves"]);
 
     // It is registered anew by itself when the wrong registration goes.
     world.plane.kubectl(&["delete", "apiservice", service]).unwrap();

@@ -4,12 +4,14 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use support::audit::Request;
 use support::faults::{Action, Answer, Asked, On, Proxy};
 use support::git_server::GitServer;
 use support::world::World;
 use towpath_core::status::State;
 
-use super::release::{End, Release};
+use super::end::End;
+use super::release::Release;
 use crate::manifests::config_map;
 
 /// How soon all is well after a server is back.
@@ -159,6 +161,59 @@ async fn a_release_is_taken_up_where_the_api_server_left_it() {
     is_clean(&release.end().await);
 }
 
+/// Runs the second commit of a release with waves and a hook; at this request the answer is lost and the server goes away
+/// for a while. Nothing may be skipped, be done twice or come before its turn.
+async fn is_taken_up(name: &str, verb: &'static str, resource: &'static str, object: &'static str) {
+    let mut release = Release::staged(name).await;
+    release.world.start_agent();
+    release.settle().await;
+    release.comes_to_rest().await;
+    release.proxy.forget();
+    let is_meant = move |asked: &Asked| {
+        asked.is_write() && asked.verb == verb && asked.resource == resource && asked.name.starts_with(object)
+    };
+    release.proxy.inject(On::those(is_meant), Action::Stall);
+    let mark = release.world.mark();
+    release.second_commit();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !release.proxy.seen().iter().any(|asked| is_meant(asked) && asked.status.is_some()) {
+        assert!(Instant::now() < deadline, "it was not tried\n{}", release.world.agent_log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    release.proxy.go_away();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    release.proxy.heal();
+    release.settle().await;
+    release.comes_to_rest().await;
+    release.rests(Duration::from_secs(2)).await;
+
+    let end = release.end().await;
+    assert_eq!(end.members, end.labelled);
+    assert_eq!(end.effects["jobs/prepare-a-run"], (2, 1), "one Job for each commit\n{}", release.world.agent_log());
+    let others = end.effects.iter().filter(|(object, _)| *object != "jobs/prepare-a-run");
+    assert!(others.clone().all(|(_, (created, deleted))| *created <= 1 && *deleted <= 1), "{:?}", end.effects);
+    let requests = release.world.requests_since(mark);
+    let place = |name: &str, find_last: bool| {
+        let is_it = |request: &Request| request.is_write() && request.code < 300 && request.name.starts_with(name);
+        let found = if find_last { requests.iter().rposition(is_it) } else { requests.iter().position(is_it) };
+        found.unwrap_or_else(|| panic!("{name} was not written: {requests:#?}"))
+    };
+    let order = ["early", "prepare-", "web", "late", "last"];
+    for (before, after) in order.iter().zip(&order[1..]) {
+        assert!(place(before, true) < place(after, false), "{after} came before {before} was done: {requests:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wave_is_taken_up_where_the_api_server_left_it() {
+    is_taken_up("half-wave", "patch", "configmaps", "late").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_ends_while_the_api_server_is_away_is_not_run_again() {
+    is_taken_up("half-hook", "patch", "jobs", "prepare-").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_throttles_or_fails_for_a_while_is_asked_slowly() {
     let mut release = Release::prepare("throttled").await;
@@ -213,4 +268,24 @@ async fn what_went_while_its_watch_was_away_is_not_deleted_again_and_again() {
     let deletions = release.proxy.seen().iter().filter(is_deletion).count();
     assert!(deletions <= 2, "{deletions} deletions of one object\n{}", release.world.agent_log());
     is_clean(&release.end().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_that_cannot_be_taken_up_are_begun_anew_ever_more_slowly() {
+    const FORGETFUL: Duration = Duration::from_secs(10);
+    let mut release = Release::prepare("forgetful").await;
+    release.world.start_agent();
+    release.settle().await;
+    release.comes_to_rest().await;
+    let is_watch = |asked: &Asked| asked.verb == "watch" && asked.resource == "configmaps";
+    release.proxy.inject(On::those(is_watch), Action::Answer(Answer::status(410, "too old resource version")));
+    release.proxy.forget();
+    release.proxy.cut_all();
+    tokio::time::sleep(FORGETFUL).await;
+    let asked = release.proxy.seen().iter().filter(|asked| is_watch(asked)).count();
+    // The pauses are 0.4 s at least, then 0.8, 1.6, 3.2 and 6.4 s.
+    assert!((2..=6).contains(&asked), "{asked} watches in {FORGETFUL:?}");
+    release.proxy.heal();
+    release.world.patch("v1", "ConfigMap", "settings", json!({"data": {"key": "by hand"}})).await;
+    release.world.object_where("v1", "ConfigMap", "settings", "mended", |found| found["data"]["key"] == "1").await;
 }

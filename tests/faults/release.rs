@@ -1,73 +1,32 @@
 //! A whole release that faults are tried on: two commits that create, change, add and remove, and everything that can
 //! be said of its end.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use kube::api::ListParams;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::audit::{self, Mark};
-use support::faults::Proxy;
+use support::faults::{Action, On, Proxy};
 use support::world::World;
 
+use crate::hooks::hook;
 use crate::manifests::config_map;
+use crate::waves::in_wave;
 
 /// How long one of the two commits may take, whatever happens to it.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// An agent that wrote nothing for so long has come to rest; on a busy machine a single write takes a second.
 const RESTED: Duration = Duration::from_secs(3);
-/// The kinds that are compared: those of the release, and those that controllers or a confused agent could add.
-const KINDS: [(&str, &str); 8] = [
-    ("apps/v1", "Deployment"),
-    ("apps/v1", "ReplicaSet"),
-    ("batch/v1", "Job"),
-    ("v1", "ConfigMap"),
-    ("v1", "Service"),
-    ("v1", "ServiceAccount"),
-    ("v1", "Secret"),
-    ("v1", "PersistentVolumeClaim"),
-];
-
 /// A release under way.
 pub struct Release {
     pub world: World,
     pub proxy: Arc<Proxy>,
-    start: Mark,
+    pub start: Mark,
     restarts: u32,
-}
-
-/// Everything that is compared between a run with faults and one without.
-#[derive(Debug, PartialEq)]
-pub struct End {
-    /// Every object of the namespace, without what differs by chance.
-    pub objects: BTreeMap<String, Value>,
-    /// How often each object was created and deleted.
-    pub effects: BTreeMap<String, (u32, u32)>,
-    /// The members, as the inventory has them.
-    pub members: BTreeSet<String>,
-    /// The objects with the environment's label.
-    pub labelled: BTreeSet<String>,
-    /// What the status says, times left out.
-    pub status: Value,
-}
-
-impl End {
-    /// # Panics
-    /// When it is another end than expected: with the first difference.
-    pub fn must_be(&self, expected: &End, what: &str, log: &str) {
-        assert_eq!(self.effects, expected.effects, "{what}\n{log}");
-        assert_eq!(self.members, expected.members, "{what}\n{log}");
-        assert_eq!(self.labelled, expected.labelled, "{what}\n{log}");
-        assert_eq!(self.status, expected.status, "{what}\n{log}");
-        let names = |end: &End| end.objects.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(self), names(expected), "{what}\n{log}");
-        for (identity, object) in &expected.objects {
-            assert_eq!(&self.objects[identity], object, "{what}: {identity}\n{log}");
-        }
-    }
+    is_staged: bool,
+    /// What is done to the proxy when an agent that was killed is started again; the first is next.
+    pub at_restart: VecDeque<(On, Action)>,
 }
 
 /// A write of the agent: which one it is among those to the same object.
@@ -107,6 +66,15 @@ fn deployment(image: &str) -> String {
 impl Release {
     /// A namespace with the first commit in git. No agent runs.
     pub async fn prepare(name: &str) -> Release {
+        Release::with_stages(name, false).await
+    }
+
+    /// The same with waves and a hook before them.
+    pub async fn staged(name: &str) -> Release {
+        Release::with_stages(name, true).await
+    }
+
+    async fn with_stages(name: &str, is_staged: bool) -> Release {
         let mut world = World::new(name).await;
         let start = world.mark();
         let proxy = world.through_proxy().await;
@@ -133,9 +101,13 @@ impl Release {
                 ("environments/prod/account.yaml", &account.to_string()),
             ],
         );
+        if is_staged {
+            let hook = [("environments/prod/hook.yaml".to_owned(), hook("prepare", "BeforeSync", "prepare:1"))];
+            commit(&world, "stages", &[hook.to_vec(), staged("1")].concat());
+        }
         world.repository().await;
         world.environment(name, json!({"lane": "master", "path": "environments/prod"})).await;
-        Release { world, proxy, start, restarts: 0 }
+        Release { world, proxy, start, restarts: 0, is_staged, at_restart: VecDeque::new() }
     }
 
     /// Runs both commits to their end. An agent that is killed by a rule of the proxy is started again.
@@ -162,6 +134,14 @@ impl Release {
                 ("environments/prod/joins.yaml", &config_map("joins", "2")),
             ],
         );
+        if self.is_staged {
+            let files = staged("2");
+            repo.commit(
+                "next",
+                "stages",
+                &files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect::<Vec<_>>(),
+            );
+        }
         repo.branch("master", "next");
     }
 
@@ -203,6 +183,9 @@ impl Release {
     fn restart_if_killed(&mut self) {
         if self.proxy.kills() > self.restarts {
             self.restarts += 1;
+            if let Some((on, action)) = self.at_restart.pop_front() {
+                self.proxy.inject(on, action);
+            }
             self.world.start_agent();
         }
     }
@@ -259,141 +242,50 @@ impl Release {
     }
 
     /// The requests that a point means, in this release.
-    pub fn on(&self, point: &Point) -> support::faults::On {
+    pub fn on(&self, point: &Point) -> On {
         let (wanted, namespace) = (point.clone(), self.world.namespace.clone());
-        support::faults::On::those(move |asked| {
-            let name = asked.name.replace(&namespace, NAMESPACE);
+        On::those(move |asked| {
+            let name = masked(&asked.name, &namespace);
             asked.is_write() && (asked.verb, &asked.resource, &name) == (wanted.verb, &wanted.resource, &wanted.name)
         })
         .nth(point.number)
     }
 
-    fn masked(&self, text: &str) -> String {
-        text.replace(&self.world.namespace, NAMESPACE)
-    }
-
-    /// Everything that is compared. UIDs of the inventory must be those of the objects.
-    pub async fn end(&self) -> End {
-        let mut objects = BTreeMap::new();
-        let mut labelled = BTreeSet::new();
-        let mut members = BTreeSet::new();
-        let mut uids = BTreeMap::new();
-        let mut inventory = String::new();
-        for (api_version, kind) in KINDS {
-            let api = self.world.api(api_version, kind).await;
-            for object in api.list(&ListParams::default()).await.expect("an administrator may list") {
-                let mut object = serde_json::to_value(object).expect("it was read as JSON");
-                let name = self.masked(object["metadata"]["name"].as_str().unwrap_or_default());
-                let identity = format!("{kind} {name}");
-                uids.insert(identity.clone(), object["metadata"]["uid"].as_str().unwrap_or_default().to_owned());
-                if object["metadata"]["labels"]["towpath.dev/environment"] == self.world.namespace.as_str() {
-                    labelled.insert(identity.clone());
-                }
-                if name.starts_with("towpath-inventory-") {
-                    inventory = unpacked(object["binaryData"]["members.gz"].as_str().unwrap_or_default());
-                    object["binaryData"].take();
-                }
-                without_chance(&mut object, kind);
-                let text = self.masked(&object.to_string());
-                objects.insert(identity, serde_json::from_str(&text).expect("it is still JSON"));
-            }
-        }
-        for line in inventory.lines() {
-            let fields: Vec<&str> = line.split(' ').collect();
-            let identity = format!("{} {}", fields[1], fields[3]);
-            assert_eq!(uids.get(&identity).map(String::as_str), Some(fields[4]), "{line}\n{}", self.world.agent_log());
-            members.insert(identity);
-        }
-        End { objects, effects: self.effects(), members, labelled, status: self.status().await }
-    }
-
-    /// Creations and deletions that happened, by the audit log: those of the agent, and those of controllers that make
-    /// one object for each change of another.
-    fn effects(&self) -> BTreeMap<String, (u32, u32)> {
-        let mut effects: BTreeMap<String, (u32, u32)> = BTreeMap::new();
-        let requests = audit::since(&self.world.plane.audit_log(), self.start).expect("the audit log can be read");
-        for request in requests.iter().filter(|request| request.namespace == self.world.namespace) {
-            let is_ours = request.user == "system:serviceaccount:towpath:towpath";
-            let counts = is_ours && !matches!(request.resource.as_str(), "events" | "leases");
-            if !request.is_write() || !(counts || request.resource == "replicasets") {
-                continue;
-            }
-            let entry = effects.entry(format!("{}/{}", request.resource, self.masked(&request.name))).or_default();
-            match (request.verb.as_str(), request.code) {
-                ("create" | "patch" | "update", 201) => entry.0 += 1,
-                ("delete" | "deletecollection", 200 | 202) => entry.1 += 1,
-                _ => {}
-            }
-        }
-        effects.retain(|_, effect| *effect != (0, 0));
-        effects
-    }
-
-    async fn status(&self) -> Value {
-        let status = self.world.status(&self.world.namespace).await;
-        let conditions: BTreeMap<&str, (&str, &str)> = status
-            .conditions
-            .iter()
-            .map(|condition| (condition.type_.as_str(), (condition.status.as_str(), condition.reason.as_str())))
-            .collect();
-        let text = json!({
-            "state": status.state,
-            "running": status.running,
-            "candidate": status.candidate,
-            "problems": status.problems,
-            "objects": status.objects,
-            "kept": status.leftovers.kept.iter().map(|kept| (&kept.object, &kept.reason)).collect::<Vec<_>>(),
-            "unhealthy": status.unhealthy,
-            "conditions": conditions,
-        });
-        serde_json::from_str(&self.masked(&text.to_string())).expect("it is still JSON")
+    /// A text in which nothing differs that differs between two releases by their names.
+    pub fn masked(&self, text: &str) -> String {
+        masked(text, &self.world.namespace)
     }
 }
 
 const NAMESPACE: &str = "the-namespace";
 
-/// The lines of an inventory.
-pub fn unpacked(base64: &str) -> String {
-    let packed = base64::engine::general_purpose::STANDARD.decode(base64).expect("bytes are written as base64");
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).expect("an inventory is compressed");
-    text
+/// How the names of the hook's Jobs begin, and how many digits of a run follow.
+const RUNS: (&str, usize) = ("prepare-", 10);
+
+/// A text in which nothing differs that differs between two releases by their names.
+fn masked(text: &str, namespace: &str) -> String {
+    let mut masked = text.replace(namespace, NAMESPACE);
+    let runs: BTreeSet<String> = masked
+        .match_indices(RUNS.0)
+        .filter_map(|(at, stem)| masked.get(at + stem.len()..at + stem.len() + RUNS.1))
+        .filter(|run| run.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .map(str::to_owned)
+        .collect();
+    for run in runs {
+        masked = masked.replace(&run, "a-run");
+    }
+    masked
 }
 
-/// Takes out what differs between two runs although nothing went wrong.
-fn without_chance(object: &mut Value, kind: &str) {
-    let metadata = &mut object["metadata"];
-    for field in ["uid", "resourceVersion", "creationTimestamp"] {
-        metadata[field].take();
-    }
-    let empty = Vec::new();
-    for owner in metadata["ownerReferences"].as_array_mut().unwrap_or(&mut empty.clone()) {
-        owner["uid"].take();
-    }
-    // What is ours of it must be the same; what controllers write besides is theirs.
-    let entries = metadata["managedFields"].take();
-    let ours = entries.as_array().unwrap_or(&empty).iter().filter(|entry| entry["manager"] == "towpath");
-    metadata["ours"] = ours.map(|entry| json!([entry["operation"], entry["fieldsV1"]])).collect();
-    if kind == "ConfigMap" && metadata["name"].as_str().is_some_and(|name| name.starts_with("towpath-inventory-")) {
-        metadata["ours"].take();
-    }
-    if let Some(label) = metadata["labels"].get_mut("applyset.kubernetes.io/part-of") {
-        *label = "this environment".into();
-    }
-    object["status"].take();
-    match kind {
-        "Service" => {
-            for field in ["clusterIP", "clusterIPs"] {
-                object["spec"][field].take();
-            }
-        }
-        "Job" => {
-            let places = ["/metadata/labels", "/spec/selector/matchLabels", "/spec/template/metadata/labels"];
-            for place in places {
-                let Some(Value::Object(labels)) = object.pointer_mut(place) else { continue };
-                labels.retain(|name, _| !name.ends_with("controller-uid"));
-            }
-        }
-        _ => {}
-    }
+/// The objects of the waves around wave 0, with a value.
+fn staged(value: &str) -> Vec<(String, String)> {
+    let waves = [("early", -1), ("late", 1), ("last", 2)];
+    waves
+        .map(|(name, wave)| (format!("environments/prod/{name}.yaml"), in_wave(&config_map(name, value), wave)))
+        .to_vec()
+}
+
+fn commit(world: &World, message: &str, files: &[(String, String)]) {
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    world.repo.commit("master", message, &files);
 }

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde_json::json;
 use support::faults::{Action, Answer, Asked, Moment, On};
+use towpath::seeded::ALL;
 
-use super::release::{End, Release};
+use super::end::End;
+use super::release::Release;
 
 /// How long the agent is watched at the end of a trial.
 const QUIET: Duration = Duration::from_secs(2);
@@ -177,17 +179,9 @@ async fn a_release_bears_more_than_one_blow() {
 async fn every_seeded_bug_is_caught() {
     let agent = std::env::var("TOWPATH_SEEDED_AGENT").expect("TOWPATH_SEEDED_AGENT names an agent with seeded bugs");
     let expected = Arc::new(reference("seeded-none").await);
-    let bugs = [
-        "enroll-late",
-        "strike-off-first",
-        "failed-delete-is-done",
-        "delete-without-uid",
-        "failed-list-is-empty",
-        "unread-inventory-is-empty",
-        // No bug at all: what catches this one catches everything.
-        "none",
-    ];
-    let runs = bugs.into_iter().flat_map(|bug| TRIALS.map(|trial| (bug, trial)));
+    // And no bug at all: what catches this one catches everything.
+    let bugs: Vec<&str> = ALL.into_iter().chain(["none"]).collect();
+    let runs = bugs.iter().copied().flat_map(|bug| TRIALS.map(|trial| (bug, trial)));
     let caught = futures::stream::iter(runs)
         .map(|(bug, trial)| {
             let (agent, expected) = (agent.clone(), expected.clone());

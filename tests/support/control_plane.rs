@@ -20,7 +20,8 @@ pub struct ControlPlane {
     _servers: Vec<Running>,
 }
 
-const ADMIN_TOKEN: &str = "admin-token";
+/// The token of a cluster administrator.
+pub(crate) const ADMIN_TOKEN: &str = "admin-token";
 
 /// The control plane of this process, started when it is first asked for.
 ///

@@ -1,11 +1,12 @@
 //! A proxy before a real server that misbehaves on demand: it cuts, delays, refuses, loses answers of writes that were
-//! applied, and kills the agent before or after a request.
+//! applied, kills the agent before or after a request, and tells of the cluster as it was.
 //!
 //! Before the API server it speaks https, with a certificate that the kubeconfig of [`crate::world::World`] trusts;
 //! before a git server plain http. It passes requests on one for one, watches as streams, and remembers all of them.
 //! Each test has a proxy of its own, so what one test breaks no other test meets.
 
 mod asked;
+mod past;
 mod rule;
 mod serve;
 
@@ -25,6 +26,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use asked::Asked;
 pub use rule::{Action, Answer, Moment, On};
 
+use past::Past;
+
+use crate::control_plane::ADMIN_TOKEN;
 use crate::process;
 
 /// A proxy. It ends when it is dropped.
@@ -41,6 +45,8 @@ struct Shared {
     state: Mutex<State>,
     /// Wakes requests that wait for the end of the agent.
     kills: tokio::sync::watch::Sender<u32>,
+    /// The past that some reads are answered from.
+    past: tokio::sync::watch::Sender<Option<Arc<Past>>>,
 }
 
 #[derive(Default)]
@@ -57,6 +63,10 @@ struct State {
     agent: Option<u32>,
     /// Whether the agent is about to be killed: no write passes any more.
     holds_writes: bool,
+    /// How it speaks https; `None` where it speaks http.
+    tls: Option<TlsAcceptor>,
+    /// Watches that cannot go on from before a version.
+    gaps: Vec<(On, u64)>,
 }
 
 impl Proxy {
@@ -66,13 +76,9 @@ impl Proxy {
     /// When no port is free, or a certificate cannot be read.
     pub async fn before_api_server(url: &str, ca: &Path) -> Result<Proxy> {
         towpath::repo::init();
-        let folder = certificates();
-        let certificate = CertificateDer::from_pem_file(folder.join("good.pem"))?;
-        let key = PrivateKeyDer::from_pem_file(folder.join("server.key"))?;
-        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key)?;
         let ca = reqwest::Certificate::from_pem(&std::fs::read(ca)?)?;
         let client = client().tls_certs_only([ca]).build()?;
-        Proxy::start(url, client, Some(TlsAcceptor::from(Arc::new(config)))).await
+        Proxy::start(url, client, Some(acceptor("good.pem")?)).await
     }
 
     /// A proxy before a server that speaks http, such as [`crate::git_server::GitServer`].
@@ -92,9 +98,11 @@ impl Proxy {
             client,
             state: Mutex::default(),
             kills: tokio::sync::watch::Sender::new(0),
+            past: tokio::sync::watch::Sender::new(None),
         });
         let stop = CancellationToken::new();
-        tokio::spawn(serve::listen(listener, tls, shared.clone(), stop.clone()));
+        shared.state().tls = tls;
+        tokio::spawn(serve::listen(listener, shared.clone(), stop.clone()));
         Ok(Proxy { address, shared, _stop: stop.drop_guard() })
     }
 
@@ -106,6 +114,20 @@ impl Proxy {
     /// The certificate that its https is trusted by.
     pub fn ca() -> PathBuf {
         certificates().join("ca.pem")
+    }
+
+    /// From now on shows a certificate that is signed by another authority, to new connections.
+    ///
+    /// # Errors
+    /// When the certificate cannot be read.
+    pub fn change_authority(&self) -> Result<()> {
+        self.shared.state().tls = Some(acceptor("next.pem")?);
+        Ok(())
+    }
+
+    /// The authority of [`Proxy::change_authority`].
+    pub fn next_ca() -> PathBuf {
+        certificates().join("next-ca.pem")
     }
 
     /// From now on does this to these requests. Of several rules for one request the first one counts.
@@ -131,6 +153,40 @@ impl Proxy {
     /// Resets every connection that is open now.
     pub fn cut_all(&self) {
         std::mem::take(&mut self.shared.state().open).cancel();
+    }
+
+    /// The API server's present resource version.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn version(&self) -> u64 {
+        let url = format!("{}/api/v1/namespaces?limit=1", self.shared.target);
+        let answer = self.shared.client.get(url).bearer_auth(ADMIN_TOKEN).send().await.expect("the server answers");
+        let list: serde_json::Value = answer.json().await.expect("it answers with a list");
+        let version = list["metadata"]["resourceVersion"].as_str().and_then(|version| version.parse().ok());
+        version.expect("a list has a version")
+    }
+
+    /// From now on these reads tell of the cluster as it was at a version, and watches that are open stand still.
+    /// Writes are done as ever.
+    pub fn lag(&self, on: On, version: u64) {
+        self.shared.past.send_replace(Some(Arc::new(Past::new(on, version))));
+    }
+
+    /// The lag is over: reads are true again, and watches go on where they stood.
+    pub fn catch_up(&self) {
+        self.shared.past.send_replace(None);
+    }
+
+    /// The lag is over, and nobody is told what happened meanwhile: watches end, and cannot be taken up where they were.
+    pub async fn skip(&self) {
+        let until = self.version().await;
+        let past = self.shared.past.borrow().clone();
+        if let Some(past) = past {
+            self.shared.state().gaps.push((past.on().clone(), until));
+            past.lose();
+        }
+        self.catch_up();
     }
 
     /// When connections were refused since [`Proxy::go_away`].
@@ -201,6 +257,13 @@ impl Shared {
 
 fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder().http1_only().no_proxy().redirect(reqwest::redirect::Policy::none())
+}
+
+fn acceptor(certificate: &str) -> Result<TlsAcceptor> {
+    let certificate = CertificateDer::from_pem_file(certificates().join(certificate))?;
+    let key = PrivateKeyDer::from_pem_file(certificates().join("server.key"))?;
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 fn certificates() -> PathBuf {

@@ -145,6 +145,11 @@ impl World {
         proxy
     }
 
+    /// The proxy between the agent and the API server, after [`World::through_proxy`].
+    pub fn proxy(&self) -> Arc<Proxy> {
+        self.proxy.clone().expect("through_proxy comes first")
+    }
+
     /// Starts the agent, or starts it again.
     pub fn start_agent(&mut self) {
         self.agent = None;

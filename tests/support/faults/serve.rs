@@ -18,35 +18,30 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::{Action, Answer, Asked, Moment, Shared};
+use super::{Action, Answer, Asked, Moment, Shared, past};
 
 type Body = UnsyncBoxBody<Bytes, reqwest::Error>;
 
 /// Time for what was written to leave: a reset throws away what is still in the socket.
 const FLUSHED: Duration = Duration::from_millis(30);
 
-pub(super) async fn listen(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    shared: Arc<Shared>,
-    stop: CancellationToken,
-) {
+pub(super) async fn listen(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
         };
         let Ok((stream, _)) = stream else { continue };
-        let open = {
+        let (open, tls) = {
             let mut state = shared.state();
             if state.is_away {
                 state.refused.push(Instant::now());
                 reset_when_closed(&stream);
                 continue;
             }
-            state.open.clone()
+            (state.open.clone(), state.tls.clone())
         };
-        let (tls, shared, stop) = (tls.clone(), shared.clone(), stop.clone());
+        let (shared, stop) = (shared.clone(), stop.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = connection(stream, tls, shared, open) => {}
@@ -99,8 +94,7 @@ fn reset_when_closed(stream: &TcpStream) {
 async fn handle_request(shared: &Arc<Shared>, request: Request<Incoming>, reset: &CancellationToken) -> Response<Body> {
     let asked = Asked::of(&request);
     wait_for_kill(shared, &asked).await;
-    let is_watch = asked.verb == "watch";
-    let (index, action) = shared.meet(asked);
+    let (index, action) = shared.meet(asked.clone());
     let end = async || {
         reset.cancel();
         pending().await
@@ -116,9 +110,16 @@ async fn handle_request(shared: &Arc<Shared>, request: Request<Incoming>, reset:
         _ => {}
     }
 
-    let (status, headers, body) = if is_watch {
+    if past::is_lost(shared, &asked) {
+        return answer_with(&Answer::status(410, "too old resource version"));
+    }
+    let (status, headers, body) = if let Some(past) = past::of(shared, &asked) {
+        let accept = request.headers().get(header::ACCEPT).cloned();
+        let Some(told) = past::tell(shared, &past, &asked, accept).await else { return end().await };
+        told
+    } else if asked.verb == "watch" {
         let Some(answer) = pass_on(shared, request).await else { return end().await };
-        (answer.status(), answer.headers().clone(), answer.bytes_stream().boxed())
+        (answer.status(), answer.headers().clone(), past::held(shared, &asked, answer.bytes_stream().boxed()))
     } else {
         // What was passed on is done to its end, also when the agent ends meanwhile: then the audit log tells of it.
         let shared = shared.clone();
