@@ -79,7 +79,7 @@ async fn is_handed_over(world: &World, [one, two]: &[String; 2], branches: [&str
     world.runs(two, branches[1]).await;
     world.runs(one, branches[0]).await;
     let moves = world.object_where("v1", "ConfigMap", "moves", "of the second", |object| label(object) == two).await;
-    assert_eq!(moves["metadata"]["uid"], *uid, "it is the same object");
+    assert_eq!(moves["metadata"]["uid"], *uid, "it is the same object\n{}", world.agent_log());
     assert_eq!(moves["data"]["key"], "two");
     world.status_where(one, "rid of it", |status| status.leftovers.kept.is_empty()).await;
     assert_eq!(deleted_or_made(world, mark), []);

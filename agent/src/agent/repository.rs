@@ -14,7 +14,7 @@ use rand::RngExt;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use towpath_core::fault::{Fault, Problem};
-use towpath_core::lane::{Heads, LaneRule, newest_release};
+use towpath_core::lane::{BranchNames, Heads, LaneRule, newest_release};
 use towpath_core::names::annotation;
 use towpath_core::status::Condition;
 
@@ -171,14 +171,16 @@ impl Task {
         self.status.pause(pause, &self.shared.settings).mul_f64(rand::rng().random_range(0.9..1.1))
     }
 
-    /// Reads the branches and fetches those that are followed.
+    /// Reads the branches, and fetches those that are followed or were before: all that is shown together was there at one
+    /// moment. Right after a start only some Environments have said which lanes they follow.
     async fn fetch(&mut self, resolved: &ResolvedRepository) -> Result<(), Problem> {
         let mirror = self.mirror(resolved).await?;
         let heads = {
             let mirror = mirror.clone();
             blocking(move || mirror.heads()).await?
         };
-        let followed = followed(&heads, &self.slot.lanes(|namespace| is_for(resolved, namespace)), resolved);
+        let lanes = self.slot.lanes(|namespace| is_for(resolved, namespace));
+        let followed = followed(&heads, &lanes, &self.seen.heads, &resolved.branches);
         let missing = followed
             .iter()
             .filter(|(branch, commit)| self.seen.heads.get(*branch) != Some(commit) || !mirror.contains(**commit))
@@ -382,18 +384,38 @@ fn is_for(resolved: &ResolvedRepository, namespace: &str) -> bool {
     repo::is_allowed(&resolved.allowed_from, namespace, &resolved.home)
 }
 
-/// The branches that some lane follows, out of those that the server has.
+/// The branches that some lane follows or that are known already, out of those that the server has.
 fn followed(
     heads: &Heads,
     lanes: &[LaneRule],
-    resolved: &ResolvedRepository,
+    known: &Heads,
+    branches: &BranchNames,
 ) -> BTreeMap<String, towpath_core::revision::CommitId> {
-    let mut names: BTreeSet<&str> = lanes.iter().filter_map(|lane| lane.branch(heads, &resolved.branches)).collect();
+    let mut names: BTreeSet<&str> = lanes.iter().filter_map(|lane| lane.branch(heads, branches)).collect();
     // An exact commit must be on one of the branches that every repository has.
     if lanes.iter().any(|lane| matches!(lane, LaneRule::Commit(_))) {
         let usual = [LaneRule::Develop, LaneRule::Master];
-        names.extend(usual.iter().filter_map(|lane| lane.branch(heads, &resolved.branches)));
+        names.extend(usual.iter().filter_map(|lane| lane.branch(heads, branches)));
         names.extend(newest_release(heads.keys()).map(|(name, _)| name));
     }
+    names.extend(heads.keys().filter(|name| known.contains_key(*name)).map(String::as_str));
     names.into_iter().map(|name| (name.to_owned(), heads[name])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_known_is_shown_as_it_is_at_the_same_moment_although_nobody_follows_it_yet() {
+        let commit = |digit: &str| digit.repeat(40).parse().unwrap();
+        let heads: Heads = [("master", "b"), ("develop", "b"), ("feature", "b")]
+            .map(|(name, digit)| (name.to_owned(), commit(digit)))
+            .into();
+        let known: Heads =
+            [("develop", "a"), ("gone", "a")].map(|(name, digit)| (name.to_owned(), commit(digit))).into();
+        let followed = followed(&heads, &[LaneRule::Master], &known, &BranchNames::default());
+        assert_eq!(followed.keys().collect::<Vec<_>>(), ["develop", "master"]);
+        assert_eq!(followed["develop"], heads["develop"]);
+    }
 }
