@@ -16,18 +16,10 @@ use crate::manifests::{config_map, deployment};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Makes the Repository `shop` with more in its spec.
-async fn shop(world: &World, spec: Value) {
-    let mut all = json!({"url": world.repo.url(), "interval": "2s"});
-    for (name, value) in spec.as_object().unwrap() {
-        all[name] = value.clone();
-    }
-    world
-        .apply(json!({
-            "apiVersion": "towpath.dev/v1alpha1", "kind": "Repository",
-            "metadata": {"name": "shop", "namespace": world.namespace}, "spec": all,
-        }))
-        .await;
+/// Makes the Repository `shop`, which is asked often, with more in its spec.
+async fn shop(world: &World, mut spec: Value) {
+    spec["interval"] = "2s".into();
+    world.repository_with(spec).await;
 }
 
 /// The line of a ledger's commits, the oldest first, by plain git.

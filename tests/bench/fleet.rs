@@ -84,12 +84,7 @@ pub async fn begin(world: &mut World, url: &str) -> Result<()> {
 pub async fn repository(world: &World, url: &str, more: Value) {
     let mut spec = json!({"url": url, "allowedFrom": ["*"]});
     spec.as_object_mut().expect("it is one").extend(more.as_object().cloned().unwrap_or_default());
-    world
-        .apply(json!({
-            "apiVersion": "towpath.dev/v1alpha1", "kind": "Repository",
-            "metadata": {"name": "shop", "namespace": world.namespace}, "spec": spec,
-        }))
-        .await;
+    world.repository_with(spec).await;
 }
 
 fn namespace(number: usize) -> String {

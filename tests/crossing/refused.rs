@@ -85,8 +85,8 @@ async fn what_is_refused_after_its_definitions_were_made_leaves_the_sync_under_w
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_that_was_cut_short_is_done_before_anything_else_is_written() {
-    const GROUP: &str = "cut-short.example.com";
-    let mut world = World::new("cut-short").await;
+    const GROUP: &str = "cut-dry-run.example.com";
+    let mut world = World::new("cut-dry-run").await;
     world.administers();
     let proxy = world.through_proxy().await;
     // Every try of a pass to make the definition for good fails.
@@ -102,15 +102,15 @@ async fn a_dry_run_that_was_cut_short_is_done_before_anything_else_is_written() 
         ],
     );
     let allow = json!({"clusterKinds": ["CustomResourceDefinition.apiextensions.k8s.io"]});
-    world.follow("cut-short", json!({"lane": "master", "path": "prod", "allow": allow})).await;
+    world.follow("cut-dry-run", json!({"lane": "master", "path": "prod", "allow": allow})).await;
     world
-        .status_where("cut-short", "told what is refused", |status| {
+        .status_where("cut-dry-run", "told what is refused", |status| {
             status.problems.iter().any(|problem| problem.contains("prod/gear.yaml:1") && problem.contains("colour"))
         })
         .await;
     assert!(world.get("v1", "ConfigMap", "a").await.is_none(), "nothing else is written");
     world.repo.commit("master", "good", &[("prod/gear.yaml", &gear(GROUP, json!({"teeth": 12})))]);
-    world.runs("cut-short", "master").await;
+    world.runs("cut-dry-run", "master").await;
     world.plane.kubectl(&["delete", "crd", &format!("gears.{GROUP}"), "--wait=false"]).unwrap();
 }
 

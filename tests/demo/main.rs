@@ -95,7 +95,7 @@ impl Demo {
             run(&kubectl, &kubeconfig, &["wait", "--for=condition=Established", &crd, "--timeout=30s"], None)?;
         }
         let start = Start {
-            cluster: "test".to_owned(),
+            cluster: "demo".to_owned(),
             kubeconfig: kubeconfig.clone(),
             namespace: Some("shop".to_owned()),
             cache: folder.path().join("cache"),
@@ -103,7 +103,9 @@ impl Demo {
             port,
             probes: control_plane::free_port()?,
             time_scale: 1,
-            arguments: vec!["--token-file".to_owned(), token_file.display().to_string()],
+            arguments: ["--token-file", &token_file.display().to_string(), "--own-namespace", "shop"]
+                .map(String::from)
+                .into(),
             program: None,
             variables: Vec::new(),
         };
@@ -157,7 +159,7 @@ impl Demo {
         for document in text.split("\n---\n") {
             let mut object: Value = serde_saphyr::from_str(document)?;
             if object["kind"] == "Repository" {
-                object["spec"] = json!({"url": self.deploy.url()});
+                object["spec"] = json!({"url": self.deploy.url(), "ledger": {}});
             }
             self.apply(&object)?;
         }
@@ -226,7 +228,24 @@ impl Demo {
         })
         .await?;
         self.runs("dev", "develop").await?;
-        self.show().await
+        self.show().await?;
+
+        say("\n8. what ran in prod is in git, each sync a signed commit");
+        let ledger = format!("refs/towpath/demo/prod/{}", self.year());
+        self.until("prod is recorded", |demo| Ok(demo.log(&ledger)?.contains("prod@1 is healthy"))).await?;
+        say(&self.log(&ledger)?);
+        Ok(())
+    }
+
+    fn year(&self) -> i16 {
+        jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).year()
+    }
+
+    /// What plain git says of a ref of the deploy repository.
+    fn log(&self, reference: &str) -> Result<String> {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(self.deploy.path()).args(["log", "--format=   %h %s", reference, "--"]);
+        Ok(support::process::output(git, None).unwrap_or_default())
     }
 
     fn say_what_next(&self) {
@@ -245,6 +264,8 @@ Release:      git push origin develop:r1.1
 Merge:        git switch master && git merge origin/develop && git push
 Sync prod:    {binary} sync prod -n shop --wait
          or:  curl -X POST -H 'Authorization: Bearer {token}' '{page}/api/v1/environments/prod/sync?wait=60s'
+What ran:     {binary} history prod --agent {page} --token-file {folder}/token
+              git -C {folder}/git/deploy.git log refs/towpath/demo/staging/{year}
 Break it:     {kubectl} scale deployment/web -n shop-dev --replicas=5   (and see it mended)
 
 Ctrl-C ends everything.",
@@ -252,6 +273,7 @@ Ctrl-C ends everything.",
             kubeconfig = self.kubeconfig.display(),
             kubectl = self.kubectl.display(),
             token = self.token,
+            year = self.year(),
         ));
     }
 

@@ -55,6 +55,7 @@ async fn reference(name: &str, quiet: Duration) -> (End, Vec<Point>) {
     release.run().await;
     release.comes_to_rest().await;
     release.rests(quiet).await;
+    release.is_recorded().await;
     (release.end().await, release.points())
 }
 
@@ -90,6 +91,7 @@ async fn run(name: String, plan: Plan, expected: Arc<End>, active: Arc<Semaphore
     release.comes_to_rest().await;
     drop(permit);
     release.rests(quiet).await;
+    release.is_recorded().await;
     let end = release.end().await;
     let came = release.points().contains(&plan.point);
     let what = format!("{name}: {plan:?}");

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use support::audit::{self, Mark};
 use support::faults::{Action, On, Proxy};
+use support::git_server::git;
 use support::world::World;
 
 use crate::hooks::hook;
@@ -105,7 +106,8 @@ impl Release {
             let hook = [("environments/prod/hook.yaml".to_owned(), hook("prepare", "BeforeSync", "prepare:1"))];
             commit(&world, "stages", &[hook.to_vec(), staged("1")].concat());
         }
-        world.repository().await;
+        world.own_key("faults").await;
+        world.repository_with(json!({"ledger": {}})).await;
         world.environment(name, json!({"lane": "master", "path": "environments/prod"})).await;
         Release { world, proxy, start, restarts: 0, is_staged, at_restart: VecDeque::new() }
     }
@@ -212,6 +214,59 @@ impl Release {
             }
             assert!(Instant::now() < deadline, "{} does not come to rest: {writes:#?}", self.world.namespace);
         }
+    }
+
+    /// Demands that the ledger has exactly one record of each sync that the status tells of, one after the other, and
+    /// that the last one says how the environment fares.
+    pub async fn is_recorded(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.world.status(&self.world.namespace).await;
+            let told: Vec<String> = status
+                .history
+                .iter()
+                .rev()
+                .map(|sync| format!("{} {:?} {}", sync.number, sync.outcome, sync.revision))
+                .collect();
+            let (recorded, is_healthy) = self.records();
+            if recorded == told && is_healthy {
+                return;
+            }
+            let is_late = Instant::now() > deadline;
+            assert!(!is_late, "recorded {recorded:#?}\n{}", self.world.agent_log());
+            assert!(recorded.len() <= told.len(), "recorded {recorded:#?}, told {told:#?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The syncs of the ledger in its own order, and whether what runs is recorded as healthy.
+    fn records(&self) -> (Vec<String>, bool) {
+        const FORMAT: &str = "%(trailers:key=Sequence,key=Sync,key=Outcome,key=Revision,key=Of-Sync,key=Health,valueonly,separator=%x20)";
+        let output = git(&self.world.folder())
+            .arg("-C")
+            .arg(self.world.repo.path())
+            .args(["log", "--reverse", "--glob=refs/towpath/*", &format!("--format={FORMAT}")])
+            .output()
+            .expect("git runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (mut syncs, mut healthy, mut applied) = (Vec::new(), None, None);
+        for (number, line) in text.lines().enumerate() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            assert_eq!(fields[0], (number + 1).to_string(), "{text}");
+            match fields[2..] {
+                [of, health] if health == "Healthy" || health == "Degraded" => {
+                    healthy = (health == "Healthy").then(|| of.to_owned());
+                }
+                [revision, outcome] => {
+                    if outcome == "Applied" {
+                        applied = Some(fields[1].to_owned());
+                    }
+                    syncs.push(format!("{} {outcome} {revision}", fields[1]));
+                }
+                _ => panic!("{line}"),
+            }
+        }
+        (syncs, applied.is_some() && healthy == applied)
     }
 
     /// Demands that the agent writes nothing for a while.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -71,17 +70,8 @@ fn healthy(sequence: u64, sync: u64, time: &str) -> Record {
 
 impl Site {
     fn mirror(&self, name: &str) -> Arc<Mirror> {
-        let folder = self.folder.path().join(name);
-        let open = || Mirror::open(&folder, self.server.url("deploy.git").parse().unwrap(), Credentials::default());
-        // A process that is just being started for another test may hold the lock of one that was closed here.
-        let patience = Instant::now() + Duration::from_secs(10);
-        loop {
-            match open() {
-                Ok(mirror) => return Arc::new(mirror),
-                Err(problem) => assert!(Instant::now() < patience, "{problem}"),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let url = self.server.url("deploy.git").parse().unwrap();
+        Arc::new(Mirror::open(&self.folder.path().join(name), url, Credentials::default()).unwrap())
     }
 
     /// The books of an agent.

@@ -177,10 +177,18 @@ impl World {
 
     /// Makes the Repository `shop` for this world's deploy repository.
     pub async fn repository(&self) {
+        self.repository_with(json!({})).await;
+    }
+
+    /// The same with more in its spec.
+    pub async fn repository_with(&self, more: Value) {
+        let mut spec = json!({"url": self.repo.url()});
+        for (name, value) in more.as_object().expect("it is a map") {
+            spec[name] = value.clone();
+        }
         self.apply(json!({
             "apiVersion": "towpath.dev/v1alpha1", "kind": "Repository",
-            "metadata": {"name": "shop", "namespace": self.namespace},
-            "spec": {"url": self.repo.url()},
+            "metadata": {"name": "shop", "namespace": self.namespace}, "spec": spec,
         }))
         .await;
     }

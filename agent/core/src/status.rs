@@ -424,8 +424,7 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
 /// anew, get numbers after those.
 fn count_on(status: &mut EnvironmentStatus, recorded: Option<Recorded>) {
     let Some(recorded) = recorded else { return };
-    let is_known = |sync: &SyncRecord| sync.number == recorded.sync && Some(sync.started_at) == recorded.started_at;
-    if status.ledger.is_none() && !status.history.iter().any(is_known) {
+    if status.ledger.is_none() && !status.history.iter().any(|sync| recorded.is(sync)) {
         for sync in &mut status.history {
             sync.number += recorded.sync;
         }

@@ -353,10 +353,14 @@ impl Task {
     pub(super) async fn write(&mut self, resource: &Environment, report: &Report, desk: Option<&Desk>) {
         let mut next = status::fold(&self.status, report, Timestamp::now());
         self.tell(resource, report, &next).await;
-        // It goes along with what is written anyway: a record that is somewhat older is good enough to go on from. By the
-        // first one it is known that syncs are counted on from there.
-        let mark = desk.and_then(|desk| desk.mark(&self.shared.settings.cluster_name, &self.id.1));
-        let is_first = mark.is_some() && mark_place(mark.as_ref()) != mark_place(self.status.ledger.as_ref());
+        // It goes along with what is written anyway: a record that is somewhat older is good enough to go on from. Where no
+        // sync that is remembered is the last of the ledger, it alone says that they are counted on from there.
+        let cluster = &self.shared.settings.cluster_name;
+        let mark = desk.and_then(|desk| desk.mark(cluster, &self.id.1));
+        let recorded = desk.and_then(|desk| desk.recorded(cluster, &self.id.1.parse().ok()?));
+        let is_first = mark.is_some()
+            && mark_place(mark.as_ref()) != mark_place(self.status.ledger.as_ref())
+            && recorded.is_some_and(|recorded| !next.history.iter().any(|sync| recorded.is(sync)));
         if is_first || !self.status.is(&next) {
             next.ledger = mark.or(next.ledger);
             self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;

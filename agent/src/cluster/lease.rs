@@ -114,10 +114,25 @@ impl Lease {
     /// Gives the lease back, if it is ours, so that another replica takes over at its next look.
     pub async fn release(&mut self) {
         let Some(record) = self.election.release(Timestamp::now()) else { return };
-        match tokio::time::timeout(RELEASE_DEADLINE, self.update(record)).await {
+        match tokio::time::timeout(RELEASE_DEADLINE, self.give_back(record)).await {
             Ok(Ok(_)) => tracing::info!(lease = %self.place.name, "the lease is given back"),
             Ok(Err(error)) => tracing::warn!(%error, "the lease was not given back; another replica waits for its end"),
             Err(_) => tracing::warn!("the lease was not given back in time; another replica waits for its end"),
+        }
+    }
+
+    async fn give_back(&mut self, record: Record) -> kube::Result<LeaseObject> {
+        match self.update(record.clone()).await {
+            // A renewal was on its way when this replica was told to end.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let lease = self.api.get(&self.place.name).await?;
+                if record_of(&lease).holder != self.election.identity() {
+                    return Err(kube::Error::Api(status));
+                }
+                self.kept = Some(lease);
+                self.update(record).await
+            }
+            answer => answer,
         }
     }
 

@@ -578,19 +578,29 @@ fn make_room(repository: &Repository, branch: &str) -> Result<(), git2::Error> {
     Ok(())
 }
 
+/// How long a lock that was let go may still be held: by a process that is being started, such as ssh, until it is
+/// another program.
+const INHERITED: Duration = Duration::from_secs(1);
+
 /// Locks the file beside a mirror that stands for its owner. The lock ends with the process.
 fn take_ownership(folder: &Path) -> Result<File, Problem> {
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent).map_err(|error| unwritable(folder, &error))?;
     }
     let owner = File::create(beside(folder, "owner")).map_err(|error| unwritable(folder, &error))?;
-    match owner.try_lock() {
-        Ok(()) => Ok(owner),
-        Err(TryLockError::WouldBlock) => {
-            Err(Problem::setup(format!("the mirror in {} is used by another agent", folder.display()))
-                .hint("give each agent its own cache folder"))
+    let began = Instant::now();
+    loop {
+        match owner.try_lock() {
+            Ok(()) => return Ok(owner),
+            Err(TryLockError::WouldBlock) if began.elapsed() < INHERITED => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(Problem::setup(format!("the mirror in {} is used by another agent", folder.display()))
+                    .hint("give each agent its own cache folder"));
+            }
+            Err(TryLockError::Error(error)) => return Err(unwritable(folder, &error)),
         }
-        Err(TryLockError::Error(error)) => Err(unwritable(folder, &error)),
     }
 }
 

@@ -236,6 +236,13 @@ pub struct Recorded {
     pub started_at: Option<Timestamp>,
 }
 
+impl Recorded {
+    /// Whether it is this sync.
+    pub fn is(&self, sync: &SyncRecord) -> bool {
+        sync.number == self.sync && Some(sync.started_at) == self.started_at
+    }
+}
+
 /// How an environment came to be after a sync.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
