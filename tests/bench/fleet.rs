@@ -1,7 +1,7 @@
 //! 1000 environments of 4 objects in 100 namespaces, each namespace with an account of its own, all from one repository
 //! and all changed by one commit.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -9,6 +9,7 @@ use futures::StreamExt;
 use kube::api::Api;
 use kube::runtime::watcher::{self, Event};
 use serde_json::{Value, json};
+use support::audit::Request;
 use support::world::{World, apply};
 use towpath::resources::Environment;
 
@@ -43,6 +44,7 @@ pub async fn measure() -> Result<Figures> {
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
     let requests = world.all_requests_since(mark);
+    say(&what_was_asked(&requests, 3 * ENVIRONMENTS));
     let changes_cpu = cpu_ms(&mut world)? - cpu;
     let (rss, peak) = memory_mib(world.agent().id())?;
     crate::keep_log(&world, "fleet")?;
@@ -85,6 +87,17 @@ pub async fn repository(world: &World, url: &str, more: Value) {
     let mut spec = json!({"url": url, "allowedFrom": ["*"]});
     spec.as_object_mut().expect("it is one").extend(more.as_object().cloned().unwrap_or_default());
     world.repository_with(spec).await;
+}
+
+/// How often each request was made for one environment and one change.
+fn what_was_asked(requests: &[Request], changes: usize) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for request in requests.iter().filter(|request| request.verb != "watch") {
+        let dry = if request.uri.contains("dryRun=All") { " (dry run)" } else { "" };
+        *counts.entry(format!("{} {}{dry}", request.verb, request.resource)).or_default() += 1;
+    }
+    let lines = counts.iter().map(|(what, count)| format!("  {:.2} {what}", *count as f64 / changes as f64));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn namespace(number: usize) -> String {

@@ -4,9 +4,9 @@
 //! with everything on loopback, so ratios mean more than seconds. Medians are taken, and the order of rounds is mixed,
 //! because the API server's own garbage collection falls into some rounds and not into others.
 //!
-//! `bench SECTION` measures one section alone. Without it each section runs in a process of its own, which has a
-//! control plane of its own: what one leaves behind does not slow the next. `ROUNDS` says how often a first apply is
-//! measured.
+//! `bench SECTION` measures one section alone, and `bench scale SIZE` one size alone. Without it each section runs in a
+//! process of its own, which has a control plane of its own: what one leaves behind does not slow the next. `ROUNDS`
+//! says how often a first apply is measured.
 
 mod change;
 mod first;
@@ -43,7 +43,7 @@ async fn main() -> Result<()> {
         let figures = match section.as_str() {
             "first" => first::measure().await?,
             "change" => change::measure().await?,
-            "scale" => scale::measure().await?,
+            "scale" => scale::measure(&sizes()?).await?,
             "fleet" => fleet::measure().await?,
             "ledger" => ledger::measure().await?,
             "plot" => return plot::draw(&serde_json::from_slice(&std::fs::read(folder.join("bench.json"))?)?),
@@ -75,6 +75,14 @@ async fn main() -> Result<()> {
     plot::draw(&figures)?;
     say(&format!("\n{}\n\n{}", machine(), table(&figures)));
     Ok(())
+}
+
+/// The sizes that are measured: all, or the one that is named.
+fn sizes() -> Result<Vec<usize>> {
+    match std::env::args().nth(2) {
+        Some(size) => Ok(vec![size.parse().context("a number of objects")?]),
+        None => Ok(scale::SIZES.to_vec()),
+    }
 }
 
 fn rounds() -> usize {

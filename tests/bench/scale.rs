@@ -13,9 +13,9 @@ use crate::{change, first};
 pub const SIZES: [usize; 5] = [100, 300, 1000, 3000, 10_000];
 
 /// Each size with an agent of its own.
-pub async fn measure() -> Result<Figures> {
+pub async fn measure(sizes: &[usize]) -> Result<Figures> {
     let mut figures = Figures::new();
-    for size in SIZES {
+    for &size in sizes {
         let name = format!("bench-scale-{size}");
         let (took, mut world) = first::first_apply(&name, "Never", size / GROUP).await?;
         let peak_of_first = memory_mib(world.agent().id())?.1;
@@ -40,6 +40,8 @@ pub async fn measure() -> Result<Figures> {
         put("first_apply_s", took);
         put("pass_cpu_ms", pass);
         put("change_ms", percentile(&mut changes, 0.5));
+        put("change_p95_ms", percentile(&mut changes, 0.95));
+        put("drift_p50_ms", percentile(&mut drifts, 0.5));
         put("drift_p95_ms", percentile(&mut drifts, 0.95));
         put("rss_mib", rss);
         put("rss_peak_mib", peak.max(peak_of_first).max(peak_of_restart));
