@@ -38,6 +38,9 @@ struct Entry<T> {
     used: u64,
 }
 
+/// For how many passes a result may go unused before it is dropped. A pass renders one revision: where a newer one is
+/// refused, it and the one that runs are rendered in turn.
+const UNUSED_PASSES: u64 = 1;
 /// What a byte of a template's source comes to in memory, roughly: a tree of small strings and maps.
 const TREE_FACTOR: usize = 4;
 /// What a manifest takes beside its text: its identity, its place.
@@ -105,8 +108,10 @@ impl RenderCache {
         }
     }
 
-    /// Drops what was not used longest, until the rest fits.
+    /// Drops what was not used lately, and what was not used longest until the rest fits.
     pub(super) fn end(&mut self) {
+        let oldest = self.pass.saturating_sub(UNUSED_PASSES);
+        self.keep_from(oldest);
         if self.bytes <= self.limit {
             return;
         }
@@ -127,16 +132,41 @@ impl RenderCache {
             excess = excess.saturating_sub(bytes);
             oldest_kept = used + 1;
         }
-        self.templates.retain(|_, entry| entry.used >= oldest_kept);
-        self.pieces.retain(|_, entry| entry.used >= oldest_kept);
-        self.bytes = self.templates.values().map(|entry| entry.bytes).sum::<usize>()
-            + self.pieces.values().map(|entry| entry.bytes).sum::<usize>();
+        self.keep_from(oldest_kept);
+    }
+
+    /// Drops what was last used before a pass.
+    fn keep_from(&mut self, oldest: u64) {
+        let bytes = &mut self.bytes;
+        let mut stays = |used: u64, size: usize| {
+            let stays = used >= oldest;
+            *bytes -= if stays { 0 } else { size };
+            stays
+        };
+        self.templates.retain(|_, entry| stays(entry.used, entry.bytes));
+        self.pieces.retain(|_, entry| stays(entry.used, entry.bytes));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_two_revisions_in_turn_need_stays_and_what_neither_needs_goes() {
+        let mut cache = RenderCache::default();
+        for number in 0..7u8 {
+            cache.begin();
+            let revision = if number == 0 { 9 } else { number % 2 };
+            if cache.piece(&[revision; 32]).is_none() {
+                assert!(number < 3, "rendered once more at pass {number}");
+                cache.keep_piece([revision; 32], &Arc::new(Piece { bytes: 500, ..Piece::default() }));
+            }
+            cache.end();
+        }
+        assert_eq!(cache.len(), 2);
+        assert_eq!(cache.bytes, 2 * (500 + 256));
+    }
 
     #[test]
     fn a_cache_keeps_its_limit_and_drops_what_was_not_used_longest() {
