@@ -5,6 +5,8 @@ mod sharing;
 mod takeover;
 mod traps;
 
+use std::time::Duration;
+
 use kube::api::{Patch, PatchParams};
 use serde_json::Value;
 use support::audit::{Mark, Request};
@@ -44,13 +46,20 @@ fn managers(object: &Value) -> Vec<String> {
     entries.map(line).collect()
 }
 
-/// The notes of the Events of one reason about the Environments of this world.
+/// The notes of the Events of one reason about the Environments of this world, as soon as there is one: they come a
+/// moment after the status that says the same.
 fn events(world: &World, reason: &str) -> Vec<String> {
     let arguments =
         ["get", "events", "-n", &world.namespace, "--field-selector", &format!("reason={reason}"), "-o", "json"];
-    let list: Value = serde_json::from_str(&world.plane.kubectl(&arguments).unwrap()).unwrap();
-    let items = list["items"].as_array().cloned().unwrap_or_default();
-    items.iter().filter_map(|event| event["message"].as_str().map(str::to_owned)).collect()
+    for _ in 0..100 {
+        let list: Value = serde_json::from_str(&world.plane.kubectl(&arguments).unwrap()).unwrap();
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        if !items.is_empty() {
+            return items.iter().filter_map(|event| event["message"].as_str().map(str::to_owned)).collect();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Vec::new()
 }
 
 /// What the account asked for about one object since a mark, as `verb` or `verb?dry-run`.

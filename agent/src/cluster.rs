@@ -70,6 +70,7 @@ pub struct Cluster {
     live: Arc<Live>,
     watches: Arc<watch::Watches>,
     clients: Arc<identity::Clients>,
+    events: Arc<events::Events>,
 }
 
 impl Cluster {
@@ -87,6 +88,7 @@ impl Cluster {
             live: Arc::default(),
             watches: Arc::default(),
             clients: Arc::default(),
+            events: Arc::default(),
         })
     }
 

@@ -352,7 +352,7 @@ impl Task {
     /// Folds a report into the status, and writes it if it says something new.
     pub(super) async fn write(&mut self, resource: &Environment, report: &Report, desk: Option<&Desk>) {
         let mut next = status::fold(&self.status, report, Timestamp::now());
-        self.tell(resource, report, &next).await;
+        self.tell(resource, report, &next);
         // It goes along with what is written anyway: a record that is somewhat older is good enough to go on from. Where no
         // sync that is remembered is the last of the ledger, it alone says that they are counted on from there.
         let cluster = &self.shared.settings.cluster_name;
@@ -390,7 +390,7 @@ impl Task {
     }
 
     /// Events and the log.
-    async fn tell(&self, resource: &Environment, report: &Report, next: &EnvironmentStatus) {
+    fn tell(&self, resource: &Environment, report: &Report, next: &EnvironmentStatus) {
         let cluster = &self.shared.cluster;
         let name = &self.id.1;
         for sync in &report.ended {
@@ -406,12 +406,12 @@ impl Task {
             };
             let message = sync.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
             self.shared.metrics.sync(name, sync.outcome, Duration::from_millis(sync.took_ms.max(0) as u64));
-            cluster.event(resource, severity, reason, &format!("{}: {counts}{message}", sync.revision)).await;
+            cluster.event(resource, severity, reason, &format!("{}: {counts}{message}", sync.revision));
         }
         for (object, what) in &report.drift {
             tracing::info!(environment = name, object, what, "drift");
             self.shared.metrics.drift(name);
-            cluster.event(resource, Severity::Normal, "Drift", &format!("{object}: {what}")).await;
+            cluster.event(resource, Severity::Normal, "Drift", &format!("{object}: {what}"));
         }
         for (number, notice) in report.notices.iter().enumerate() {
             let Notice { kind, object, message } = notice;
@@ -419,7 +419,7 @@ impl Task {
             let severity = if kind.is_warning() { Severity::Warning } else { Severity::Normal };
             // A thousand objects may be adopted at once; the rest is in the log and in the sync's record.
             if number < MAX_NOTICES {
-                cluster.event(resource, severity, &format!("{kind:?}"), &format!("{object}: {message}")).await;
+                cluster.event(resource, severity, &format!("{kind:?}"), &format!("{object}: {message}"));
             }
             if *kind == NoticeKind::Contended {
                 self.shared.metrics.fight(name);
@@ -430,7 +430,7 @@ impl Task {
             for problem in &next.problems {
                 tracing::warn!(environment = name, problem, "blocked");
             }
-            cluster.event(resource, Severity::Warning, "Blocked", &next.problems.join("; ")).await;
+            cluster.event(resource, Severity::Warning, "Blocked", &next.problems.join("; "));
         } else if next.problems != self.status.problems {
             for problem in &next.problems {
                 tracing::info!(environment = name, problem, "trying again");

@@ -96,7 +96,8 @@ impl Task {
             let more = if more > 0 { format!(", and {more} more") } else { String::new() };
             let note = format!("left behind: {}{more}", named.join(", "));
             tracing::warn!(environment = self.id.1, note, "the Environment is deleted");
-            self.shared.cluster.event(resource, Severity::Warning, "LeftBehind", &note).await;
+            // Nothing else says so when the Environment is gone.
+            self.shared.cluster.event_first(resource, Severity::Warning, "LeftBehind", &note).await;
         }
         self.set_finalizer(resource, false).await;
         pause

@@ -374,7 +374,7 @@ impl Task {
         if next.alarms.first() != self.status.alarms.first()
             && let Some(alarm) = next.alarms.first()
         {
-            self.shared.cluster.event(resource, Severity::Warning, "BranchAlarm", alarm).await;
+            self.shared.cluster.event(resource, Severity::Warning, "BranchAlarm", alarm);
         }
         self.status.write::<Repository>(&self.shared.cluster, &self.id, next).await;
     }
