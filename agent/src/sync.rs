@@ -44,7 +44,7 @@ pub use claims::Claims;
 pub use farewell::{Farewell, Parting, farewell};
 pub use gate::{Wanted, wanted};
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -212,6 +212,8 @@ struct Progress {
     unchanged: u32,
     pruned: u32,
     failed: u32,
+    /// The places in `Cleared::objects` of what this pass has sent.
+    sent: HashSet<usize>,
     overtaken: bool,
     /// Whether everything that is in git is applied, and what left it was dealt with.
     is_applied: bool,

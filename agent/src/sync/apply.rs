@@ -158,6 +158,7 @@ impl Work<'_> {
             }
             Sent::Done(step, done) => (step, done),
         };
+        progress.sent.insert(step.index);
         // Created anew after it was created once: somebody deleted it.
         done.is_correction |= step.action == Action::Create && step.mends;
         memory.ownership.sent(self.pass, &step.key, &mut done);

@@ -61,7 +61,7 @@ pub(super) async fn health(
     let is_rolling = progress.moved || pass.status.rolling_since.is_some();
     memory.explained.0.retain(|_, (when, _)| when.elapsed() < EXPLAINED_FOR);
     let mut asked = 0;
-    for object in desired.objects() {
+    for (index, object) in desired.objects().iter().enumerate() {
         let is_rollout = object.key.group == KRUISE && object.key.kind == "Rollout";
         let mut found = match live.get(&object.key) {
             Some(seen) if seen.health.health == Health::Healthy && !(is_rollout && is_rolling) => {
@@ -88,8 +88,12 @@ pub(super) async fn health(
             object.key.kind.as_str(),
             "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" | "Rollout" | "CloneSet"
         );
-        if matches!(unhealthy.health, Health::Progressing | Health::Degraded) && may_have_pods && asked < MAX_EXPLAINED
-        {
+        // The pods of what was sent a moment ago are those of before, or not there yet: the next look asks.
+        let is_askable = match unhealthy.health {
+            Health::Progressing => !progress.sent.contains(&index),
+            health => health == Health::Degraded,
+        };
+        if is_askable && may_have_pods && asked < MAX_EXPLAINED {
             asked += 1;
             if let Some(why) = explain(pass, memory, account, object, kinds).await {
                 unhealthy.message = format!("{}; {}", unhealthy.message, why.line);
