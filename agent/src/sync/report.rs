@@ -29,9 +29,13 @@ pub(super) struct Ended {
 pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -> Report {
     let Ended { started, candidate, refused, done, mut problems, mut journal } = ended;
     let now = Timestamp::now();
-    let candidate = desire::revision(pass.view, candidate.as_ref()).await;
+    let newest = desire::revision(pass.view, candidate.as_ref()).await;
     let refused = desire::revision(pass.view, refused.as_ref()).await;
-    let worked_on = desire::revision(pass.view, done.as_ref().map(|(wanted, ..)| wanted)).await;
+    let worked_on = match done.as_ref().map(|(wanted, ..)| wanted) {
+        wanted if wanted == candidate.as_ref() => newest.clone(),
+        wanted => desire::revision(pass.view, wanted).await,
+    };
+    let candidate = newest;
     let (is_move, progress) = match done {
         Some((_, is_move, progress)) => (is_move, Some(*progress)),
         None => (false, None),
