@@ -71,10 +71,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         recoveries.borrow_and_update();
         let now = resource.borrow_and_update().clone();
         if now.meta().deletion_timestamp.is_some() {
-            let looks = async {
+            let looks = Box::pin(async {
                 let _reins = shared.reins(&id, &now).await;
                 task.part(&now).await
-            };
+            });
             let pause = tokio::select! {
                 pause = looks => pause,
                 () = stop.cancelled() => break,
@@ -90,21 +90,22 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
             Err(problems) => {
                 let report = blocked(&now, &task.status, problems);
                 tokio::select! {
-                    () = task.write(&now, &report, None) => {}
+                    () = Box::pin(task.write(&now, &report, None)) => {}
                     () = stop.cancelled() => break,
                 }
                 (Decision::WaitForChange, None, None, None, BTreeSet::new())
             }
             Ok((environment, slot)) => {
-                task.keep_finalizer(&now, environment.deletion_policy).await;
+                Box::pin(task.keep_finalizer(&now, environment.deletion_policy)).await;
                 let wakes = shared.cluster.live().wakes(&environment.name);
                 let mut view = slot.sight.subscribe();
+                // A pass is large, and few run at a time; a task is there for each environment.
                 let report = tokio::select! {
-                    report = task.pass(&now, &environment, &slot, &mut view, &resource) => report,
+                    report = Box::pin(task.pass(&now, &environment, &slot, &mut view, &resource)) => report,
                     () = stop.cancelled() => break,
                 };
                 tokio::select! {
-                    () = task.write(&now, &report, Some(&slot.desk)) => {}
+                    () = Box::pin(task.write(&now, &report, Some(&slot.desk))) => {}
                     () = stop.cancelled() => break,
                 }
                 let waits_for = environment.waits_for(&shared.settings.cluster_name);
