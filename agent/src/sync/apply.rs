@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use towpath_core::course::Wave;
@@ -134,13 +135,17 @@ impl Work<'_> {
                 return progress.problems.push(problem);
             }
         }
-        let mut sends = Vec::new();
-        for step in steps {
-            let object = &self.desired.objects()[step.index];
-            sends.push(send::send(self.pass, self.account, object, step, kinds).boxed());
-        }
-        let mut results = futures::stream::iter(sends).buffer_unordered(CONCURRENCY);
-        while let Some(sent) = results.next().await {
+        let mut steps = steps.into_iter();
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            // Each is made when its turn comes: ten thousand at once would take more memory than what they send.
+            while under_way.len() < CONCURRENCY
+                && let Some(step) = steps.next()
+            {
+                let object = &self.desired.objects()[step.index];
+                under_way.push(send::send(self.pass, self.account, object, step, kinds).boxed());
+            }
+            let Some(sent) = under_way.next().await else { return };
             self.take_in(sent, memory, progress);
         }
     }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::Semaphore;
 use towpath_core::candidate::Candidate;
 use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::manifest::ObjectKey;
@@ -15,6 +16,11 @@ use super::{DesiredKey, Memory, Pass};
 use crate::blocking::blocking;
 use crate::cluster::Kinds;
 use crate::repo::View;
+
+/// Renders that run at one time. More would only hold more trees in memory, on as many threads.
+const MAX_RENDERS: usize = 4;
+
+static RENDERING: Semaphore = Semaphore::const_new(MAX_RENDERS);
 
 /// The revision behind a candidate, `None` where the mirror does not have it.
 pub(super) async fn revision(view: &View, candidate: Option<&Candidate>) -> Option<Revision> {
@@ -86,12 +92,14 @@ async fn render_and_clear(
     let commit = wanted.commit;
     let environment = pass.environment.clone();
     let facts = render::Facts { cluster: pass.cluster_name.to_owned(), branch: wanted.branch.clone(), commit };
+    let turn = RENDERING.acquire().await.expect("the semaphore is never closed");
     let (rendered, cache) = blocking(move || {
         let rendered =
             mirror.tree(commit).and_then(|tree| render::render(&tree, &environment, &facts, Some(&mut cache)));
         (rendered, cache)
     })
     .await;
+    drop(turn);
     memory.cache = cache;
     let environment = pass.environment;
     // The rules ask about every object, so that what they ask about is what is in git.

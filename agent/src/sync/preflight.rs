@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use serde_json::Value;
 use towpath_core::course::Wave;
@@ -91,20 +92,27 @@ impl<'a> Rehearsal<'a> {
 }
 
 async fn try_all(trials: &[Trial<'_>], account: &AccountClient, kinds: &Kinds) -> Vec<Problem> {
-    let mut tries = Vec::new();
-    for (object, step) in trials.iter().copied() {
-        // A kind that nobody serves yet is waited for when its turn comes.
-        let Some(kind) = kinds.get(&object.api_version, &object.key.kind) else { continue };
-        tries.push(match step {
-            Some(step) => replace::denial(account, kind, object, step).boxed(),
-            None => async move {
-                account.send(kind, object, &object.body(), false, true).await.err().map(|refused| refused.problem)
-            }
-            .boxed(),
-        });
+    let mut refused: Vec<Problem> = Vec::new();
+    let mut trials = trials.iter().copied();
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        // Each is made when its turn comes: all at once would take more memory than what they send.
+        while under_way.len() < CONCURRENCY
+            && let Some((object, step)) = trials.next()
+        {
+            // A kind that nobody serves yet is waited for when its turn comes.
+            let Some(kind) = kinds.get(&object.api_version, &object.key.kind) else { continue };
+            under_way.push(match step {
+                Some(step) => replace::denial(account, kind, object, step).boxed(),
+                None => async move {
+                    account.send(kind, object, &object.body(), false, true).await.err().map(|refused| refused.problem)
+                }
+                .boxed(),
+            });
+        }
+        let Some(denial) = under_way.next().await else { break };
+        refused.extend(denial);
     }
-    let tries = futures::stream::iter(tries).buffer_unordered(CONCURRENCY);
-    let mut refused: Vec<Problem> = tries.filter_map(std::future::ready).collect().await;
     refused.sort_by(|a, b| (&a.place, &a.message).cmp(&(&b.place, &b.message)));
     refused
 }
