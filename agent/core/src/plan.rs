@@ -62,7 +62,7 @@ pub struct Seen {
     /// Whether a rollout controller has its hands in it.
     pub is_rolled: bool,
     /// The ApplySet that it says to be part of.
-    pub part_of: Option<String>,
+    pub part_of: Option<Arc<str>>,
     /// The run that it is the Job of, where it is one of a hook.
     pub hook: Option<HookMark>,
     /// How it is.

@@ -18,7 +18,7 @@ use towpath_core::plan::{self, HookMark, Row, Seen, Terminating};
 /// One table for each environment, fed by watches and by the answers to our own writes.
 #[derive(Default)]
 pub struct Live {
-    environments: Mutex<HashMap<String, Table>>,
+    environments: Mutex<HashMap<Arc<str>, Table>>,
     ticks: AtomicU64,
 }
 
@@ -31,6 +31,8 @@ struct Table {
     rules: HealthRules,
     /// Objects whose health was read by other rules than these.
     stale: BTreeSet<ObjectKey>,
+    /// The ApplySet of the object that was put in last: most often that of the next one, too.
+    part_of: Option<Arc<str>>,
     wakes: Wakes,
 }
 
@@ -63,7 +65,7 @@ impl Covered {
 pub(super) struct Reading {
     pub(super) key: ObjectKey,
     /// The value of our label; `None` where it does not carry it.
-    pub(super) environment: Option<String>,
+    pub(super) environment: Option<Arc<str>>,
     pub(super) version: u64,
     pub(super) seen: Seen,
 }
@@ -86,7 +88,7 @@ impl Reading {
             environment: metadata
                 .get("labels")
                 .and_then(|labels| labels.get(ENVIRONMENT_LABEL)?.as_str())
-                .map(str::to_owned),
+                .map(Into::into),
             version: text("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0),
             seen: Seen {
                 uid: text("uid").unwrap_or_default().to_owned(),
@@ -101,10 +103,7 @@ impl Reading {
                 co_owners: fingerprint::co_owners(object),
                 others: fingerprint::others(object),
                 is_rolled: left::is_rolled(object),
-                part_of: metadata
-                    .get("labels")
-                    .and_then(|labels| labels.get(PART_OF_LABEL)?.as_str())
-                    .map(str::to_owned),
+                part_of: metadata.get("labels").and_then(|labels| labels.get(PART_OF_LABEL)?.as_str()).map(Into::into),
                 hook: hook_mark(metadata),
                 health: health::assess(object, rules, now),
             },
@@ -129,7 +128,7 @@ fn hook_mark(metadata: &Value) -> Option<HookMark> {
 impl Live {
     /// What wakes an environment when its objects change.
     pub fn wakes(&self, environment: &EnvironmentName) -> Wakes {
-        self.lock().entry(environment.as_str().to_owned()).or_default().wakes.clone()
+        self.lock().entry(environment.as_str().into()).or_default().wakes.clone()
     }
 
     /// Forgets an environment that is no longer there.
@@ -151,7 +150,7 @@ impl Live {
     /// that these rules or the ones before them cover, have to be read once more: [`Live::stale`].
     pub fn set_rules(&self, environment: &EnvironmentName, rules: &HealthRules) {
         let mut environments = self.lock();
-        let table = environments.entry(environment.as_str().to_owned()).or_default();
+        let table = environments.entry(environment.as_str().into()).or_default();
         if table.rules == *rules {
             return;
         }
@@ -179,10 +178,17 @@ impl Live {
 
     /// Takes in a reading. One that is older than what is known is ignored: answers and events overtake each other.
     /// Gives the environment that it belongs to.
-    pub(super) fn put(&self, reading: Reading) -> Option<String> {
-        let environment = reading.environment?;
+    pub(super) fn put(&self, mut reading: Reading) -> Option<Arc<str>> {
         let mut environments = self.lock();
+        let name = reading.environment?;
+        // One text for all of its objects.
+        let environment = environments.get_key_value(&name).map_or(name, |(known, _)| known.clone());
         let table = environments.entry(environment.clone()).or_default();
+        if table.part_of == reading.seen.part_of {
+            reading.seen.part_of = table.part_of.clone();
+        } else {
+            table.part_of = reading.seen.part_of.clone();
+        }
         let known = table.objects.row(&reading.key);
         let is_stale = table.stale.remove(&reading.key);
         let is_old = known
@@ -235,7 +241,7 @@ impl Live {
     /// A list of one kind in one namespace is complete. Whatever the table had of it before the list began, and the list
     /// does not name for the same environment, is gone: deleted or stripped while no watch was looking. Nothing
     /// remembers that it went, for a list may be older than the last answer to a write.
-    pub(super) fn relisted(&self, covered: &Covered, listed: &HashMap<ObjectKey, Option<String>>, began: u64) {
+    pub(super) fn relisted(&self, covered: &Covered, listed: &HashMap<ObjectKey, Option<Arc<str>>>, began: u64) {
         for (environment, table) in self.lock().iter_mut() {
             let before = table.objects.len();
             table.objects.retain(|key, row| {
@@ -248,7 +254,7 @@ impl Live {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Table>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Table>> {
         self.environments.lock().expect("nothing panics while it holds this lock")
     }
 }

@@ -174,8 +174,9 @@ async fn follow(
     let config = watcher::Config::default().labels(ENVIRONMENT_LABEL).streaming_lists();
     let mut events = std::pin::pin!(events(api, config));
     // Which environment each object belonged to when it was last seen here.
-    let mut owners: HashMap<ObjectKey, String> = HashMap::new();
-    let mut listed: HashMap<ObjectKey, Option<String>> = HashMap::new();
+    let mut owners: HashMap<ObjectKey, Arc<str>> = HashMap::new();
+    let mut listed: HashMap<ObjectKey, Option<Arc<str>>> = HashMap::new();
+    let mut has_listed = false;
     let mut began = live.tick();
 
     let read = |mut object: DynamicObject| {
@@ -188,6 +189,7 @@ async fn follow(
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => {
+                has_listed = false;
                 listed.clear();
                 began = live.tick();
             }
@@ -199,7 +201,9 @@ async fn follow(
                 if let Some(before) = owners.get(&key).filter(|before| Some(*before) != owner.as_ref()) {
                     live.gone(before, &key, version);
                 }
-                listed.insert(key.clone(), owner.clone());
+                if !has_listed {
+                    listed.insert(key.clone(), owner.clone());
+                }
                 match owner {
                     Some(owner) => drop(owners.insert(key, owner)),
                     None => drop(owners.remove(&key)),
@@ -214,7 +218,8 @@ async fn follow(
             Ok(Event::InitDone) => {
                 live.relisted(&covered, &listed, began);
                 owners.retain(|key, _| listed.contains_key(key));
-                listed.clear();
+                has_listed = true;
+                listed = HashMap::new();
                 progress.send_replace(Progress::Following);
             }
             Err(error) => {

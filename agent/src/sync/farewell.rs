@@ -209,7 +209,7 @@ async fn observe(
     }
     let is_ours = |key: &ObjectKey, seen: &Seen| {
         let is_member = inventory.get(key).is_some_and(|member| member.uid.as_ref() == Some(&seen.uid));
-        seen.part_of.as_ref() == Some(&apply_set) || is_member
+        seen.part_of.as_deref() == Some(apply_set.as_str()) || is_member
     };
     observed.into_iter().filter(|(key, row): &(_, Row)| is_ours(key, &row.seen)).collect()
 }

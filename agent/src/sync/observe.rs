@@ -78,7 +78,7 @@ pub(super) async fn observe(
     // The label alone is no proof: another agent may have an environment of this name, and labels are easily copied.
     let is_ours = |key: &ObjectKey, seen: &Seen| {
         let is_member = inventory.get(key).is_some_and(|member| member.uid.as_ref() == Some(&seen.uid));
-        seen.part_of.as_ref() == Some(&apply_set) || is_member
+        seen.part_of.as_deref() == Some(apply_set.as_str()) || is_member
     };
     // The table may still have what no watch follows any longer: nobody would tell of its end.
     let watched: HashSet<(&str, &str, Option<&str>)> = spots
@@ -97,8 +97,9 @@ pub(super) async fn observe(
         let mut inherited = BTreeMap::new();
         if let Some((name, set)) = &earlier {
             let theirs = live.snapshot(name);
-            let of_set =
-                theirs.iter().filter(|(key, seen)| seen.part_of.as_ref() == Some(set) && !ours.contains_key(key));
+            let of_set = theirs
+                .iter()
+                .filter(|(key, seen)| seen.part_of.as_deref() == Some(set.as_str()) && !ours.contains_key(key));
             inherited = of_set.map(|(key, _)| (key.clone(), (*name).clone())).collect();
             for key in inherited.keys() {
                 ours.put(key.clone(), theirs.row(key).expect("it was listed above").clone());
