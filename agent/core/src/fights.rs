@@ -123,9 +123,15 @@ impl Fights {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Identity;
 
     fn key(name: &str) -> ObjectKey {
-        ObjectKey { group: String::new(), kind: "ConfigMap".into(), namespace: Some("web".into()), name: name.into() }
+        ObjectKey::from(Identity {
+            group: String::new(),
+            kind: "ConfigMap".into(),
+            namespace: Some("web".into()),
+            name: name.into(),
+        })
     }
 
     #[test]

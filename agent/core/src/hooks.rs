@@ -111,6 +111,7 @@ mod tests {
 
     use super::*;
     use crate::fault::Place;
+    use crate::manifest::Identity;
     use crate::manifest::{Manifest, group_of};
     use crate::policy;
     use crate::scope::Scopes;
@@ -118,12 +119,12 @@ mod tests {
     fn manifest(kind: &str, name: &str, body: Value) -> Manifest {
         let api_version = if kind == "Job" { "batch/v1" } else { "v1" };
         Manifest {
-            key: ObjectKey {
+            key: ObjectKey::from(Identity {
                 group: group_of(api_version).into(),
                 kind: kind.into(),
                 namespace: None,
                 name: name.into(),
-            },
+            }),
             api_version: api_version.into(),
             body: body.as_object().unwrap().clone(),
             source: Place::line("migrate.yaml", 1),

@@ -53,9 +53,15 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Identity;
 
     fn key(name: &str) -> ObjectKey {
-        ObjectKey { group: "apps".into(), kind: "Deployment".into(), namespace: Some("web".into()), name: name.into() }
+        ObjectKey::from(Identity {
+            group: "apps".into(),
+            kind: "Deployment".into(),
+            namespace: Some("web".into()),
+            name: name.into(),
+        })
     }
 
     #[test]

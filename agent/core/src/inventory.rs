@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::manifest::ObjectKey;
+use crate::manifest::{Identity, ObjectKey};
 
 /// One object of an environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl Inventory {
     pub fn to_lines(&self) -> String {
         let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let line = |(key, member): (&ObjectKey, &Member)| {
-            let ObjectKey { group: _, kind, namespace, name } = key;
+            let Identity { group: _, kind, namespace, name } = &**key;
             let confirmed = self.confirmed.get(key).map(|commit| format!(" {commit}")).unwrap_or_default();
             format!("{} {kind} {} {name} {}{confirmed}\n", member.api_version, dash(namespace), dash(&member.uid))
         };
@@ -112,12 +112,12 @@ impl Inventory {
                 return Err(Unreadable { line: index + 1, text: line.chars().take(80).collect() });
             };
             let present = |text: &str| (text != "-").then(|| text.to_owned());
-            let key = ObjectKey {
+            let key = ObjectKey::from(Identity {
                 group: crate::manifest::group_of(api_version).to_owned(),
                 kind: kind.to_owned(),
                 namespace: present(namespace),
                 name: name.to_owned(),
-            };
+            });
             inventory.insert(key.clone(), Member { api_version: api_version.to_owned(), uid: present(uid) });
             if let Some(commit) = fields.get(5) {
                 inventory.confirm(&key, commit);
@@ -132,7 +132,12 @@ mod tests {
     use super::*;
 
     fn key(kind: &str, namespace: Option<&str>, name: &str) -> ObjectKey {
-        ObjectKey { group: "apps".into(), kind: kind.into(), namespace: namespace.map(Into::into), name: name.into() }
+        ObjectKey::from(Identity {
+            group: "apps".into(),
+            kind: kind.into(),
+            namespace: namespace.map(Into::into),
+            name: name.into(),
+        })
     }
 
     #[test]

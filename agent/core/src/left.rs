@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::fingerprint::{Child, FieldPath, Step, entries_of_others, text_of};
 use crate::ignore::Rule;
-use crate::manifest::ObjectKey;
+use crate::manifest::{Identity, ObjectKey};
 use crate::pointer::{self, Pointer};
 
 /// Why a field is left.
@@ -62,12 +62,12 @@ pub fn scaled_by(key: &ObjectKey, body: &Map<String, Value>) -> Option<ObjectKey
     };
     let text =
         |name: &str, default: &'static str| target.get(name).and_then(Value::as_str).unwrap_or(default).to_owned();
-    Some(ObjectKey {
+    Some(ObjectKey::from(Identity {
         group: crate::manifest::group_of(&text("apiVersion", version)).to_owned(),
         kind: text("kind", kind),
         namespace: key.namespace.clone(),
         name: target.get("name")?.as_str()?.to_owned(),
-    })
+    }))
 }
 
 /// Whether a rollout controller has its hands in an object: OpenKruise while it rolls a workload out, Argo Rollouts in
@@ -263,7 +263,12 @@ mod tests {
     use super::*;
 
     fn key() -> ObjectKey {
-        ObjectKey { group: "apps".into(), kind: "Deployment".into(), namespace: Some("web".into()), name: "web".into() }
+        ObjectKey::from(Identity {
+            group: "apps".into(),
+            kind: "Deployment".into(),
+            namespace: Some("web".into()),
+            name: "web".into(),
+        })
     }
 
     fn body() -> Map<String, Value> {
@@ -382,7 +387,7 @@ mod tests {
     #[test]
     fn targets_of_autoscalers_are_read() {
         let target = |group: &str, kind: &str, spec: Value| {
-            let key = ObjectKey { group: group.into(), kind: kind.into(), ..key() };
+            let key = ObjectKey::from(Identity { group: group.into(), kind: kind.into(), ..Identity::from(key()) });
             scaled_by(&key, json!({ "spec": spec }).as_object().unwrap()).map(|key| key.to_string())
         };
         let reference = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db"});

@@ -1,41 +1,13 @@
 //! Objects: their identity, their content, and the line they come from.
 
-use std::fmt;
+mod key;
 
-use serde::{Deserialize, Serialize};
+pub use key::{Identity, ObjectKey};
+
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::fault::Place;
-
-/// The identity of an object in a cluster. The version is no part of it: `apps/v1` and `apps/v1beta1` are views of one
-/// object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ObjectKey {
-    /// API group; empty for the core group.
-    pub group: String,
-    /// Kind.
-    pub kind: String,
-    /// Namespace. `None` for cluster-scoped objects, and for manifests that do not say.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub namespace: Option<String>,
-    /// Name.
-    pub name: String,
-}
-
-impl fmt::Display for ObjectKey {
-    /// `Deployment.apps web/api`, as kubectl would name it, with the namespace before the name.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.kind)?;
-        if !self.group.is_empty() {
-            write!(f, ".{}", self.group)?;
-        }
-        match &self.namespace {
-            Some(namespace) => write!(f, " {namespace}/{}", self.name),
-            None => write!(f, " {}", self.name),
-        }
-    }
-}
 
 /// One object as a file of the deploy repository has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,19 +109,6 @@ pub fn version_of(api_version: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_reads_as_kubectl_names_it() {
-        let key = ObjectKey {
-            group: "apps".into(),
-            kind: "Deployment".into(),
-            namespace: Some("web".into()),
-            name: "api".into(),
-        };
-        assert_eq!(key.to_string(), "Deployment.apps web/api");
-        let key = ObjectKey { group: String::new(), kind: "Namespace".into(), namespace: None, name: "web".into() };
-        assert_eq!(key.to_string(), "Namespace web");
-    }
 
     #[test]
     fn the_core_group_has_no_name() {

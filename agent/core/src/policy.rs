@@ -29,7 +29,7 @@ use crate::fingerprint::{self, Fingerprint};
 use crate::ignore::Rule;
 use crate::left;
 use crate::limits;
-use crate::manifest::{Manifest, ObjectKey, Packed, annotation_of};
+use crate::manifest::{Identity, Manifest, ObjectKey, Packed, annotation_of};
 use crate::names::{self, EnvironmentName, annotation};
 use crate::pointer::Pointer;
 use crate::render::Rendered;
@@ -115,7 +115,7 @@ impl Hook {
 
     /// The Job of a run, under its own name and with its own content.
     pub fn job(&self, name: String, body: Map<String, Value>) -> Desired {
-        let key = ObjectKey { name, ..self.key.clone() };
+        let key = ObjectKey::from(Identity { name, ..Identity::from(self.key.clone()) });
         let (api_version, source) = (self.api_version.clone(), self.source.clone());
         let manifest = Manifest { key: key.clone(), api_version: api_version.clone(), body, source: source.clone() };
         Desired {
@@ -348,7 +348,7 @@ fn judge_one(
     let (adopt, leave_alone) = (says(annotation::ADOPT, "true"), says(annotation::RECONCILE, "Disabled"));
     let replace = says(annotation::REPLACE, "true");
     let Manifest { key, api_version, body, source } = manifest;
-    let key = ObjectKey { namespace, ..key };
+    let key = if key.namespace == namespace { key } else { Identity { namespace, ..Identity::from(key) }.into() };
     let body = complete(body, &key, stamp);
     Some(Desired {
         fingerprint: fingerprint::of_desired(&body),

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use towpath_core::fingerprint;
 use towpath_core::health::{self, HealthRules};
 use towpath_core::left;
-use towpath_core::manifest::{ObjectKey, group_of};
+use towpath_core::manifest::{Identity, ObjectKey, group_of};
 use towpath_core::names::{AGENT, ENVIRONMENT_LABEL, EnvironmentName, HOOK_LABEL, HOOK_RUN_ANNOTATION, PART_OF_LABEL};
 use towpath_core::plan::{self, HookMark, Row, Seen, Terminating};
 
@@ -75,12 +75,12 @@ impl Reading {
     fn of(object: &Value, rules: &HealthRules, now: Timestamp) -> Option<Reading> {
         let metadata = object.get("metadata")?;
         let text = |name: &str| metadata.get(name).and_then(Value::as_str);
-        let key = ObjectKey {
+        let key = ObjectKey::from(Identity {
             group: group_of(object.get("apiVersion")?.as_str()?).to_owned(),
             kind: object.get("kind")?.as_str()?.to_owned(),
             namespace: text("namespace").map(str::to_owned),
             name: text("name")?.to_owned(),
-        };
+        });
         let owners = metadata.get("ownerReferences").and_then(Value::as_array);
         let is_controller = |owner: &Value| owner.get("controller").and_then(Value::as_bool) == Some(true);
         Some(Reading {

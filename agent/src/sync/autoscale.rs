@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use towpath_core::left::{self, Because};
-use towpath_core::manifest::ObjectKey;
+use towpath_core::manifest::{Identity, ObjectKey};
 use towpath_core::plan::Observed;
 use towpath_core::policy::Cleared;
 
@@ -33,12 +33,12 @@ async fn targets(account: &AccountClient, kinds: &Kinds, namespace: &str) -> Opt
             return None;
         }
     };
-    let of = ObjectKey {
+    let of = ObjectKey::from(Identity {
         group: "autoscaling".to_owned(),
         kind: kind.kind.clone(),
         namespace: Some(namespace.to_owned()),
         name: String::new(),
-    };
+    });
     Some(listed.iter().filter_map(|object| left::scaled_by(&of, object.as_object()?)).collect())
 }
 

@@ -258,13 +258,19 @@ mod tests {
     use towpath_core::inventory::Member;
 
     use super::*;
+    use towpath_core::manifest::Identity;
 
     fn name(text: &str) -> EnvironmentName {
         text.parse().unwrap()
     }
 
     fn key(name: &str) -> ObjectKey {
-        ObjectKey { group: String::new(), kind: "ConfigMap".into(), namespace: Some("a".into()), name: name.into() }
+        ObjectKey::from(Identity {
+            group: String::new(),
+            kind: "ConfigMap".into(),
+            namespace: Some("a".into()),
+            name: name.into(),
+        })
     }
 
     fn inventory(names: &[&str]) -> Inventory {

@@ -9,7 +9,7 @@ use towpath_core::environment::LogMode;
 use towpath_core::fault::Problem;
 use towpath_core::health::{self, Explanation, Health};
 use towpath_core::limits::MAX_LOG_LINES;
-use towpath_core::manifest::ObjectKey;
+use towpath_core::manifest::{Identity, ObjectKey};
 use towpath_core::plan::Table;
 use towpath_core::policy::{Cleared, Desired};
 use towpath_core::status::Unhealthy;
@@ -107,11 +107,13 @@ pub(super) async fn health(
 /// Whether a Rollout that is known moves this workload, so that only the Rollout's health counts: it alone knows
 /// whether a person is waited for.
 fn is_spoken_for(workload: &ObjectKey, rollout: Option<&str>, live: &Table) -> bool {
-    let of = |name: &str| ObjectKey {
-        group: KRUISE.to_owned(),
-        kind: "Rollout".to_owned(),
-        namespace: workload.namespace.clone(),
-        name: name.to_owned(),
+    let of = |name: &str| {
+        ObjectKey::from(Identity {
+            group: KRUISE.to_owned(),
+            kind: "Rollout".to_owned(),
+            namespace: workload.namespace.clone(),
+            name: name.to_owned(),
+        })
     };
     rollout.is_some_and(|name| live.contains_key(&of(name)))
 }
@@ -122,7 +124,12 @@ async fn behind(account: &AccountClient, object: &Desired, kinds: &Kinds) -> Opt
     let (api_version, kind, name) = health::target_of(&rollout)?;
     let kind = kinds.get(api_version, kind)?;
     let group = towpath_core::manifest::group_of(api_version).to_owned();
-    let key = ObjectKey { group, kind: kind.kind.clone(), name: name.to_owned(), ..object.key.clone() };
+    let key = ObjectKey::from(Identity {
+        group,
+        kind: kind.kind.clone(),
+        name: name.to_owned(),
+        ..Identity::from(object.key.clone())
+    });
     let workload = account.read(kind, &key).await.ok()??;
     health::of_workload(&rollout, &workload)
 }

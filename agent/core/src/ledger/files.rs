@@ -101,9 +101,15 @@ mod tests {
 
     use super::super::tests::sync;
     use super::*;
+    use crate::manifest::Identity;
 
     fn key(group: &str, kind: &str, namespace: Option<&str>, name: &str) -> ObjectKey {
-        ObjectKey { group: group.into(), kind: kind.into(), namespace: namespace.map(Into::into), name: name.into() }
+        ObjectKey::from(Identity {
+            group: group.into(),
+            kind: kind.into(),
+            namespace: namespace.map(Into::into),
+            name: name.into(),
+        })
     }
 
     #[test]

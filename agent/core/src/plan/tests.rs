@@ -3,7 +3,7 @@
 use super::*;
 use crate::health::Health;
 use crate::inventory::Member;
-use crate::manifest::Manifest;
+use crate::manifest::{Identity, Manifest};
 use crate::policy;
 use crate::scope::Scopes;
 
@@ -18,7 +18,7 @@ fn manifest(kind: &str, name: &str, annotations: &[(&str, &str)]) -> Manifest {
         "apiVersion": "v1", "kind": kind, "metadata": {"name": name, "annotations": annotations}, "data": {"a": "b"},
     });
     Manifest {
-        key: ObjectKey { group: String::new(), kind: kind.into(), namespace: None, name: name.into() },
+        key: ObjectKey::from(Identity { group: String::new(), kind: kind.into(), namespace: None, name: name.into() }),
         api_version: "v1".into(),
         body: body.as_object().unwrap().clone(),
         source: crate::fault::Place::line("x.yaml", 1),
@@ -36,7 +36,7 @@ fn config_map(name: &str) -> Manifest {
 
 fn key(kind: &str, name: &str) -> ObjectKey {
     let namespace = (kind != "Namespace").then(|| "shop".to_owned());
-    ObjectKey { group: String::new(), kind: kind.into(), namespace, name: name.into() }
+    ObjectKey::from(Identity { group: String::new(), kind: kind.into(), namespace, name: name.into() })
 }
 
 fn seen(fingerprint: Option<Fingerprint>) -> Seen {
@@ -395,7 +395,10 @@ fn the_agent_is_never_pruned() {
     world.member("ConfigMap", "old");
     world.ours("old").is_of_agent = true;
     assert_eq!(world.fate("old"), Fate::Prune { uid: "u".into() }, "a label alone does not make it the agent's");
-    let own = ObjectKey { namespace: Some("towpath".into()), ..key("ConfigMap", "towpath-settings") };
+    let own = ObjectKey::from(Identity {
+        namespace: Some("towpath".into()),
+        ..Identity::from(key("ConfigMap", "towpath-settings"))
+    });
     world.observed.ours.insert(own.clone(), seen(Some(print(1))));
     world.inventory.insert(own, Member { api_version: "v1".into(), uid: Some("u".into()) });
     assert_eq!(world.fate("towpath-settings"), Fate::Keep(Keep::OwnResource));
@@ -417,7 +420,7 @@ fn workloads_are_deleted_before_what_they_stand_on() {
     for kind in ["Secret", "Widget", "ConfigMap"] {
         world.member(kind, "old");
     }
-    let kinds: Vec<String> = world.plan().removals.into_iter().map(|(key, _)| key.kind).collect();
+    let kinds: Vec<String> = world.plan().removals.into_iter().map(|(key, _)| key.kind.clone()).collect();
     assert_eq!(kinds, ["Widget", "ConfigMap", "Secret"]);
 }
 
@@ -462,7 +465,12 @@ fn protected_kinds_wait_for_a_confirmation() {
 #[test]
 fn namespaces_come_first_and_gates_last() {
     let stage = |group: &str, kind: &str| {
-        stage_of(&ObjectKey { group: group.into(), kind: kind.into(), namespace: None, name: "x".into() })
+        stage_of(&ObjectKey::from(Identity {
+            group: group.into(),
+            kind: kind.into(),
+            namespace: None,
+            name: "x".into(),
+        }))
     };
     let order = [
         stage("", "Namespace"),
@@ -529,7 +537,8 @@ fn a_wave_is_held_by_the_worst_object_of_the_first_wave_that_is_not_healthy() {
         };
         Some(ObjectHealth { health, ..healthy() })
     };
-    let held = |wave| held_by(&plan, &desired, Wave::Number(wave), &how).map(|held| (held.wave, held.object.name));
+    let held =
+        |wave| held_by(&plan, &desired, Wave::Number(wave), &how).map(|held| (held.wave, held.object.name.clone()));
     assert_eq!(held(1), None);
     assert_eq!(held(2), Some((Wave::Number(1), "b".to_owned())));
     assert_eq!(held(3), Some((Wave::Number(1), "b".to_owned())), "the first that is not well");

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::manifest::Identity;
 use crate::manifest::group_of;
 
 fn environment() -> Environment {
@@ -17,12 +18,12 @@ fn manifest(line: u32, body: Value) -> Manifest {
     let text = |path: &str| body.pointer(path).and_then(Value::as_str).map(str::to_owned);
     let api_version = text("/apiVersion").unwrap();
     Manifest {
-        key: ObjectKey {
+        key: ObjectKey::from(Identity {
             group: group_of(&api_version).to_owned(),
             kind: text("/kind").unwrap(),
             namespace: text("/metadata/namespace"),
             name: text("/metadata/name").unwrap(),
-        },
+        }),
         api_version,
         body: body.as_object().unwrap().clone(),
         source: Place::line("web.yaml", line),
@@ -190,7 +191,7 @@ fn a_namespace_or_definition_must_not_come_after_what_needs_it() {
     let said = judge(vec![namespace(json!({"towpath.dev/wave": "1"})), inside("0")]).unwrap_err().to_string();
     assert!(said.contains("its namespace, which comes in wave 1 (web.yaml:8)"), "{said}");
     let mut hook = job(3, "migrate", json!({"towpath.dev/hook": "BeforeSync"}));
-    hook.key.namespace = Some("shared".into());
+    hook.key = Identity { namespace: Some("shared".into()), ..hook.key.into() }.into();
     hook.body["metadata"]["namespace"] = "shared".into();
     let said = judge(vec![namespace(json!({"towpath.dev/wave": "0"})), config_map(|_| {}), hook]).unwrap_err();
     assert!(said.to_string().contains("Job.batch shared/migrate is applied before its namespace"), "{said}");

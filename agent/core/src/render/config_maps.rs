@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::fault::{Place, Problem};
-use crate::manifest::{Manifest, ObjectKey};
+use crate::manifest::{Identity, Manifest, ObjectKey};
 use crate::names;
 
 /// Names of ConfigMaps as people write them, and as they are.
@@ -58,7 +58,12 @@ pub(super) fn config_map(folder: &str, name: &str, files: &BTreeMap<String, Vec<
             body.insert(field.to_owned(), Value::Object(entries));
         }
     }
-    let key = ObjectKey { group: String::new(), kind: "ConfigMap".to_owned(), namespace: None, name: full_name };
+    let key = ObjectKey::from(Identity {
+        group: String::new(),
+        kind: "ConfigMap".to_owned(),
+        namespace: None,
+        name: full_name,
+    });
     Ok(Manifest { key, api_version: "v1".to_owned(), body, source: Place::file(folder) })
 }
 
@@ -121,7 +126,7 @@ mod tests {
     fn content_and_keys_make_the_hash() {
         let name = |files: &[(&str, &str)]| {
             let files = files.iter().map(|(key, text)| ((*key).to_owned(), text.as_bytes().to_vec())).collect();
-            config_map("config/web", "web", &files).unwrap().key.name
+            config_map("config/web", "web", &files).unwrap().key.name.clone()
         };
         assert_eq!(name(&[("a", "1")]), name(&[("a", "1")]));
         assert_ne!(name(&[("a", "1")]), name(&[("a", "2")]));
@@ -151,7 +156,12 @@ mod tests {
         ];
         for (kind, wrap) in wraps {
             let Value::Object(body) = wrap(spec.clone()) else { unreachable!("every wrap is a map") };
-            let key = ObjectKey { group: String::new(), kind: kind.into(), namespace: None, name: "x".into() };
+            let key = ObjectKey::from(Identity {
+                group: String::new(),
+                kind: kind.into(),
+                namespace: None,
+                name: "x".into(),
+            });
             let mut manifest = Manifest { key, api_version: "v1".into(), body, source: Place::file("x") };
             follow(&mut manifest, &renames);
             let text = serde_json::to_string(&manifest.body).unwrap();

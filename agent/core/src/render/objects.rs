@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::fault::{Place, Problem};
 use crate::limits;
-use crate::manifest::{Manifest, ObjectKey, group_of};
+use crate::manifest::{Identity, Manifest, ObjectKey, group_of};
 use crate::names;
 use crate::yaml::{Document, Scan};
 
@@ -161,7 +161,7 @@ fn manifest(
     if problems.len() > found_before {
         return None;
     }
-    let key = ObjectKey { group: group_of(&api_version).to_owned(), kind, namespace, name };
+    let key = ObjectKey::from(Identity { group: group_of(&api_version).to_owned(), kind, namespace, name });
     Some(Manifest { key, api_version, body, source })
 }
 
