@@ -368,6 +368,13 @@ async fn staging_in_one_cluster_waits_for_the_record_of_test_in_another() {
     assert_eq!(status.state, State::OutOfSync);
 
     // Each shows the other's environments.
+    let url = format!("http://127.0.0.1:{}/api/v1/ledgers", east.port());
+    let answer = reqwest::Client::new().get(url).bearer_auth("a-token-for-the-test").send().await.unwrap();
+    let found: Value = answer.json().await.unwrap();
+    let test = found["ledgers"].as_array().unwrap().iter().find(|ledger| ledger["cluster"] == "west").unwrap();
+    assert_eq!((&test["own"], &test["environment"]), (&json!(false), &json!("test")), "{found:#}");
+    assert!(test["last"]["revision"].as_str().unwrap().ends_with(&first.to_string()), "{found:#}");
+    assert_eq!(test["last"]["health"], "Healthy", "{found:#}");
     records(&east, &this_year("east", "staging"), 2).await;
     let (_, out, said) = towpath(&east, &["history", "west/test"]);
     assert!(out.contains("test@1") && out.contains("Healthy"), "{out}{said}");

@@ -32,8 +32,8 @@ pub struct Board {
 pub trait Ledgers: Send + Sync {
     /// The cluster of the agent itself.
     fn cluster(&self) -> &str;
-    /// Every ledger: its last record, or why it is not used.
-    fn heads(&self) -> Vec<(LedgerName, Result<Arc<Record>, Problem>)>;
+    /// Every ledger: its last record and its last one of a sync, which may be the same, or why it is not used.
+    fn heads(&self) -> Vec<(LedgerName, Result<[Arc<Record>; 2], Problem>)>;
     /// The newest records of a ledger, the newest first, and whether there are older ones.
     ///
     /// # Errors

@@ -531,8 +531,9 @@ impl Ledgers for Reader {
         Reader::cluster(self)
     }
 
-    fn heads(&self) -> Vec<(LedgerName, Result<Arc<Record>, Problem>)> {
-        let record = |head: &Result<Head, Problem>| head.as_ref().map(|head| head.record.clone()).map_err(Clone::clone);
+    fn heads(&self) -> Vec<(LedgerName, Result<[Arc<Record>; 2], Problem>)> {
+        let records = |head: &Head| [head.record.clone(), head.sync.clone()];
+        let record = |head: &Result<Head, Problem>| head.as_ref().map(records).map_err(Clone::clone);
         self.heads.iter().map(|(name, head)| (name.clone(), record(head))).collect()
     }
 

@@ -260,7 +260,11 @@ pub(super) fn list(state: &State) -> Vec<LedgerEntry> {
                 cluster: name.cluster,
                 environment: name.environment.to_string(),
                 repository: repository.clone(),
-                last: head.as_ref().ok().map(|record| RecordEntry::of(record, None)),
+                last: head.as_ref().ok().map(|[last, sync]| {
+                    // What runs, also where the last record says how it fares.
+                    let sync = RecordEntry::of(sync, None);
+                    RecordEntry { revision: sync.revision, subject: sync.subject, ..RecordEntry::of(last, None) }
+                }),
                 problem: head.err().map(|problem| problem.message),
             });
         }
@@ -363,7 +367,7 @@ fn keeper(state: &State, entry: &Entry) -> Result<(Arc<dyn Ledgers>, LedgerName)
         let name = LedgerName { cluster, environment: entry.environment.clone() };
         let (_, head) = ledgers.heads().into_iter().find(|(known, _)| *known == name)?;
         let is_meant = is_own && repository.as_ref() == Some(&id);
-        Some(((is_meant, head.ok().map(|record| record.at)), (ledgers, name)))
+        Some(((is_meant, head.ok().map(|[last, _]| last.at)), (ledgers, name)))
     });
     if let Some((_, keeper)) = found.max_by_key(|(rank, _)| *rank) {
         return Ok(keeper);
