@@ -28,12 +28,15 @@ pub struct Board {
     ledgers: Mutex<BTreeMap<Id, Arc<dyn Ledgers>>>,
 }
 
+/// The last record of a ledger and its last one of a sync, which may be the same.
+pub type Last = [Arc<Record>; 2];
+
 /// The ledgers of one repository, for reading. Its calls read files and block.
 pub trait Ledgers: Send + Sync {
     /// The cluster of the agent itself.
     fn cluster(&self) -> &str;
     /// Every ledger: its last record and its last one of a sync, which may be the same, or why it is not used.
-    fn heads(&self) -> Vec<(LedgerName, Result<[Arc<Record>; 2], Problem>)>;
+    fn heads(&self) -> Vec<(LedgerName, Result<Last, Problem>)>;
     /// The newest records of a ledger, the newest first, and whether there are older ones.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use towpath_core::tree::Tree;
 
 use super::write::year_of;
 use super::{Books, Head, Keys, Ledger, Mark};
-use crate::board::{Ledgers, Page};
+use crate::board::{Last, Ledgers, Page};
 use crate::repo::{Mirror, StoredCommit};
 
 /// Records that one question reads, from the newest.
@@ -531,7 +531,7 @@ impl Ledgers for Reader {
         Reader::cluster(self)
     }
 
-    fn heads(&self) -> Vec<(LedgerName, Result<[Arc<Record>; 2], Problem>)> {
+    fn heads(&self) -> Vec<(LedgerName, Result<Last, Problem>)> {
         let records = |head: &Head| [head.record.clone(), head.sync.clone()];
         let record = |head: &Result<Head, Problem>| head.as_ref().map(records).map_err(Clone::clone);
         self.heads.iter().map(|(name, head)| (name.clone(), record(head))).collect()
