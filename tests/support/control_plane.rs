@@ -94,6 +94,8 @@ impl ControlPlane {
                 "--kubelet-preferred-address-types=InternalIP".into(),
                 format!("--audit-policy-file={}", scripts.join("audit-policy.yaml").display()),
                 format!("--audit-log-path={}", show("audit.log")),
+                // In MiB: where it begins a new file, as it does at 100, marks in the old one mean nothing any more.
+                "--audit-log-maxsize=10000".into(),
             ],
         )?;
         wait_until_ready(port, &at("certs/apiserver.crt"), &at("kube-apiserver.log"))?;
