@@ -191,6 +191,25 @@ fn what_is_no_record_is_not_used() {
 }
 
 #[test]
+fn what_a_record_says_cannot_drive_a_terminal() {
+    let mut begun = begun();
+    let third = record(3, 2, "2026-05-01T11:00:00Z");
+    let message = third.message().replace("change 2", "\u{1b}]0;owned\u{7}\u{1b}[2Jred\u{202e}");
+    assert_ne!(message, third.message());
+    let commit = begun.writer.write_message(message, third.at, &begun.commits[1..], 1);
+    begun.writer.push(WEST, Some(begun.commits[1]), commit);
+    let alarms = begun.reader.refresh().unwrap();
+    let reader = begun.reader.reader();
+    let said = match reader.history(&ledger_of("west"), 1) {
+        Ok(page) => page.records[0].1.sync().unwrap().sync.subject.clone(),
+        Err(problem) => problem.to_string(),
+    };
+    for text in alarms.iter().chain([&said]) {
+        assert!(!text.chars().any(|character| character.is_control() || character == '\u{202e}'), "{text:?}");
+    }
+}
+
+#[test]
 fn a_record_by_another_key_is_not_used_and_the_key_is_named() {
     let mut begun = begun();
     let eve = Writer { mirror: begun.writer.mirror.clone(), key: Some(key(9)) };

@@ -100,6 +100,7 @@ fn row(commit: CommitId, record: &Record, now: Timestamp) -> Vec<Markup> {
         time(entry.at, now),
         html! {
             span.badge.(tone) { (what) }
+            @if let Some(by) = &entry.requested_by { " " span.soft { "for " (by) } }
             @if let Some(message) = &entry.message { div.clip { (message) } }
         },
         html! {
