@@ -9,6 +9,7 @@
 //! * A ledger of which something cannot be verified is not used, and nothing is added to it.
 //! * The number of a sync says whether it was recorded: it is recorded once, whoever asks again.
 
+mod look;
 mod push;
 mod read;
 mod write;
