@@ -103,7 +103,7 @@ fn quiet_start(world: &mut World) -> Result<()> {
     let token = world.folder().join("token");
     std::fs::write(&token, TOKEN)?;
     world.listen();
-    world.start_options().arguments = vec!["--token-file".into(), token.display().to_string()];
+    world.start_options().arguments.extend(["--token-file".into(), token.display().to_string()]);
     world.start_options().time_scale = 1;
     world.start_agent();
     Ok(())
