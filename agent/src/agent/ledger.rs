@@ -26,8 +26,9 @@ pub use desk::{Desk, Known};
 
 /// Syncs are gathered for as long as another one comes within this time,
 const QUIET: Duration = Duration::from_secs(1);
-/// but no longer than this; then they are written and pushed together.
-const GATHERED: Duration = Duration::from_secs(4);
+/// but no longer than this; then they are written and pushed together. Until then nothing is taken from the syncs that
+/// still go on.
+const GATHERED: Duration = Duration::from_secs(30);
 /// The longest pause before a push that failed is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
