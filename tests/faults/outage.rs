@@ -151,9 +151,16 @@ async fn a_release_is_taken_up_where_the_api_server_left_it() {
         seen.iter().any(|asked| asked.is_write() && asked.resource == "deployments")
             && seen.iter().any(|asked| asked.is_write() && asked.name == "joins" && asked.status == Some(201))
     };
+    is_away_after(&mut release, is_half).await;
+    release.rests(Duration::from_secs(3)).await;
+    is_clean(&release.end().await);
+}
+
+/// Has the API server go away for a while once these requests were seen, and waits until the release is at its end.
+async fn is_away_after(release: &mut Release, is_seen: impl Fn(&[Asked]) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_half(&release.proxy.seen()) {
-        assert!(Instant::now() < deadline, "the Deployment was not tried\n{}", release.world.agent_log());
+    while !is_seen(&release.proxy.seen()) {
+        assert!(Instant::now() < deadline, "it was not tried\n{}", release.world.agent_log());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     release.proxy.go_away();
@@ -161,8 +168,6 @@ async fn a_release_is_taken_up_where_the_api_server_left_it() {
     release.proxy.heal();
     release.settle().await;
     release.comes_to_rest().await;
-    release.rests(Duration::from_secs(3)).await;
-    is_clean(&release.end().await);
 }
 
 /// Runs the second commit of a release with waves and a hook; at this request the answer is lost and the server goes away
@@ -179,16 +184,7 @@ async fn is_taken_up(name: &str, verb: &'static str, resource: &'static str, obj
     release.proxy.inject(On::those(is_meant), Action::Stall);
     let mark = release.world.mark();
     release.second_commit();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !release.proxy.seen().iter().any(|asked| is_meant(asked) && asked.status.is_some()) {
-        assert!(Instant::now() < deadline, "it was not tried\n{}", release.world.agent_log());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    release.proxy.go_away();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    release.proxy.heal();
-    release.settle().await;
-    release.comes_to_rest().await;
+    is_away_after(&mut release, |seen| seen.iter().any(|asked| is_meant(asked) && asked.status.is_some())).await;
     release.rests(Duration::from_secs(2)).await;
 
     let end = release.end().await;
@@ -204,7 +200,11 @@ async fn is_taken_up(name: &str, verb: &'static str, resource: &'static str, obj
     };
     let order = ["early", "prepare-", "web", "late", "last"];
     for (before, after) in order.iter().zip(&order[1..]) {
-        assert!(place(before, true) < place(after, false), "{after} came before {before} was done: {requests:#?}");
+        let log = release.world.agent_log();
+        assert!(
+            place(before, true) < place(after, false),
+            "{after} came before {before} was done: {requests:#?}\n{log}"
+        );
     }
 }
 

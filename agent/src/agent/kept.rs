@@ -40,21 +40,23 @@ impl<S: Clone + Default + PartialEq + Serialize> Kept<S> {
         self.is_written && self.status == *next
     }
 
-    /// Writes a status. Where that fails it stays as it was here, and is written again at the next pass, which comes soon
-    /// ([`Kept::pause`]).
+    /// Writes a status. Where that fails it holds here all the same: what a sync has begun is not forgotten because the
+    /// server is away. It is written with the next pass, which comes soon ([`Kept::pause`]).
     pub(super) async fn write<K>(&mut self, cluster: &Cluster, (namespace, name): &Id, next: S)
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
     {
         let patch = self.written.patch(&next);
-        match cluster.patch_status::<K>(namespace, name, &patch).await {
-            Ok(()) => *self = Kept { written: Written::new(&next), status: next, is_written: true },
+        let written = cluster.patch_status::<K>(namespace, name, &patch).await;
+        self.is_written = written.is_ok();
+        match written {
+            Ok(()) => self.written = Written::new(&next),
             Err(problem) => {
                 self.written.maybe(&next);
-                self.is_written = false;
                 tracing::warn!(kind = %K::kind(&()), name, %problem, "the status was not written");
             }
         }
+        self.status = next;
     }
 
     /// The time until the next pass: a shorter one where the status could not be written.
