@@ -11,8 +11,12 @@ use support::world::World;
 use crate::fleet::{ENVIRONMENTS, all_run, begin, commit, repository};
 use crate::gauge::{Figures, cpu_ms, memory_mib, percentile, say};
 
-/// Changes with a ledger, and as many without.
-const CHANGES: usize = 3;
+/// Whether each change is made with a ledger. What slows the server with time slows both alike, for neither comes first.
+const TURNS: [bool; 8] = [false, true, true, false, true, false, false, true];
+/// The agent is at rest when it has used no more than this of a core,
+const RESTING: f64 = 0.02;
+/// for this long.
+const REST: Duration = Duration::from_secs(4);
 /// For the last record to be at the server.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -27,11 +31,11 @@ pub async fn measure() -> Result<Figures> {
     let mut took = [Vec::new(), Vec::new()];
     let mut cpu = [0.0, 0.0];
     let (mut pushes, mut until_recorded) = (0, Vec::new());
-    // One with and one without in turn, so that what slows the server with time slows both.
-    for number in 0..2 * CHANGES {
-        let is_kept = number % 2 == 1;
+    let changes = TURNS.len() as f64 / 2.0;
+    for (number, is_kept) in TURNS.into_iter().enumerate() {
         repository(&world, &url, if is_kept { json!({"ledger": {"url": pushed_to}}) } else { json!({}) }).await;
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        // What the turn before left to do, and the change of the setting, are no part of this turn.
+        rest(&mut world).await?;
         drop(server.take_requests());
         let records = recorded(&world)?;
         let cpu_before = cpu_ms(&mut world)?;
@@ -49,7 +53,7 @@ pub async fn measure() -> Result<Figures> {
             pushes += server.take_requests().iter().filter(|request| request.purpose == Purpose::Push).count();
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
-        cpu[usize::from(is_kept)] += (cpu_ms(&mut world)? - cpu_before) / CHANGES as f64;
+        cpu[usize::from(is_kept)] += (cpu_ms(&mut world)? - cpu_before) / changes;
         let with = if is_kept { "with" } else { "without" };
         say(&format!("{ENVIRONMENTS} environments in {seconds:.1} s {with} a ledger"));
     }
@@ -61,12 +65,26 @@ pub async fn measure() -> Result<Figures> {
         ("ledger_cost_ms".into(), (with - without) * 1000.0),
         ("ledger_1000_s".into(), with),
         ("ledger_1000_without_s".into(), without),
-        ("ledger_1000_pushes".into(), pushes as f64 / CHANGES as f64),
+        ("ledger_1000_pushes".into(), pushes as f64 / changes),
         ("ledger_1000_until_recorded_s".into(), percentile(&mut until_recorded, 0.5)),
         ("ledger_1000_cpu_s".into(), (cpu[1] - cpu[0]) / 1000.0),
         ("ledger_1000_rss_mib".into(), rss),
         ("ledger_1000_rss_peak_mib".into(), peak),
     ]))
+}
+
+/// Waits until the agent has nothing left to do.
+async fn rest(world: &mut World) -> Result<()> {
+    let began = Instant::now();
+    tokio::time::sleep(REST).await;
+    loop {
+        let before = cpu_ms(world)?;
+        tokio::time::sleep(REST).await;
+        if cpu_ms(world)? - before < RESTING * REST.as_millis() as f64 {
+            return Ok(());
+        }
+        anyhow::ensure!(began.elapsed() < PATIENCE, "the agent does not come to rest");
+    }
 }
 
 /// Records of syncs at the server.
