@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use support::agent;
 use support::git_server::{Fault, GitServer, Purpose, git};
 use support::world::{World, repository};
-use towpath_core::status::State;
+use towpath::resources::RepositoryStatus;
+use towpath_core::status::{Condition, State};
 
 use crate::manifests::{config_map, deployment};
 
@@ -194,15 +195,7 @@ async fn records_wait_while_git_is_away_and_are_pushed_once() {
         world.repo.commit("master", value, &[("prod/a.yaml", &config_map("a", value))]);
         world.runs("apart", "master").await;
     }
-    let condition = async |world: &World| {
-        let conditions = repository(world, "shop").await.status.unwrap_or_default().conditions;
-        conditions.into_iter().find(|condition| condition.type_ == "Recorded").map(|it| (it.status, it.message))
-    };
-    let deadline = Instant::now() + PATIENCE;
-    while condition(&world).await.is_none_or(|(status, _)| status != "False") {
-        assert!(Instant::now() < deadline, "{:?}", condition(&world).await);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    shop_where(&world, "not recorded", |status| recorded(status).is_some_and(|it| it.status == "False")).await;
     world.kill_agent();
     world.start_agent();
     world.repo.commit("master", "four", &[("prod/a.yaml", &config_map("a", "four"))]);
@@ -225,16 +218,10 @@ async fn a_server_that_takes_no_such_refs_is_said_and_branches_do() {
     world.environment("refusing", json!({"lane": "master", "path": "prod"})).await;
     world.start_agent();
     world.runs("refusing", "master").await;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let conditions = repository(&world, "shop").await.status.unwrap_or_default().conditions;
-        let recorded = conditions.iter().find(|condition| condition.type_ == "Recorded");
-        if recorded.is_some_and(|it| it.status == "False" && it.message.contains("set spec.ledger.as to Branch")) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{conditions:#?}\n{}", world.agent_log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let says_what_to_do = |status: &RepositoryStatus| {
+        recorded(status).is_some_and(|it| it.status == "False" && it.message.contains("set spec.ledger.as to Branch"))
+    };
+    shop_where(&world, "told what to do", says_what_to_do).await;
     shop(&world, json!({"url": server.url("deploy.git"), "ledger": {"as": "Branch"}})).await;
     records(&world, &this_year("east", "refusing").replace("refs/", "refs/heads/"), 2).await;
 }
@@ -300,13 +287,23 @@ async fn a_ledger_that_is_rewritten_raises_an_alarm_and_syncing_goes_on() {
 
 /// Waits for an alarm of the Repository `shop`.
 async fn alarm(world: &World, text: &str) {
+    shop_where(world, text, |status| status.alarms.iter().any(|alarm| alarm.contains(text))).await;
+}
+
+/// The condition that says whether syncs are recorded.
+fn recorded(status: &RepositoryStatus) -> Option<&Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == "Recorded")
+}
+
+/// Waits until the status of the Repository `shop` is as it should be.
+async fn shop_where(world: &World, what: &str, is_so: impl Fn(&RepositoryStatus) -> bool) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let status = repository(world, "shop").await.status.unwrap_or_default();
-        if status.alarms.iter().any(|alarm| alarm.contains(text)) {
+        if is_so(&status) {
             return;
         }
-        assert!(Instant::now() < deadline, "no alarm {text:?}: {:#?}\n{}", status.alarms, world.agent_log());
+        assert!(Instant::now() < deadline, "shop is never {what}: {status:#?}\n{}", world.agent_log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

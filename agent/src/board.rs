@@ -37,6 +37,8 @@ pub trait Ledgers: Send + Sync {
     fn cluster(&self) -> &str;
     /// Every ledger: its last record and its last one of a sync, which may be the same, or why it is not used.
     fn heads(&self) -> Vec<(LedgerName, Result<Last, Problem>)>;
+    /// The same of one ledger; none where it is not there.
+    fn last(&self, name: &LedgerName) -> Option<Result<Last, Problem>>;
     /// The newest records of a ledger, the newest first, and whether there are older ones.
     ///
     /// # Errors

@@ -206,7 +206,7 @@ impl Books {
     }
 
     /// The ledger of an environment of this agent.
-    fn name_of(&self, environment: &EnvironmentName) -> LedgerName {
+    pub fn own(&self, environment: &EnvironmentName) -> LedgerName {
         LedgerName { cluster: self.keys.cluster.clone(), environment: environment.clone() }
     }
 

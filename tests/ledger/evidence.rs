@@ -308,10 +308,10 @@ fn a_slow_clock_opens_nothing_early_and_a_fast_one_only_waits() {
 }
 
 /// What an agent has to tell of its environment, whose status remembers something of its ledger.
-fn told(syncs: &[SyncRecord], remembered: Option<&str>) -> BTreeMap<EnvironmentName, Pending> {
+fn told(syncs: &[SyncRecord], remembered: Option<&str>) -> BTreeMap<EnvironmentName, Arc<Pending>> {
     let remembered = remembered.map(str::to_owned);
     let pending = Pending { history: syncs.to_vec(), remembered, ..Pending::default() };
-    BTreeMap::from([("test".parse().unwrap(), pending)])
+    BTreeMap::from([("test".parse().unwrap(), Arc::new(pending))])
 }
 
 /// Writes and pushes what is told, as far as the server takes it.

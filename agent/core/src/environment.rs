@@ -66,6 +66,16 @@ pub struct Required {
     pub soak: Duration,
 }
 
+impl Required {
+    /// Its ledger, for an agent of this cluster.
+    pub fn ledger(&self, cluster: &str) -> LedgerName {
+        LedgerName {
+            cluster: self.cluster.clone().unwrap_or_else(|| cluster.to_owned()),
+            environment: self.environment.clone(),
+        }
+    }
+}
+
 /// An Environment, resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Environment {
@@ -126,11 +136,7 @@ pub struct Environment {
 impl Environment {
     /// The ledgers that must say that a revision passed. `cluster` is the agent's own.
     pub fn waits_for(&self, cluster: &str) -> BTreeSet<LedgerName> {
-        let name = |one: &Required| LedgerName {
-            cluster: one.cluster.clone().unwrap_or_else(|| cluster.to_owned()),
-            environment: one.environment.clone(),
-        };
-        self.after.iter().map(name).collect()
+        self.after.iter().map(|one| one.ledger(cluster)).collect()
     }
 }
 

@@ -150,6 +150,33 @@ pub struct Condition {
     pub observed_generation: Option<i64>,
 }
 
+impl Condition {
+    /// A condition with the time since when it has its status, by the conditions before it. Says nothing yet of a
+    /// generation.
+    pub fn after(
+        before: &[Condition],
+        now: Timestamp,
+        (type_, status): (&str, &str),
+        reason: &str,
+        message: String,
+    ) -> Condition {
+        let earlier = before.iter().find(|earlier| earlier.type_ == type_ && earlier.status == status);
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            last_transition_time: earlier.map_or(now, |earlier| earlier.last_transition_time),
+            observed_generation: None,
+        }
+    }
+
+    /// The same, about a generation.
+    pub fn of_generation(self, generation: Option<i64>) -> Condition {
+        Condition { observed_generation: generation, ..self }
+    }
+}
+
 /// The `status` of an Environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -191,7 +191,6 @@ impl Task {
                 marks: Arc::new(marks),
                 as_of,
                 problem: done.problem.clone(),
-                waiting: books.waiting(),
             }));
         }
         self.desk.tried.send_if_modified(|tried| !std::mem::replace(tried, true));

@@ -24,7 +24,7 @@ use super::{Id, Shared, Sight, Slot};
 use crate::blocking::blocking;
 use crate::cluster::Severity;
 use crate::repo::watch::{Watch, watch_local};
-use crate::repo::{self, Credentials, Mirror, Remote, Terms, View};
+use crate::repo::{self, Credentials, Mirror, Parts, Remote, Terms, View};
 use crate::resources::{BranchStatus, Repository, RepositoryStatus, ResolvedRepository};
 
 /// Alarms that are remembered.
@@ -48,6 +48,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<R
         id,
         open: None,
         problem: None,
+        parts: Arc::default(),
         ledger: None,
         ledger_problem: None,
         failures: 0,
@@ -124,6 +125,8 @@ struct Task {
     open: Option<Open>,
     /// What was wrong at the last look.
     problem: Option<Problem>,
+    /// The repositories of components.
+    parts: Arc<Parts>,
     ledger: Option<Keeping>,
     /// Why no ledger can be kept although one is wanted.
     ledger_problem: Option<Problem>,
@@ -301,6 +304,7 @@ impl Task {
             }),
             gates: self.slot.gates(),
             mirror: open.mirror.clone(),
+            parts: self.parts.clone(),
         };
         self.slot.sight.send_if_modified(|known| {
             let is_news = !matches!(known, Sight::View(known) if known.says_the_same(&view));
@@ -331,18 +335,9 @@ impl Task {
             Some(problem) if problem.fault == Fault::Passing => ("False", "FetchFailed", problem.to_string()),
             Some(problem) => ("False", "SetupFailed", problem.to_string()),
         };
-        let condition = |type_: &str, status: &str| Condition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message: message.clone(),
-            last_transition_time: self
-                .status
-                .conditions
-                .iter()
-                .find(|earlier| earlier.type_ == type_ && earlier.status == status)
-                .map_or(now, |earlier| earlier.last_transition_time),
-            observed_generation: generation,
+        let condition = |type_: &str, status: &str| {
+            Condition::after(&self.status.conditions, now, (type_, status), reason, message.clone())
+                .of_generation(generation)
         };
         let mut conditions = vec![condition("Ready", value)];
         match &problem {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::ledger::LedgerName;
-use towpath_core::names::EnvironmentName;
 use towpath_core::revision::CommitId;
 
 use super::read::Reader;
@@ -152,14 +151,12 @@ impl Books {
                 late.insert(cluster.to_owned(), Problem { message, ..problem });
             }
         }
-        match late.pop_first() {
-            Some((_, problem)) if late.len() + 1 == clusters => Err(problem),
-            Some((cluster, problem)) => {
-                late.insert(cluster, problem);
-                Ok((unreadable, late))
-            }
-            None => Ok((unreadable, late)),
+        if late.len() == clusters
+            && let Some((_, problem)) = late.pop_first()
+        {
+            return Err(problem);
         }
+        Ok((unreadable, late))
     }
 
     /// Takes a commit that the server has for the last record of a ledger, if it goes on from what was verified before.
@@ -238,11 +235,6 @@ impl Books {
         };
         // It is read again, and used, once it goes on from there.
         self.distrust(name, problem, alarms);
-    }
-
-    /// The ledger of an environment of this agent, for [`Books::remember`].
-    pub fn own(&self, environment: &EnvironmentName) -> LedgerName {
-        self.name_of(environment)
     }
 }
 

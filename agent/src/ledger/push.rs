@@ -86,11 +86,8 @@ impl Books {
             }
             // Where it stands now is asked anew.
             Outcome::Moved { .. } => found.moved += 1,
-            Outcome::Unsure { problem } => found.refused = found.refused.take().or(Some(problem)),
-            Outcome::Refused { refusal, why } => {
-                let problem = refused(name, refusal, &why);
-                found.refused = found.refused.take().or(Some(problem));
-            }
+            Outcome::Unsure { problem } => drop(found.refused.get_or_insert(problem)),
+            Outcome::Refused { refusal, why } => drop(found.refused.get_or_insert(refused(name, refusal, &why))),
         }
     }
 }

@@ -281,15 +281,21 @@ impl Reader {
     }
 }
 
+fn last_of(head: &Result<Head, Problem>) -> Result<Last, Problem> {
+    head.as_ref().map(|head| [head.record.clone(), head.sync.clone()]).map_err(Clone::clone)
+}
+
 impl Ledgers for Reader {
     fn cluster(&self) -> &str {
         Reader::cluster(self)
     }
 
     fn heads(&self) -> Vec<(LedgerName, Result<Last, Problem>)> {
-        let records = |head: &Head| [head.record.clone(), head.sync.clone()];
-        let record = |head: &Result<Head, Problem>| head.as_ref().map(records).map_err(Clone::clone);
-        self.heads.iter().map(|(name, head)| (name.clone(), record(head))).collect()
+        self.heads.iter().map(|(name, head)| (name.clone(), last_of(head))).collect()
+    }
+
+    fn last(&self, name: &LedgerName) -> Option<Result<Last, Problem>> {
+        self.heads.get(name).map(last_of)
     }
 
     fn history(&self, name: &LedgerName, limit: usize) -> Result<Page, Problem> {

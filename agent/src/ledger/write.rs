@@ -1,5 +1,6 @@
 //! Writing records: what the statuses of the environments tell becomes commits in the mirror.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ impl Books {
     /// When the mirror cannot be written. What was written before stays, and the rest is written at the next call.
     pub fn write(
         &mut self,
-        pending: &BTreeMap<EnvironmentName, Pending>,
+        pending: &BTreeMap<EnvironmentName, Arc<Pending>>,
         source: &Mirror,
         (now, time_scale): (Timestamp, u32),
         alarms: &mut Vec<String>,
@@ -63,7 +64,7 @@ impl Books {
         for _ in 0..MAX_ROUNDS {
             let (mut round, mut doubled) = (Vec::new(), Vec::new());
             for (environment, pending) in pending {
-                let name = self.name_of(environment);
+                let name = self.own(environment);
                 let ledger = self.ledgers.entry(name.clone()).or_default();
                 if ledger.trouble.is_some() {
                     continue;
@@ -99,7 +100,9 @@ impl Books {
         let mut ready: Vec<(Next, NewTree)> = Vec::new();
         for mut next in round {
             describe_source(&mut next.record, source);
-            let hiding = hmac::Key::new(hmac::HMAC_SHA256, &self.keys.hiding(&next.record.ledger));
+            // Asked for only where there is a Secret: it costs a signature.
+            let ledger = next.record.ledger.clone();
+            let hiding = LazyCell::new(|| hmac::Key::new(hmac::HMAC_SHA256, &self.keys.hiding(&ledger)));
             let stand_in = |value: &str| {
                 let tag = hmac::sign(&hiding, value.as_bytes());
                 format!("hidden:{}", hex::encode(&tag.as_ref()[..16]))

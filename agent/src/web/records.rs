@@ -358,9 +358,9 @@ fn keeper(state: &State, entry: &Entry) -> Result<(Arc<dyn Ledgers>, LedgerName)
         let cluster = entry.cluster.clone().unwrap_or_else(|| ledgers.cluster().to_owned());
         let is_own = cluster == ledgers.cluster();
         let name = LedgerName { cluster, environment: entry.environment.clone() };
-        let (_, head) = ledgers.heads().into_iter().find(|(known, _)| *known == name)?;
+        let last = ledgers.last(&name)?;
         let is_meant = is_own && repository.as_ref() == Some(&id);
-        Some(((is_meant, head.ok().map(|[last, _]| last.at)), (ledgers, name)))
+        Some(((is_meant, last.ok().map(|[last, _]| last.at)), (ledgers, name)))
     });
     if let Some((_, keeper)) = found.max_by_key(|(rank, _)| *rank) {
         return Ok(keeper);

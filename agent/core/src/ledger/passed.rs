@@ -115,10 +115,7 @@ pub fn newest_passed(
         let mut soaks_until: Option<Timestamp> = None;
         let mut only_soaks = true;
         for one in required {
-            let name = LedgerName {
-                cluster: one.cluster.clone().unwrap_or_else(|| cluster.to_owned()),
-                environment: one.environment.clone(),
-            };
+            let name = one.ledger(cluster);
             let soak = SignedDuration::try_from(one.soak).unwrap_or(SignedDuration::MAX);
             let why = match gates.get(&name) {
                 None => "whose ledger was not read yet (the Repository's spec.ledger says where they are)".to_owned(),

@@ -34,15 +34,8 @@ pub(super) fn conditions(
     now: Timestamp,
 ) -> Vec<Condition> {
     let condition = |type_: &str, value: &str, reason: &str, message: String| {
-        let earlier = before.conditions.iter().find(|earlier| earlier.type_ == type_ && earlier.status == value);
-        Condition {
-            type_: type_.to_owned(),
-            status: value.to_owned(),
-            reason: reason.to_owned(),
-            message: shorten(&message),
-            last_transition_time: earlier.map_or(now, |earlier| earlier.last_transition_time),
-            observed_generation: Some(report.generation),
-        }
+        Condition::after(&before.conditions, now, (type_, value), reason, shorten(&message))
+            .of_generation(Some(report.generation))
     };
     let (is_ready, reason, message) = readiness(status, report);
     let mut conditions = vec![condition("Ready", if is_ready { "True" } else { "False" }, reason, message.clone())];

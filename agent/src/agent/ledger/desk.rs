@@ -41,7 +41,8 @@ pub(super) struct State {
     pub(super) look_again: bool,
     /// Goes up each time that the task begins anew: then everything is told again.
     pub(super) epoch: u64,
-    pub(super) pending: BTreeMap<EnvironmentName, Pending>,
+    /// Shared with the round that writes it, and copied only where something is told meanwhile.
+    pub(super) pending: BTreeMap<EnvironmentName, Arc<Pending>>,
     /// What statuses of environments remember of their ledgers. Never taken away: who begins anew holds it against what
     /// the server has.
     pub(super) remembered: BTreeMap<EnvironmentName, String>,
@@ -63,8 +64,6 @@ pub struct Known {
     pub as_of: Timestamp,
     /// What keeps records from being pushed or read.
     pub problem: Option<Problem>,
-    /// How many ledgers wait to be pushed.
-    pub waiting: usize,
 }
 
 impl Desk {
@@ -171,7 +170,7 @@ impl Desk {
         let is_news = |sync: &&SyncRecord| sync.number >= last || Some(sync.number) == felt;
         let news: Vec<SyncRecord> = status.history.iter().rev().filter(is_news).cloned().collect();
         let mut state = self.lock();
-        let pending = state.pending.entry(environment.clone()).or_default();
+        let pending = Arc::make_mut(state.pending.entry(environment.clone()).or_default());
         pending.remembered = status.ledger.clone();
         let newest = status.history.iter().find(|sync| sync.outcome == Outcome::Applied);
         if let (Some(newest), Some(applied)) = (newest.filter(|newest| newest.number > last), applied) {

@@ -34,7 +34,7 @@ pub(super) struct Kept {
 /// What a round is given, on a thread that may block.
 pub(super) struct Round {
     pub(super) terms: Terms,
-    pub(super) pending: BTreeMap<EnvironmentName, Pending>,
+    pub(super) pending: BTreeMap<EnvironmentName, Arc<Pending>>,
     pub(super) remembered: BTreeMap<EnvironmentName, String>,
     pub(super) gates: BTreeSet<LedgerName>,
     pub(super) is_due: bool,
@@ -44,7 +44,7 @@ pub(super) struct Round {
 /// What a round came to.
 pub(super) struct Done {
     pub(super) kept: Kept,
-    pub(super) pending: BTreeMap<EnvironmentName, Pending>,
+    pub(super) pending: BTreeMap<EnvironmentName, Arc<Pending>>,
     /// What is remembered and was not held against the server.
     pub(super) unheard: BTreeMap<EnvironmentName, String>,
     pub(super) gates: Gates,

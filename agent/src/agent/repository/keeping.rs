@@ -15,10 +15,10 @@ use towpath_core::names;
 use towpath_core::status::Condition;
 
 use super::{READ_SECRET_AFTER, Task};
-use crate::agent::ledger::{self, Terms};
+use crate::agent::ledger::{self, Known, Terms};
 use crate::blocking::blocking;
 use crate::board::Ledgers;
-use crate::ledger::{Reader, remembered};
+use crate::ledger::{Head, Reader, remembered};
 use crate::repo::{self, Credentials, Mirror, Remote};
 use crate::resources::{LedgerRule, Repository, ResolvedRepository};
 
@@ -53,6 +53,12 @@ async fn renewed(mirror: Arc<Mirror>, credentials: Credentials) -> Result<Arc<Mi
     let same = mirror.clone();
     blocking(move || same.set_credentials(credentials)).await?;
     Ok(mirror)
+}
+
+/// The last records of the agent's own ledgers, or why they are not used.
+fn own_heads(known: &Known) -> impl Iterator<Item = &Result<Head, Problem>> {
+    let own = |name: &LedgerName| name.cluster == known.reader.cluster();
+    known.reader.heads().iter().filter(move |(name, _)| own(name)).map(|(_, head)| head)
 }
 
 impl Task {
@@ -195,32 +201,19 @@ impl Task {
         let known = self.slot.desk.known();
         let mut problem = self.ledger_problem.clone();
         if let (Some(known), None) = (&known, &problem) {
-            let own = |name: &LedgerName| name.cluster == known.reader.cluster();
-            let mut heads = known.reader.heads().iter().filter(|(name, _)| own(name));
-            let trouble = heads.find_map(|(_, head)| head.as_ref().err().cloned());
+            let trouble = own_heads(known).find_map(|head| head.as_ref().err().cloned());
             problem = known.problem.clone().or(trouble);
         }
         let is_wanted = self.ledger.is_some() || self.ledger_problem.is_some();
         let (status, reason, message) = match (problem, known) {
             (Some(problem), _) => ("False", "NotRecorded", problem.to_string()),
-            (None, Some(known)) => {
-                let own = |name: &LedgerName| name.cluster == known.reader.cluster();
-                let count = known.reader.heads().keys().filter(|name| own(name)).count();
-                ("True", "Recorded", format!("{count} ledgers are kept"))
-            }
+            (None, Some(known)) => ("True", "Recorded", format!("{} ledgers are kept", own_heads(&known).count())),
             (None, None) if is_wanted => ("Unknown", "NotReadYet", "the ledgers were not read yet".to_owned()),
             (None, None) => {
                 ("False", "Off", "no ledger is kept (spec.ledger); the last syncs stand in the statuses".to_owned())
             }
         };
-        let earlier = self.status.conditions.iter().find(|known| known.type_ == RECORDED && known.status == status);
-        Condition {
-            type_: RECORDED.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message,
-            last_transition_time: earlier.map_or(now, |earlier| earlier.last_transition_time),
-            observed_generation: resource.metadata.generation,
-        }
+        Condition::after(&self.status.conditions, now, (RECORDED, status), reason, message)
+            .of_generation(resource.metadata.generation)
     }
 }
