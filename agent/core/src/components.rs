@@ -8,13 +8,28 @@ mod gitmodules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 pub use self::declarations::{Declarations, Declared, Required, TOWPATH_YAML, read_declarations};
-pub use self::gitmodules::{GITMODULES, Submodule, read_gitmodules};
+pub use self::gitmodules::{GITMODULES, Submodule, address, read_gitmodules};
 use crate::fault::{Place, Problem};
 use crate::revision::CommitId;
 use crate::tree::Tree;
+
+/// What is known of the commit that a submodule is pinned to, from the component's own repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// `vX.Y-count-commit`, or why there is none.
+    pub version: Result<String, Problem>,
+    /// When it was committed.
+    pub committed_at: Timestamp,
+    /// The digest of its image, such as `sha256:…`, where the image is named by it.
+    pub digest: Option<String>,
+}
+
+/// What is known of the commits that submodules are pinned to, by their folders; or why nothing is.
+pub type Pins = BTreeMap<String, Result<Pin, Problem>>;
 
 /// A component at one revision of the deploy repository: what templates see as `components.<name>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +42,14 @@ pub struct Component {
     pub commit: CommitId,
     /// The branch: the lane's.
     pub branch: String,
-    /// `vX.Y-count-commit`, once tags are read.
+    /// `vX.Y-count-commit`, where it is known.
     pub version: Option<String>,
-    /// Tag of its image.
-    pub tag: String,
-    /// Image with its tag, where `towpath.yaml` names the image.
+    /// Tag of its image, where all that makes it is known.
+    pub tag: Option<String>,
+    /// Image with its tag, and its digest where it is pinned to that, where `towpath.yaml` names the image.
     pub image: Option<String>,
+    /// Why it has no version or no tag.
+    pub lacks: Option<Problem>,
 }
 
 impl Component {
@@ -48,8 +65,10 @@ impl Component {
         put("commit", &self.commit.to_string());
         put("short", &self.short());
         put("branch", &self.branch);
-        put("tag", &self.tag);
         put("path", &self.path);
+        if let Some(tag) = &self.tag {
+            put("tag", tag);
+        }
         if let Some(image) = &self.image {
             put("image", image);
         }
@@ -60,7 +79,8 @@ impl Component {
     }
 }
 
-/// The components of a revision, by name.
+/// The components of a revision, by name. A submodule of which nothing is known has neither a version nor a tag that needs
+/// one; only a template that uses them fails.
 ///
 /// # Errors
 /// Every declaration that fits no submodule, every name that two submodules share, every tag that is none.
@@ -68,6 +88,7 @@ pub fn components(
     tree: &Tree,
     declarations: &Declarations,
     branch: &str,
+    pins: &Pins,
 ) -> Result<BTreeMap<String, Component>, Vec<Problem>> {
     let submodules: BTreeMap<&str, CommitId> = tree.submodules().collect();
     let mut problems = Vec::new();
@@ -88,7 +109,7 @@ pub fn components(
             continue;
         };
         declared_paths.insert(path);
-        match component(name, path, submodules[path], branch, Some(declared)) {
+        match component(name, (path, submodules[path], pins.get(path)), branch, Some(declared)) {
             Ok(component) => {
                 components.insert(name.clone(), component);
             }
@@ -106,7 +127,7 @@ pub fn components(
                 .push(Problem::content(format!("two submodules are called {name}")).at(Place::file(path)).hint(hint));
             continue;
         }
-        match component(name, path, commit, branch, None) {
+        match component(name, (path, commit, pins.get(path)), branch, None) {
             Ok(component) => {
                 components.insert(name.to_owned(), component);
             }
@@ -120,56 +141,80 @@ fn last_part(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
+/// The tag of an image for which `towpath.yaml` says none.
+const DEFAULT_TAG: &str = "{{version}}";
+
 fn component(
     name: &str,
-    path: &str,
-    commit: CommitId,
+    (path, commit, pin): (&str, CommitId, Option<&Result<Pin, Problem>>),
     branch: &str,
     declared: Option<&Declared>,
 ) -> Result<Component, Problem> {
-    let mut tag = commit.short();
-    if let Some(declared) = declared
-        && let Some(template) = &declared.tag
-    {
-        let refuse = |message: String, hint: &str| {
-            Problem::content(format!("component {name}: {message}")).at(declared.place.clone()).hint(hint)
-        };
-        tag = fill(template, |variable| match variable {
+    let nothing = || {
+        let message = format!("component {name}: nothing is known of its repository");
+        Problem::setup(message).hint("check its submodule out, or ask an agent that may read it")
+    };
+    let pin = pin.map_or_else(|| Err(nothing()), Clone::clone);
+    let version = pin.as_ref().map_err(Clone::clone).and_then(|pin| pin.version.clone());
+    let mut lacks = version.as_ref().err().cloned();
+    let template = match declared {
+        Some(Declared { tag: Some(template), .. }) => template,
+        Some(Declared { image: Some(_), .. }) => DEFAULT_TAG,
+        _ => "{{short}}",
+    };
+    let place = declared.map(|declared| declared.place.clone()).unwrap_or_else(|| Place::file(path));
+    let refuse = |message: String, hint: &str| {
+        Problem::content(format!("component {name}: {message}")).at(place.clone()).hint(hint)
+    };
+    let filled = fill(template, |variable| {
+        Ok(match variable {
             "commit" => Ok(commit.to_string()),
             "short" => Ok(commit.short()),
             "branch" => Ok(branch.to_owned()),
-            "version" => {
-                Err(refuse("its tag needs the version".to_owned(), "versions come from tags, not available yet"))
+            "version" => version.clone(),
+            "time" => {
+                pin.as_ref().map(|pin| pin.committed_at.strftime("%Y-%m-%d-%H-%M").to_string()).map_err(Clone::clone)
             }
-            other => Err(refuse(
-                format!("its tag has {{{{{other}}}}}"),
-                "a tag is made of {{commit}}, {{short}}, {{branch}} and {{version}}",
-            )),
-        })?;
-        if !is_tag(&tag) {
-            return Err(refuse(
-                format!("{tag:?} is no tag of an image"),
-                "use letters, digits, _, - and ., at most 128 of them",
-            ));
-        }
+            other => {
+                return Err(refuse(
+                    format!("its tag has {{{{{other}}}}}"),
+                    "a tag is made of {{version}}, {{commit}}, {{short}}, {{branch}} and {{time}}",
+                ));
+            }
+        })
+    })?;
+    let tag = filled.map_err(|why| lacks = Some(why)).ok();
+    if let Some(tag) = tag.as_ref().filter(|tag| !is_tag(tag)) {
+        return Err(refuse(
+            format!("{tag:?} is no tag of an image"),
+            "use letters, digits, _, - and ., at most 128 of them",
+        ));
     }
-    let image = declared.and_then(|declared| declared.image.as_ref()).map(|image| format!("{image}:{tag}"));
+    let digest = pin.ok().and_then(|pin| pin.digest).map(|digest| format!("@{digest}")).unwrap_or_default();
+    let repository = declared.and_then(|declared| declared.image.as_ref());
+    let image = repository.zip(tag.as_ref()).map(|(image, tag)| format!("{image}:{tag}{digest}"));
     let (name, path, branch) = (name.to_owned(), path.to_owned(), branch.to_owned());
-    Ok(Component { name, path, commit, branch, version: None, tag, image })
+    Ok(Component { name, path, commit, branch, version: version.ok(), tag, image, lacks })
 }
 
-/// Puts variables into a text with `{{name}}`.
-fn fill(template: &str, mut value: impl FnMut(&str) -> Result<String, Problem>) -> Result<String, Problem> {
-    let mut filled = String::new();
+/// Puts variables into a text with `{{name}}`. The inner error is that one of them is not known.
+fn fill(
+    template: &str,
+    mut value: impl FnMut(&str) -> Result<Result<String, Problem>, Problem>,
+) -> Result<Result<String, Problem>, Problem> {
+    let (mut filled, mut unknown) = (String::new(), None);
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
         let (name, after) = after.split_once("}}").unwrap_or((after, ""));
         filled.push_str(before);
-        filled.push_str(&value(name.trim())?);
+        match value(name.trim())? {
+            Ok(value) => filled.push_str(&value),
+            Err(why) => unknown = Some(why),
+        }
         rest = after;
     }
     filled.push_str(rest);
-    Ok(filled)
+    Ok(unknown.map_or(Ok(filled), Err))
 }
 
 /// Whether a registry would take a text as a tag.
@@ -196,26 +241,61 @@ mod tests {
         problems.into_iter().map(|problem| problem.to_string()).collect()
     }
 
+    fn known(path: &str, version: Result<&str, Problem>) -> Pins {
+        let committed_at = "2022-08-08T14:40:31Z".parse().unwrap();
+        let pin = Pin { version: version.map(str::to_owned), committed_at, digest: None };
+        [(path.to_owned(), Ok(pin))].into()
+    }
+
     #[test]
     fn a_component_has_its_commit_tag_and_image() {
         let declarations = read_declarations(FULL).unwrap();
-        let components = components(&tree(&["components/web", "libs/common"]), &declarations, "r1.2").unwrap();
-        assert_eq!(components["web"].image.as_deref(), Some("harbor.example:5000/shop/web:r1.2-abababa"));
-        assert_eq!(components["common"].tag, "abababa");
-        assert_eq!(components["common"].image, None);
+        let tree = tree(&["components/web", "libs/common"]);
+        let found = components(&tree, &declarations, "r1.2", &Pins::new()).unwrap();
+        assert_eq!(found["web"].image.as_deref(), Some("harbor.example:5000/shop/web:r1.2-abababa"));
+        assert_eq!(found["common"].tag.as_deref(), Some("abababa"));
+        assert_eq!(found["common"].image, None);
+        let by_time = read_declarations(&FULL.replace("{{branch}}-{{short}}", "{{time}}")).unwrap();
+        let found = components(&tree, &by_time, "r1.2", &known("components/web", Ok("v1.0-12-e6e5d98"))).unwrap();
+        assert_eq!(found["web"].tag.as_deref(), Some("2022-08-08-14-40"));
+    }
+
+    #[test]
+    fn a_tag_is_the_version_where_nothing_else_is_said() {
+        let declarations = read_declarations(&FULL.replace("    tag: \"{{branch}}-{{short}}\"\n", "")).unwrap();
+        let tree = tree(&["components/web"]);
+        let mut pins = known("components/web", Ok("v1.0-12-e6e5d98"));
+        let found = components(&tree, &declarations, "r1.2", &pins).unwrap();
+        assert_eq!(found["web"].image.as_deref(), Some("harbor.example:5000/shop/web:v1.0-12-e6e5d98"));
+        assert_eq!(found["web"].to_json()["version"], "v1.0-12-e6e5d98");
+        pins.get_mut("components/web").unwrap().as_mut().unwrap().digest = Some("sha256:ab".into());
+        let found = components(&tree, &declarations, "r1.2", &pins).unwrap();
+        assert_eq!(found["web"].image.as_deref(), Some("harbor.example:5000/shop/web:v1.0-12-e6e5d98@sha256:ab"));
+
+        // Nothing is invented: without a version there is neither a tag nor an image.
+        let none = known("components/web", Err(Problem::setup("there is no tag vX.Y")));
+        for (pins, said) in [(none, "no tag vX.Y"), (Pins::new(), "nothing is known")] {
+            let web = &components(&tree, &declarations, "r1.2", &pins).unwrap()["web"];
+            assert_eq!((&web.tag, &web.image, &web.version), (&None, &None, &None));
+            assert!(web.lacks.as_ref().unwrap().message.contains(said));
+            assert!(web.to_json().get("image").is_none());
+        }
     }
 
     #[test]
     fn a_component_must_be_a_submodule_and_its_tag_a_tag() {
         let declarations = read_declarations(FULL).unwrap();
-        let said = messages(components(&tree(&[]), &declarations, "r1.2").unwrap_err());
+        let said = messages(components(&tree(&[]), &declarations, "r1.2", &Pins::new()).unwrap_err());
         assert!(said[0].contains("there is no submodule at components/web"), "{said:?}");
-        let said = messages(components(&tree(&["components/web"]), &declarations, "feature/x").unwrap_err());
+        let said =
+            messages(components(&tree(&["components/web"]), &declarations, "feature/x", &Pins::new()).unwrap_err());
         assert!(said[0].contains("is no tag of an image"), "{said:?}");
-        let declarations = read_declarations(&FULL.replace("{{short}}", "{{version}}")).unwrap();
-        let said = messages(components(&tree(&["components/web"]), &declarations, "r1.2").unwrap_err());
-        assert!(said[0].contains("versions come from tags"), "{said:?}");
-        let said = messages(components(&tree(&["a/web", "b/web"]), &Declarations::default(), "r1.2").unwrap_err());
+        let declarations = read_declarations(&FULL.replace("{{short}}", "{{clock}}")).unwrap();
+        let said = messages(components(&tree(&["components/web"]), &declarations, "r1.2", &Pins::new()).unwrap_err());
+        assert!(said[0].contains("its tag has {{clock}}"), "{said:?}");
+        let said = messages(
+            components(&tree(&["a/web", "b/web"]), &Declarations::default(), "r1.2", &Pins::new()).unwrap_err(),
+        );
         assert!(said[0].contains("two submodules are called web"), "{said:?}");
     }
 }

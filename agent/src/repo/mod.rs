@@ -40,6 +40,7 @@ mod receive;
 mod ssh;
 
 mod options;
+mod parts;
 mod secret;
 mod terms;
 mod view;
@@ -52,6 +53,7 @@ pub use ls_refs::{MAX_LISTING_BYTES, Refs};
 pub use mirror::{Look, MAX_COMMIT_BYTES, Mirror, Moved, NewCommit, RefMove, Rooted, Sign};
 pub use new_tree::NewTree;
 pub use pack::{MAX_DELTA_RESULT_BYTES, MAX_OBJECT_BYTES, MAX_PACK_OBJECTS, MAX_UNPACKED_BYTES};
+pub use parts::{Part, Parts, Pinned};
 pub use push::{MAX_PUSH_BYTES, MAX_UPDATES, Outcome, Refusal, Update};
 pub use receive::MAX_REPORT_BYTES;
 pub use remote::{Credentials, Login, Remote};

@@ -8,7 +8,7 @@ use towpath_core::lane::{BranchNames, Heads};
 use towpath_core::ledger::LedgerName;
 use towpath_core::ledger::passed::Gates;
 
-use super::Mirror;
+use super::{Mirror, Parts};
 
 /// The branches as they were last seen, and the mirror that holds their commits.
 #[derive(Clone)]
@@ -27,6 +27,8 @@ pub struct View {
     pub gates: Arc<Gates>,
     /// Where commits are read from.
     pub mirror: Arc<Mirror>,
+    /// The repositories of components. Another value says that something of them is new.
+    pub parts: Arc<Parts>,
 }
 
 /// Whether environments of a namespace may follow a repository.
@@ -67,5 +69,6 @@ impl View {
             && self.allowed_from == other.allowed_from
             && self.problem == other.problem
             && Arc::ptr_eq(&self.mirror, &other.mirror)
+            && Arc::ptr_eq(&self.parts, &other.parts)
     }
 }

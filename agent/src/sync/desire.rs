@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use towpath_core::candidate::Candidate;
+use towpath_core::components::Pins;
 use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::manifest::ObjectKey;
 use towpath_core::policy::{self, Cleared};
@@ -91,11 +92,19 @@ async fn render_and_clear(
     let mut cache = std::mem::take(&mut memory.cache);
     let commit = wanted.commit;
     let environment = pass.environment.clone();
-    let facts = render::Facts { cluster: pass.cluster_name.to_owned(), branch: wanted.branch.clone(), commit };
+    let facts = render::Facts {
+        cluster: pass.cluster_name.to_owned(),
+        branch: wanted.branch.clone(),
+        commit,
+        pins: Pins::new(),
+    };
+    let parts = pass.view.parts.clone();
     let turn = RENDERING.acquire().await.expect("the semaphore is never closed");
     let (rendered, cache) = blocking(move || {
-        let rendered =
-            mirror.tree(commit).and_then(|tree| render::render(&tree, &environment, &facts, Some(&mut cache)));
+        let rendered = mirror.tree(commit).and_then(|tree| {
+            let facts = render::Facts { pins: parts.pins(&tree), ..facts };
+            render::render(&tree, &environment, &facts, Some(&mut cache))
+        });
         (rendered, cache)
     })
     .await;

@@ -186,6 +186,40 @@ fn check_url(url: &str) -> Result<(), &'static str> {
     Err("a path on a disk")
 }
 
+/// The whole address of a submodule. One that begins with `./` or `../` counts from the deploy repository's own address, as
+/// git-submodule(1) says: each `../` takes its last part away.
+///
+/// # Errors
+/// `Content` where it goes up beyond the host or the root.
+pub fn address(deploy: &str, url: &str) -> Result<String, Problem> {
+    if !url.starts_with("./") && !url.starts_with("../") {
+        return Ok(url.to_owned());
+    }
+    let too_far = || {
+        Problem::content(format!("the address {url} goes up beyond {deploy}"))
+            .at(Place::file(GITMODULES))
+            .hint("count the ../ again, or write the whole address")
+    };
+    // What must stay: the host, and the slash that a path on a disk begins with.
+    let scheme = deploy.find("://").map_or(0, |at| at + 3);
+    let after_scheme = &deploy[scheme..];
+    let fixed = match (scheme, after_scheme.find('/'), after_scheme.find(':')) {
+        (0, _, Some(colon)) => colon + 1,
+        (_, Some(slash), _) => scheme + slash + 1,
+        _ => return Err(too_far()),
+    };
+    let (host, path) = deploy.split_at(fixed);
+    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    for part in url.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => drop(parts.pop().ok_or_else(too_far)?),
+            part => parts.push(part),
+        }
+    }
+    if parts.is_empty() { Err(too_far()) } else { Ok(format!("{host}{}", parts.join("/"))) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,6 +247,26 @@ mod tests {
         ] {
             assert!(read_gitmodules(&with(bad, "ok")).is_err(), "name {bad:?}");
             assert!(read_gitmodules(&with("ok", bad)).is_err(), "path {bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_relative_address_counts_from_the_deploy_repository() {
+        for (deploy, url, whole) in [
+            ("https://git.example/shop/deploy.git", "../web.git", "https://git.example/shop/web.git"),
+            ("https://git.example:8443/shop/deploy.git/", "../../libs/web", "https://git.example:8443/libs/web"),
+            ("ssh://git@git.example:2222/shop/deploy.git", "../web.git", "ssh://git@git.example:2222/shop/web.git"),
+            ("git@git.example:shop/deploy.git", "../web.git", "git@git.example:shop/web.git"),
+            ("git@git.example:deploy.git", "../web.git", "git@git.example:web.git"),
+            ("/srv/git/deploy.git", "../web.git", "/srv/git/web.git"),
+            ("file:///srv/git/deploy.git", "./web.git", "file:///srv/git/deploy.git/web.git"),
+            ("https://git.example/deploy.git", "git@other.example:x.git", "git@other.example:x.git"),
+        ] {
+            assert_eq!(address(deploy, url).as_deref(), Ok(whole));
+        }
+        for deploy in ["https://git.example/deploy.git", "git@git.example:deploy.git", "/deploy.git"] {
+            assert!(address(deploy, "../../web.git").is_err(), "{deploy}");
+            assert!(address(deploy, "../").is_err(), "{deploy}");
         }
     }
 

@@ -32,8 +32,8 @@ pub(crate) use self::nearest::nearest;
 use self::partials::{cycles, mention, reached};
 use self::reading::{LineStarts, excerpt, read_piece, reserved};
 use self::template::Template;
-use self::walk::Partials;
-use crate::components::{self, Component, Declarations};
+use self::walk::{Partials, is_missing};
+use crate::components::{self, Component, Declarations, Pins};
 use crate::environment::Environment;
 use crate::fault::{Place, Problem, Problems};
 use crate::limits;
@@ -52,6 +52,8 @@ pub struct Facts {
     pub branch: String,
     /// The revision's commit: `revision` in templates.
     pub commit: CommitId,
+    /// What is known of the commits of the submodules.
+    pub pins: Pins,
 }
 
 /// The manifests of one environment at one revision. Only [`render`] builds it.
@@ -214,6 +216,10 @@ impl Render<'_> {
             let limit = limits::MAX_OBJECTS;
             self.problems.push(Problem::content(format!("the environment has more than {limit} objects")));
         }
+        if self.problems.iter().any(is_missing) {
+            // What templates miss may be what a component lacks.
+            self.problems.extend(components.values().filter_map(|component| component.lacks.clone()));
+        }
         Problems::check(self.problems)?;
         self.warnings.sort();
         self.warnings.dedup();
@@ -245,7 +251,7 @@ impl Render<'_> {
             }
             Err(problem) => self.problems.push(problem),
         }
-        components::components(self.tree, declarations, &self.facts.branch).unwrap_or_else(|found| {
+        components::components(self.tree, declarations, &self.facts.branch, &self.facts.pins).unwrap_or_else(|found| {
             self.problems.extend(found);
             BTreeMap::new()
         })

@@ -19,7 +19,7 @@ fn testdata() -> PathBuf {
 }
 
 fn facts() -> Facts {
-    Facts { cluster: "lab".into(), branch: "r1.2".into(), commit: CommitId::from_bytes([0xc0; 20]) }
+    Facts { cluster: "lab".into(), branch: "r1.2".into(), commit: CommitId::from_bytes([0xc0; 20]), pins: Pins::new() }
 }
 
 fn environment(path: &str, values: Value) -> Environment {
@@ -560,8 +560,12 @@ fn a_shared_cache_never_changes_what_is_rendered() {
                 let files = files(template, partial);
                 let files: Vec<(&str, &str)> =
                     files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-                let facts =
-                    Facts { cluster: "lab".into(), branch: branch.into(), commit: CommitId::from_bytes([commit; 20]) };
+                let facts = Facts {
+                    cluster: "lab".into(),
+                    branch: branch.into(),
+                    commit: CommitId::from_bytes([commit; 20]),
+                    pins: Pins::new(),
+                };
                 let (tree, environment) = (tree(&files), environment(path, values));
                 let alone = render(&tree, &environment, &facts, None);
                 assert_eq!(render(&tree, &environment, &facts, Some(&mut cache)), alone, "{template} {partial}");

@@ -469,11 +469,18 @@ impl<'t> Walk<'t> {
         let hint = advice(path, self.root, scope);
         let message = match how {
             Some(how) => format!("variable {path} {how}"),
-            None => format!("missing variable {path}"),
+            None => format!("{MISSING}{path}"),
         };
         self.problem(template, at, message).hint = hint;
         Ok(())
     }
+}
+
+const MISSING: &str = "missing variable ";
+
+/// Whether a problem is that a template misses something.
+pub(super) fn is_missing(problem: &Problem) -> bool {
+    problem.message.starts_with(MISSING)
 }
 
 /// What somebody may have meant by a path at which there is nothing.

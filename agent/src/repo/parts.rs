@@ -1,0 +1,102 @@
+//! What the rest of the agent knows of the repositories of components.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use towpath_core::components::{self, Pin, Pins, Submodule};
+use towpath_core::fault::{Place, Problem};
+use towpath_core::lane::Heads;
+use towpath_core::revision::CommitId;
+use towpath_core::tree::Tree;
+
+use super::{Mirror, Remote};
+
+/// The repositories of components, by their addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// Where the deploy repository is: relative addresses begin there.
+    pub deploy: Option<Remote>,
+    /// Each that a followed revision names, or why it may not or cannot be read.
+    pub parts: BTreeMap<String, Result<Arc<Part>, Problem>>,
+}
+
+/// The repository of a component, as it was last seen.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Where its commits are read from: commits only, neither folders nor files.
+    pub mirror: Arc<Mirror>,
+    /// The branches that are followed: those that are called like a followed lane. One that the server no longer has
+    /// keeps its last commit.
+    pub heads: Heads,
+    /// Its tags `vX.Y`, and the commits that they stand on.
+    pub tags: BTreeMap<String, CommitId>,
+    /// Why the last look failed, if it did.
+    pub problem: Option<Problem>,
+}
+
+/// A submodule at one revision, and its repository.
+#[derive(Clone, Debug)]
+pub struct Pinned {
+    /// What `.gitmodules` says.
+    pub submodule: Submodule,
+    /// Its commit.
+    pub commit: CommitId,
+    /// Its repository, or why that is not known.
+    pub part: Result<Arc<Part>, Problem>,
+}
+
+impl Parts {
+    /// The submodules of a revision, in order of their folders. Contacts nobody.
+    pub fn of(&self, tree: &Tree) -> Vec<Pinned> {
+        let text = tree.text(components::GITMODULES).ok().flatten().unwrap_or_default();
+        let named = components::read_gitmodules(text).unwrap_or_default();
+        let pinned = tree.submodules().map(|(path, commit)| {
+            let submodule = named.iter().find(|submodule| submodule.path == path).cloned();
+            let Some(submodule) = submodule else {
+                let problem = Problem::content(format!("the submodule {path} is not in {}", components::GITMODULES))
+                    .at(Place::file(components::GITMODULES))
+                    .hint("add it with git submodule add");
+                let submodule =
+                    Submodule { name: path.to_owned(), path: path.to_owned(), url: String::new(), branch: None };
+                return Pinned { submodule, commit, part: Err(problem) };
+            };
+            let part = self.part(&submodule);
+            Pinned { submodule, commit, part }
+        });
+        pinned.collect()
+    }
+
+    fn part(&self, submodule: &Submodule) -> Result<Arc<Part>, Problem> {
+        let unknown =
+            || Problem::passing(format!("component {}: {} was not looked at yet", submodule.path, submodule.url));
+        let deploy = self.deploy.as_ref().ok_or_else(unknown)?;
+        let address = components::address(&deploy.to_string(), &submodule.url)?;
+        self.parts.get(&address).cloned().unwrap_or_else(|| Err(unknown()))
+    }
+
+    /// What is known of the commits that the submodules of a revision are pinned to. Reads the mirrors, contacts nobody.
+    pub fn pins(&self, tree: &Tree) -> Pins {
+        self.of(tree).into_iter().map(|pinned| (pinned.submodule.path.clone(), pinned.pin())).collect()
+    }
+}
+
+impl Pinned {
+    /// What is known of its commit.
+    ///
+    /// # Errors
+    /// `Passing` where the commit is not here, with what kept it from coming; never a guess.
+    pub fn pin(&self) -> Result<Pin, Problem> {
+        let Submodule { path, url, .. } = &self.submodule;
+        let of_this = |problem: Problem| Problem {
+            message: format!("component {path} ({url}) at {}: {}", self.commit, problem.message),
+            ..problem
+        };
+        let part = self.part.clone().map_err(of_this)?;
+        let revision = part.mirror.revision(self.commit, "").map_err(|absent| {
+            // What kept it from coming says more than that it is not here.
+            of_this(part.problem.clone().unwrap_or(absent))
+        })?;
+        let version = Err(of_this(Problem::setup("versions are not read yet")));
+        Ok(Pin { version, committed_at: revision.committed_at, digest: None })
+    }
+}
