@@ -10,8 +10,9 @@ mod lead;
 mod ledger;
 mod parting;
 mod repository;
+mod sources;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 use towpath_core::ledger::passed::Gates;
+use towpath_core::revision::CommitId;
 use towpath_core::signature::SigningKey;
 
 use crate::board::Shelf;
@@ -73,6 +75,8 @@ pub struct Shared {
     pub slots: Slots,
     /// Which environment has which object.
     pub claims: Claims,
+    /// The repositories of components.
+    sources: sources::Sources,
     /// The custom resources as they are now, for the page and the API.
     pub board: Arc<Board>,
     /// What is counted while the agent runs.
@@ -96,12 +100,16 @@ pub struct Slot {
     pub looks: watch::Sender<(u64, u64)>,
     /// Asks for a look now.
     pub poke: Notify,
+    /// Something of its components was seen.
+    seen_components: Notify,
     /// Where its ledgers are written and read.
     pub desk: Arc<Desk>,
     /// What the environments ran that others wait for.
     gates: Mutex<Arc<Gates>>,
     /// The lanes that environments follow.
     lanes: Mutex<HashMap<Id, LaneRule>>,
+    /// What environments run: the components of it are needed too.
+    running: Mutex<HashMap<Id, CommitId>>,
 }
 
 /// What can be said of a repository.
@@ -125,9 +133,11 @@ impl Slots {
                 sight: watch::Sender::default(),
                 looks: watch::Sender::new((0, 0)),
                 poke: Notify::new(),
+                seen_components: Notify::new(),
                 desk: Arc::default(),
                 gates: Mutex::default(),
                 lanes: Mutex::default(),
+                running: Mutex::default(),
             })
         };
         slots.entry(id.clone()).or_insert_with(make).clone()
@@ -149,6 +159,17 @@ impl Slot {
     /// The environment no longer follows this repository.
     fn leave(&self, environment: &Id) {
         self.lanes.lock().expect("nothing panics while it holds this lock").remove(environment);
+        self.running.lock().expect("nothing panics while it holds this lock").remove(environment);
+    }
+
+    /// Says what an environment runs.
+    fn runs(&self, environment: &Id, commit: CommitId) {
+        self.running.lock().expect("nothing panics while it holds this lock").insert(environment.clone(), commit);
+    }
+
+    /// What environments run, each commit once.
+    fn running(&self) -> BTreeSet<CommitId> {
+        self.running.lock().expect("nothing panics while it holds this lock").values().copied().collect()
     }
 
     /// The lanes that are followed from namespaces that may, each once.
@@ -196,6 +217,7 @@ impl Shared {
             cluster,
             slots: Slots::default(),
             claims: Claims::default(),
+            sources: sources::Sources::default(),
             board,
             metrics,
             key: tokio::sync::OnceCell::new(),

@@ -12,6 +12,8 @@ pub mod cluster;
 pub mod repo;
 pub mod web;
 pub mod ledger;
+pub mod bump;
+pub mod cut;
 pub mod sync;
 pub mod agent;
 pub mod disk;

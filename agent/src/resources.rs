@@ -2,9 +2,13 @@
 //!
 //! The YAML in `manifests/crds` is generated from these types by `towpath crds`, and a test holds the two together.
 
+mod ask;
+mod components;
 mod ledger;
 mod resolve;
 
+pub use ask::{Ask, BumpAsk, CutAsk, What};
+pub use components::{Allowed, Bump, BumpRule, BumpSpec, ComponentRule, Outside, secret_for};
 pub use ledger::{After, LedgerPlace, LedgerRule, LedgerSpec, Peer};
 pub use resolve::ResolvedRepository;
 
@@ -53,6 +57,19 @@ pub struct RepositorySpec {
     /// Environment there can see in the cluster what the repository holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_from: Vec<String>,
+    /// A Secret like `secretRef`, with the right to push. It is used where something is pushed to the deploy repository or
+    /// to one of its components beside it; `secretRef` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_secret_ref: Option<SecretReference>,
+    /// Repositories of components that may be read, beside those in the same folder or group as the deploy repository,
+    /// which are read with its own Secret.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub components: Vec<ComponentRule>,
+    /// Branches whose submodules follow their components. Only the steward's agent does this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub bumps: Vec<BumpSpec>,
     /// Where a signed record of every sync is kept. Without it none is: the last 20 syncs stand in the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<LedgerSpec>,
@@ -60,8 +77,8 @@ pub struct RepositorySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     pub peers: Vec<Peer>,
-    /// Whether this agent is the one that writes what is said about the repository as a whole. At most one of the agents
-    /// of a repository is.
+    /// Whether this agent is the one that writes what is said about the repository as a whole: bumps and new releases. At
+    /// most one of the agents of a repository is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub steward: bool,
 }
@@ -107,9 +124,27 @@ pub struct RepositoryStatus {
     /// that does not go on from there was rewritten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ledgers: Vec<String>,
-    /// `Ready`, and while they are true `Stalled` and `Reconciling`.
+    /// The last commits that this agent made, the newest first, at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bumps: Vec<String>,
+    /// What became of the last request of a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+    /// `Ready`, `Recorded`, `ComponentsRead`, and while they are true `Stalled` and `Reconciling`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+/// What became of a request of a person.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// The request: the value of `towpath.dev/requestedAt`.
+    pub id: String,
+    /// Whether it was done.
+    pub done: bool,
+    /// What was done, or why it was not, line by line.
+    pub lines: Vec<String>,
 }
 
 /// One branch.

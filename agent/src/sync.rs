@@ -33,6 +33,7 @@ mod members;
 mod neighbours;
 mod observe;
 mod ownership;
+mod pins;
 mod preflight;
 mod prune;
 mod replace;
@@ -50,6 +51,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use towpath_core::candidate::Candidate;
+use towpath_core::components::Pins;
 use towpath_core::course::Phase;
 use towpath_core::environment::{DriftMode, Environment};
 use towpath_core::fault::Problem;
@@ -127,6 +129,8 @@ pub struct Memory {
     cache: RenderCache,
     /// Objects that were cleared before.
     cleared: PolicyCache,
+    /// What was known of components.
+    pins: pins::Remembered,
     desired: Option<(DesiredKey, Arc<Cleared>)>,
     refused: Option<(DesiredKey, Vec<Problem>)>,
     known: HashMap<ObjectKey, Known>,
@@ -194,6 +198,7 @@ struct DesiredKey {
     candidate: Candidate,
     generation: i64,
     kinds: u64,
+    pins: Arc<Pins>,
 }
 
 /// How far one revision came in a pass.

@@ -27,6 +27,7 @@ pub mod yaml;
 pub mod lint;
 pub mod values;
 pub mod components;
+pub mod bump;
 pub mod render;
 pub mod scope;
 pub mod course;

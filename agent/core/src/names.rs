@@ -59,6 +59,8 @@ pub mod annotation {
     pub const REQUESTED_AT: &str = "towpath.dev/requestedAt";
     /// Who asked.
     pub const REQUESTED_BY: &str = "towpath.dev/requestedBy";
+    /// Repository only: what a person asks of its steward, as JSON.
+    pub const REQUEST: &str = "towpath.dev/request";
     /// Environment only: the deletions that a person has confirmed, as `<commit>:<digest of the list>`.
     pub const CONFIRM_PRUNE: &str = "towpath.dev/confirmPrune";
     /// Environment only: who confirmed them.

@@ -177,6 +177,24 @@ impl Condition {
     }
 }
 
+/// A component as it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ComponentStatus {
+    /// Folder of its submodule.
+    pub path: String,
+    /// Its commit.
+    pub commit: String,
+    /// When that was committed.
+    pub committed_at: Timestamp,
+    /// Its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The digest of its image, where that is pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
 /// The `status` of an Environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -199,6 +217,10 @@ pub struct EnvironmentStatus {
     /// What of it was applied: where it is the same again, no hook runs and no wave waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<ContentStatus>,
+    /// The components of what runs. For as long as a component stays on its commit it keeps its version, also where a tag
+    /// is made or moved later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<ComponentStatus>,
     /// The sync that is under way, or was stopped by a hook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncStatus>,
@@ -312,6 +334,8 @@ pub struct Report {
     pub handled_request: Option<String>,
     /// The content of `settled_on`.
     pub content: Option<ContentStatus>,
+    /// The components of `settled_on`.
+    pub components: Vec<ComponentStatus>,
     /// The sync that goes on.
     pub under_way: Option<SyncStatus>,
     /// What the ledger knows of the last sync: what ends now is counted on from there.
@@ -354,6 +378,7 @@ impl Report {
             attempted: None,
             handled_request: None,
             content: None,
+            components: Vec::new(),
             under_way: before.sync.clone(),
             recorded: None,
             ended: Vec::new(),
@@ -385,6 +410,7 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
         }
         status.running = Some(revision.into());
         status.content = report.content.clone();
+        status.components = report.components.clone();
         status.objects = report.objects;
     }
     if let Some(revision) = &report.attempted {

@@ -76,6 +76,11 @@ impl Tree {
         self.submodules.iter().map(|(path, commit)| (path.as_str(), *commit))
     }
 
+    /// The commit of the submodule in a folder.
+    pub fn submodule(&self, path: &str) -> Option<CommitId> {
+        self.submodules.get(path).copied()
+    }
+
     /// How many files there are.
     pub fn len(&self) -> usize {
         self.files.len()

@@ -207,6 +207,9 @@ impl Task {
             earlier.leave(&self.id);
         }
         slot.follow(&self.id, &environment.lane);
+        if let Some(running) = self.status.running.as_ref().and_then(|running| running.commit()) {
+            slot.runs(&self.id, running);
+        }
         *joined = Some(slot.clone());
         Ok((environment, slot))
     }

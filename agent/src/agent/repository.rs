@@ -1,7 +1,9 @@
 //! The task of one Repository: it looks at the server's branches, fetches what environments follow, and publishes what
 //! it sees.
 
+mod components;
 mod keeping;
+mod stewarding;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -18,13 +20,15 @@ use towpath_core::lane::{BranchNames, Heads, LaneRule, newest_release};
 use towpath_core::names::annotation;
 use towpath_core::status::Condition;
 
+use self::components::Components;
 use self::keeping::Keeping;
+use self::stewarding::Stewarding;
 use super::kept::Kept;
 use super::{Id, Shared, Sight, Slot};
 use crate::blocking::blocking;
 use crate::cluster::Severity;
 use crate::repo::watch::{Watch, watch_local};
-use crate::repo::{self, Credentials, Mirror, Parts, Remote, Terms, View};
+use crate::repo::{self, Credentials, Mirror, Remote, Terms, View};
 use crate::resources::{BranchStatus, Repository, RepositoryStatus, ResolvedRepository};
 
 /// Alarms that are remembered.
@@ -48,7 +52,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<R
         id,
         open: None,
         problem: None,
-        parts: Arc::default(),
+        components: Components::default(),
+        stewarding: Stewarding::default(),
         ledger: None,
         ledger_problem: None,
         failures: 0,
@@ -69,6 +74,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<R
                 () = tokio::time::sleep_until(look_at) => break true,
                 () = stop.cancelled() => break false,
                 () = slot.desk.news.notified() => task.write(&now, task.problem.clone()).await,
+                () = slot.seen_components.notified() => break true,
             }
         };
         if !goes_on {
@@ -125,8 +131,8 @@ struct Task {
     open: Option<Open>,
     /// What was wrong at the last look.
     problem: Option<Problem>,
-    /// The repositories of components.
-    parts: Arc<Parts>,
+    components: Components,
+    stewarding: Stewarding,
     ledger: Option<Keeping>,
     /// Why no ledger can be kept although one is wanted.
     ledger_problem: Option<Problem>,
@@ -155,6 +161,10 @@ impl Task {
                     }
                 }
                 self.keep_ledger(&resolved).await;
+                self.look_at_components(&resolved).await;
+                if result.is_ok() {
+                    self.steward(resource, &resolved).await;
+                }
                 self.publish(&resolved, result.as_ref().err());
                 result
             }
@@ -171,7 +181,8 @@ impl Task {
         } else {
             interval
         };
-        self.status.pause(pause, &self.shared.settings).mul_f64(rand::rng().random_range(0.9..1.1))
+        let pause = self.status.pause(pause, &self.shared.settings).mul_f64(rand::rng().random_range(0.9..1.1));
+        self.stewarding.look_in.map_or(pause, |due| pause.min(due))
     }
 
     /// Reads the branches, and fetches those that are followed or were before: all that is shown together was there at one
@@ -182,7 +193,8 @@ impl Task {
             let mirror = mirror.clone();
             blocking(move || mirror.heads()).await?
         };
-        let lanes = self.slot.lanes(|namespace| is_for(resolved, namespace));
+        let mut lanes = self.slot.lanes(|namespace| is_for(resolved, namespace));
+        lanes.extend(resolved.bumps.iter().filter(|_| resolved.steward).map(|rule| rule.lane.clone()));
         let followed = followed(&heads, &lanes, &self.seen.heads, &resolved.branches);
         let missing = followed
             .iter()
@@ -304,7 +316,7 @@ impl Task {
             }),
             gates: self.slot.gates(),
             mirror: open.mirror.clone(),
-            parts: self.parts.clone(),
+            parts: self.components.parts.clone(),
         };
         self.slot.sight.send_if_modified(|known| {
             let is_news = !matches!(known, Sight::View(known) if known.says_the_same(&view));
@@ -346,6 +358,8 @@ impl Task {
             None => {}
         }
         conditions.push(self.recorded(resource, now));
+        conditions.extend(self.components_read(resource, now));
+        conditions.extend(self.bumped(resource, now));
         let next = RepositoryStatus {
             observed_generation: generation,
             last_handled_request: resource.annotations().get(annotation::REQUESTED_AT).cloned(),
@@ -361,6 +375,8 @@ impl Task {
                 .collect(),
             alarms: self.seen.alarms.clone(),
             ledgers: self.ledgers(),
+            bumps: self.bumps(),
+            answer: self.answered(),
             conditions,
         };
         if self.status.is(&next) {

@@ -1,6 +1,6 @@
 //! What the rest of the agent knows of the repositories of components.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use towpath_core::components::{self, Pin, Pins, Submodule};
@@ -11,13 +11,16 @@ use towpath_core::tree::Tree;
 
 use super::{Mirror, Remote};
 
+/// A repository of a component, or why it may not or cannot be read.
+type Known = Result<Arc<Part>, Problem>;
+
 /// The repositories of components, by their addresses.
 #[derive(Clone, Debug, Default)]
 pub struct Parts {
     /// Where the deploy repository is: relative addresses begin there.
     pub deploy: Option<Remote>,
-    /// Each that a followed revision names, or why it may not or cannot be read.
-    pub parts: BTreeMap<String, Result<Arc<Part>, Problem>>,
+    /// Each that a followed revision names.
+    pub parts: BTreeMap<String, Known>,
 }
 
 /// The repository of a component, as it was last seen.
@@ -30,6 +33,10 @@ pub struct Part {
     pub heads: Heads,
     /// Its tags `vX.Y`, and the commits that they stand on.
     pub tags: BTreeMap<String, CommitId>,
+    /// Branches among them that the server no longer has.
+    pub deleted: BTreeSet<String>,
+    /// Commits that submodules are pinned to and that could not be had, and why.
+    pub missing: BTreeMap<CommitId, Problem>,
     /// Why the last look failed, if it did.
     pub problem: Option<Problem>,
 }
@@ -42,10 +49,30 @@ pub struct Pinned {
     /// Its commit.
     pub commit: CommitId,
     /// Its repository, or why that is not known.
-    pub part: Result<Arc<Part>, Problem>,
+    pub part: Known,
+}
+
+impl Part {
+    /// Whether nothing of it is another.
+    pub fn is_same(&self, other: &Part) -> bool {
+        let Part { mirror, heads, tags, deleted, missing, problem } = self;
+        Arc::ptr_eq(mirror, &other.mirror)
+            && (heads, tags, deleted) == (&other.heads, &other.tags, &other.deleted)
+            && (missing, problem) == (&other.missing, &other.problem)
+    }
 }
 
 impl Parts {
+    /// Whether nothing of it is another.
+    pub fn is_same(&self, other: &Parts) -> bool {
+        let same = |(address, part): (&String, &Known)| match (part, other.parts.get(address)) {
+            (Ok(part), Some(Ok(other))) => Arc::ptr_eq(part, other),
+            (Err(problem), Some(Err(other))) => problem == other,
+            _ => false,
+        };
+        self.deploy == other.deploy && self.parts.len() == other.parts.len() && self.parts.iter().all(same)
+    }
+
     /// The submodules of a revision, in order of their folders. Contacts nobody.
     pub fn of(&self, tree: &Tree) -> Vec<Pinned> {
         let text = tree.text(components::GITMODULES).ok().flatten().unwrap_or_default();
@@ -66,7 +93,7 @@ impl Parts {
         pinned.collect()
     }
 
-    fn part(&self, submodule: &Submodule) -> Result<Arc<Part>, Problem> {
+    fn part(&self, submodule: &Submodule) -> Known {
         let unknown =
             || Problem::passing(format!("component {}: {} was not looked at yet", submodule.path, submodule.url));
         let deploy = self.deploy.as_ref().ok_or_else(unknown)?;
@@ -94,7 +121,8 @@ impl Pinned {
         let part = self.part.clone().map_err(of_this)?;
         let revision = part.mirror.revision(self.commit, "").map_err(|absent| {
             // What kept it from coming says more than that it is not here.
-            of_this(part.problem.clone().unwrap_or(absent))
+            let why = part.missing.get(&self.commit).or(part.problem.as_ref()).cloned();
+            of_this(why.unwrap_or(absent))
         })?;
         let version = Err(of_this(Problem::setup("versions are not read yet")));
         Ok(Pin { version, committed_at: revision.committed_at, digest: None })

@@ -13,7 +13,10 @@ use towpath_core::names::{self, EnvironmentName};
 use towpath_core::pointer::Pointer;
 use towpath_core::signature::PublicKey;
 
-use super::{Deletion, Drift, Environment, EnvironmentSpec, Ignore, LedgerRule, Logs, Preflights, Repository, Sync};
+use super::{
+    Allowed, BumpRule, Deletion, Drift, Environment, EnvironmentSpec, Ignore, LedgerRule, Logs, Preflights, Repository,
+    Sync,
+};
 
 /// A Repository with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +43,12 @@ pub struct ResolvedRepository {
     pub peers: Vec<(String, PublicKey)>,
     /// Whether this agent writes what is said about the repository as a whole.
     pub steward: bool,
+    /// The Secret for pushing.
+    pub write_secret: Option<String>,
+    /// Which repositories of components may be read, and with which Secret.
+    pub components: Vec<Allowed>,
+    /// Branches whose submodules follow their components.
+    pub bumps: Vec<BumpRule>,
 }
 
 /// Reads a duration such as `90s` or `1h30m`.
@@ -86,6 +95,12 @@ impl Repository {
         }
         let peers = self.spec.peers.iter().enumerate();
         let peers = peers.filter_map(|(place, peer)| peer.resolve(place, &mut found)).collect();
+        let own = self.spec.secret_ref.as_ref();
+        let mut components: Vec<Allowed> = Allowed::beside(&self.spec.url, own).into_iter().collect();
+        let rules = self.spec.components.iter().enumerate();
+        components.extend(rules.map(|(place, rule)| rule.resolve(place, &mut found)));
+        let bumps = self.spec.bumps.iter().enumerate();
+        let bumps = bumps.filter_map(|(place, bump)| bump.resolve(place, &mut found)).collect();
         Problems::check(found)?;
         Ok(ResolvedRepository {
             home: self.namespace().unwrap_or_default(),
@@ -99,6 +114,9 @@ impl Repository {
             ledger: self.spec.ledger.as_ref().and_then(|ledger| ledger.resolve(self.spec.secret_ref.as_ref())),
             peers,
             steward: self.spec.steward,
+            write_secret: self.spec.write_secret_ref.as_ref().or(own).map(|secret| secret.name.clone()),
+            components,
+            bumps,
         })
     }
 }

@@ -13,7 +13,7 @@ use towpath_core::policy::{self, Cleared};
 use towpath_core::render;
 use towpath_core::revision::Revision;
 
-use super::{DesiredKey, Memory, Pass};
+use super::{DesiredKey, Memory, Pass, pins};
 use crate::blocking::blocking;
 use crate::cluster::Kinds;
 use crate::repo::View;
@@ -39,10 +39,12 @@ pub(super) async fn desired(
     wanted: &Candidate,
     kinds: &mut Arc<Kinds>,
 ) -> Result<Arc<Cleared>, Vec<Problem>> {
+    let pins = pins::pins(pass, memory, wanted.commit).await?;
     let key = |kinds: &Kinds| DesiredKey {
         candidate: wanted.clone(),
         generation: pass.environment.generation,
         kinds: kinds.number,
+        pins: pins.clone(),
     };
     if let Some((known, cleared)) = &memory.desired
         && *known == key(kinds)
@@ -55,13 +57,13 @@ pub(super) async fn desired(
         return Err(problems.clone());
     }
 
-    let mut result = render_and_clear(pass, memory, wanted, kinds).await;
+    let mut result = render_and_clear(pass, memory, wanted, &pins, kinds).await;
     let lacks_a_kind =
         |problems: &Problems| problems.iter().any(|problem| problem.message.starts_with("the cluster has no kind"));
     if result.as_ref().is_err_and(lacks_a_kind) {
         // Somebody may have installed it since the cluster was asked.
         *kinds = pass.cluster.kinds(Some(Instant::now())).await.map_err(|problem| vec![problem])?;
-        result = render_and_clear(pass, memory, wanted, kinds).await;
+        result = render_and_clear(pass, memory, wanted, &pins, kinds).await;
     }
     match result {
         Ok(cleared) => {
@@ -85,6 +87,7 @@ async fn render_and_clear(
     pass: &Pass<'_>,
     memory: &mut Memory,
     wanted: &Candidate,
+    pins: &Arc<Pins>,
     kinds: &Kinds,
 ) -> Result<Cleared, Problems> {
     memory.wanted = None;
@@ -96,15 +99,12 @@ async fn render_and_clear(
         cluster: pass.cluster_name.to_owned(),
         branch: wanted.branch.clone(),
         commit,
-        pins: Pins::new(),
+        pins: (**pins).clone(),
     };
-    let parts = pass.view.parts.clone();
     let turn = RENDERING.acquire().await.expect("the semaphore is never closed");
     let (rendered, cache) = blocking(move || {
-        let rendered = mirror.tree(commit).and_then(|tree| {
-            let facts = render::Facts { pins: parts.pins(&tree), ..facts };
-            render::render(&tree, &environment, &facts, Some(&mut cache))
-        });
+        let rendered =
+            mirror.tree(commit).and_then(|tree| render::render(&tree, &environment, &facts, Some(&mut cache)));
         (rendered, cache)
     })
     .await;

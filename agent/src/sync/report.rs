@@ -88,6 +88,7 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         suspended: false,
         candidate,
         gate: pass.wanted.as_ref().ok().and_then(|wanted| wanted.gate.clone()),
+        components: worked_on.as_ref().map(|on| memory.components_of(on.commit)).unwrap_or_default(),
         settled_on: worked_on.clone().filter(|_| progress.is_applied),
         content,
         attempted: refused.or(worked_on),

@@ -23,6 +23,14 @@ pub struct Submodule {
     pub branch: Option<String>,
 }
 
+impl Submodule {
+    /// The branch of the component that goes with a branch of the deploy repository: the one that is named here, else the
+    /// one of the same name.
+    pub fn branch_for<'a>(&'a self, lane: &'a str) -> &'a str {
+        self.branch.as_deref().filter(|branch| *branch != ".").unwrap_or(lane)
+    }
+}
+
 /// Reads `.gitmodules`: strictly, for git's own reader has been the way in for more than one attack.
 ///
 /// What git does with `update`, `fetchRecurseSubmodules`, `ignore` and `shallow` does not concern a reader of objects;

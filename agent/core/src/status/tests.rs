@@ -29,6 +29,7 @@ fn report() -> Report {
         attempted: Some(revision(1)),
         handled_request: None,
         content: None,
+        components: Vec::new(),
         under_way: None,
         recorded: None,
         ended: Vec::new(),

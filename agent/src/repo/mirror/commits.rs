@@ -99,6 +99,40 @@ impl Mirror {
         Ok(written)
     }
 
+    /// Writes a commit after another one, which differs from that in the commits of some submodules only. No ref moves, and
+    /// nobody is contacted.
+    ///
+    /// # Errors
+    /// `Content` when a path is no submodule there, otherwise as [`Mirror::write_commit`].
+    pub fn repin(
+        &self,
+        base: CommitId,
+        pins: &[(String, CommitId)],
+        who: &Person,
+        message: &str,
+        sign: &Sign<'_>,
+    ) -> Result<CommitId, Problem> {
+        let unusable = |error: git2::Error| self.unusable(&error);
+        let repository = Repository::open_bare(&self.folder).map_err(unusable)?;
+        let before = repository.find_commit(oid(base)).and_then(|commit| commit.tree());
+        let before = before.map_err(|error| self.absent(base, &error))?;
+        let mut update = git2::build::TreeUpdateBuilder::new();
+        for (path, commit) in pins {
+            let entry = before.get_path(std::path::Path::new(path)).ok();
+            if entry.is_none_or(|entry| entry.filemode() != i32::from(git2::FileMode::Commit)) {
+                return Err(Problem::content(format!("{path} is no submodule at {base}")));
+            }
+            update.upsert(path.as_str(), oid(*commit), git2::FileMode::Commit);
+        }
+        let _packs = lock(&self.packs);
+        let tree = update.create_updated(&repository, &before).map_err(unusable)?;
+        let tree = TreeId::from_bytes(tree.as_bytes().try_into().expect("an id has 20 bytes"));
+        let bytes = commit::write(tree, &[base], who, who, message)?;
+        let bytes = commit::sign(&bytes, &sign(&bytes)?);
+        let odb = repository.odb().map_err(unusable)?;
+        odb.write(ObjectType::Commit, &bytes).map(commit_id).map_err(unusable)
+    }
+
     /// A commit to the byte, read strictly.
     ///
     /// # Errors

@@ -1,0 +1,343 @@
+//! What a Repository's task does where its agent is the steward: it moves components on deploy branches, by itself or
+//! because a person asks, and cuts releases.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use towpath_core::bump::{Author, Move};
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::lane::Release;
+use towpath_core::names::annotation;
+use towpath_core::revision::CommitId;
+use towpath_core::status::Condition;
+
+use super::Task;
+use crate::blocking::blocking;
+use crate::bump::{self, Lane, Pushed, Steward};
+use crate::cluster::Severity;
+use crate::cut::Cut;
+use crate::repo::{self, Credentials, Mirror};
+use crate::resources::{Answer, Ask, Bump, BumpAsk, CutAsk, Outside, Repository, ResolvedRepository, What, secret_for};
+
+/// How often somebody else may be there first in one look.
+const MAX_TRIES: usize = 5;
+/// Commits that the status lists.
+const MAX_LISTED: usize = 10;
+/// Lines of an answer.
+const MAX_LINES: usize = 200;
+/// The condition that says whether components move as they should.
+const BUMPED: &str = "Bumped";
+
+/// What goes from look to look.
+#[derive(Default)]
+pub(super) struct Stewarding {
+    /// Since when there are moves to be made, by branch.
+    since: BTreeMap<String, Instant>,
+    /// What keeps components from moving.
+    problem: Option<Problem>,
+    /// The last commits, the newest first; none before the status was read.
+    done: Option<Vec<String>>,
+    /// The answer to the last request.
+    answer: Option<Answer>,
+    /// When there will be something to do.
+    pub(super) look_in: Option<Duration>,
+}
+
+impl Task {
+    /// Moves what is due, and does what was asked for.
+    pub(super) async fn steward(&mut self, resource: &Repository, resolved: &ResolvedRepository) {
+        self.stewarding.look_in = None;
+        self.answer(resource, resolved).await;
+        let rules = resolved.bumps.iter().filter(|rule| resolved.steward && rule.bump == Bump::Commit);
+        let mut problems = Vec::new();
+        let mut branches = Vec::new();
+        for rule in rules {
+            let Some(branch) = rule.lane.branch(&self.seen.heads, &resolved.branches).map(str::to_owned) else {
+                continue;
+            };
+            branches.push(branch.clone());
+            let window = self.shared.settings.scaled(rule.window);
+            match self.bump(resolved, &branch, window).await {
+                Ok(found) => problems.extend(found),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        self.stewarding.since.retain(|branch, _| branches.contains(branch));
+        problems.sort_by_key(|problem| problem.fault);
+        self.stewarding.problem = problems.into_iter().next();
+    }
+
+    /// Moves the components of a branch forward, once they have been gathered for some time. Gives what should be looked at.
+    async fn bump(
+        &mut self,
+        resolved: &ResolvedRepository,
+        branch: &str,
+        window: Duration,
+    ) -> Result<Vec<Problem>, Problem> {
+        for _ in 0..MAX_TRIES {
+            let Some((mirror, lane)) = self.lane(branch) else { return Ok(Vec::new()) };
+            let parts = self.components.parts.clone();
+            let looked_at = lane.clone();
+            let found = {
+                let mirror = mirror.clone();
+                blocking(move || bump::look(&mirror, &parts, &looked_at)).await?
+            };
+            if found.moves.is_empty() {
+                self.stewarding.since.remove(branch);
+                return Ok(found.problems);
+            }
+            let since = *self.stewarding.since.entry(branch.to_owned()).or_insert_with(Instant::now);
+            let remaining = window.saturating_sub(since.elapsed());
+            if !remaining.is_zero() {
+                let look_in = self.stewarding.look_in.map_or(remaining, |known| known.min(remaining));
+                self.stewarding.look_in = Some(look_in);
+                return Ok(found.problems);
+            }
+            let author = Author { cluster: self.shared.settings.cluster_name.clone(), request: None };
+            if self.commit(resolved, &lane, found.moves, author).await?.is_some() {
+                self.stewarding.since.remove(branch);
+                return Ok(found.problems);
+            }
+            self.fetch(resolved).await?;
+        }
+        Err(Problem::passing(format!("branch {branch} moves faster than its components can be committed")))
+    }
+
+    fn lane(&self, branch: &str) -> Option<(Arc<Mirror>, Lane)> {
+        let head = *self.seen.heads.get(branch).filter(|_| !self.seen.deleted.contains(branch))?;
+        let mirror = self.open.as_ref()?.mirror.clone();
+        Some((mirror, Lane { branch: branch.to_owned(), head }))
+    }
+
+    /// Commits and pushes moves. None where somebody else was there first.
+    async fn commit(
+        &mut self,
+        resolved: &ResolvedRepository,
+        lane: &Lane,
+        moves: Vec<Move>,
+        author: Author,
+    ) -> Result<Option<CommitId>, Problem> {
+        let Some((mirror, _)) = self.lane(&lane.branch) else { return Ok(None) };
+        let credentials = self.write_credentials(resolved).await?;
+        let steward = Steward { cluster: author.cluster.clone(), key: self.shared.key().await?, credentials };
+        let said: Vec<String> =
+            moves.iter().map(|one| format!("{} {}..{}", one.path, one.names.0, one.names.1)).collect();
+        let pushed = {
+            let (mirror, lane) = (mirror.clone(), lane.clone());
+            blocking(move || bump::commit(&mirror, &lane, &moves, &steward, &author, Timestamp::now())).await?
+        };
+        let Pushed::Done(commit) = pushed else { return Ok(None) };
+        // It is here already: nobody is contacted.
+        let moved = vec![(lane.branch.clone(), commit)];
+        blocking(move || mirror.fetch(&moved)).await?;
+        self.seen.heads.insert(lane.branch.clone(), commit);
+        let line = format!("{}@{}: {}", lane.branch, commit.short(), said.join(", "));
+        tracing::info!(repository = self.id.1, bump = line, "bumped");
+        let done = self.stewarding.done.get_or_insert_with(|| self.status.bumps.clone());
+        done.insert(0, line);
+        done.truncate(MAX_LISTED);
+        Ok(Some(commit))
+    }
+
+    async fn write_credentials(&self, resolved: &ResolvedRepository) -> Result<Credentials, Problem> {
+        match &resolved.write_secret {
+            None => Ok(Credentials::default()),
+            Some(name) => repo::credentials(&self.shared.cluster.secret(&resolved.home, name).await?),
+        }
+    }
+
+    /// Does what a person asked for, once.
+    async fn answer(&mut self, resource: &Repository, resolved: &ResolvedRepository) {
+        let Some(text) = resource.annotations().get(annotation::REQUEST) else { return };
+        let known = self.stewarding.answer.as_ref().or(self.status.answer.as_ref());
+        let ask: Ask = match serde_json::from_str(text) {
+            Ok(ask) => ask,
+            Err(error) => {
+                let id = format!("unreadable-{:08x}", crc(text));
+                if known.is_none_or(|known| known.id != id) {
+                    let line = format!("the annotation {} cannot be read: {error}", annotation::REQUEST);
+                    self.stewarding.answer = Some(Answer { id, done: false, lines: vec![line] });
+                }
+                return;
+            }
+        };
+        if known.is_some_and(|known| known.id == ask.id) {
+            return;
+        }
+        let came = if resolved.steward {
+            match &ask.what {
+                What::Bump(bump) => self.bump_by_hand(resolved, &ask, bump).await,
+                What::Cut(cut) => self.cut(resolved, &ask, cut).await,
+            }
+        } else {
+            Err(vec![
+                Problem::setup("this agent is not the steward of the repository")
+                    .hint("set spec.steward, or ask the agent that is"),
+            ])
+        };
+        let (done, mut lines) = match came {
+            Ok(lines) => (true, lines),
+            // It is tried again at the next look.
+            Err(problems) if problems.iter().any(|problem| problem.fault == Fault::Passing) => {
+                tracing::info!(repository = self.id.1, problem = %problems[0], "a request is tried again");
+                return;
+            }
+            Err(problems) => (false, problems.iter().map(ToString::to_string).collect()),
+        };
+        lines.truncate(MAX_LINES);
+        tracing::info!(repository = self.id.1, request = ask.id, done, ?lines, "a request was answered");
+        let (severity, reason) = if done { (Severity::Normal, "Done") } else { (Severity::Warning, "NotDone") };
+        self.shared.cluster.event(resource, severity, reason, &lines.join("; "));
+        self.stewarding.answer = Some(Answer { id: ask.id, done, lines });
+    }
+
+    async fn bump_by_hand(
+        &mut self,
+        resolved: &ResolvedRepository,
+        ask: &Ask,
+        wanted: &BumpAsk,
+    ) -> Result<Vec<String>, Vec<Problem>> {
+        let one = |problem: Problem| vec![problem];
+        let branch = &wanted.lane;
+        let rule = resolved
+            .bumps
+            .iter()
+            .find(|rule| rule.lane.branch(&self.seen.heads, &resolved.branches) == Some(branch.as_str()));
+        let may_be_outside = rule.is_some_and(|rule| rule.outside == Outside::Warn);
+        for _ in 0..MAX_TRIES {
+            let unknown = || {
+                let known: Vec<&str> = self.seen.heads.keys().map(String::as_str).collect();
+                let problem = Problem::content(format!("no branch {branch} is followed in the deploy repository"));
+                one(problem.hint(format!("followed are: {}", known.join(", "))))
+            };
+            let (mirror, lane) = self.lane(branch).ok_or_else(unknown)?;
+            let parts = self.components.parts.clone();
+            let (looked_at, wanted) = (lane.clone(), wanted.clone());
+            let moves = blocking(move || match &wanted.component {
+                None => bump::look(&mirror, &parts, &looked_at).map(|found| found.moves),
+                Some(component) => {
+                    let target = (component.as_str(), wanted.to.as_deref());
+                    bump::by_hand(&mirror, &parts, &looked_at, target, may_be_outside)
+                        .map(|moved| moved.into_iter().collect())
+                }
+            })
+            .await
+            .map_err(one)?;
+            if moves.is_empty() {
+                return Ok(vec![format!("nothing to move on {branch}@{}", lane.head.short())]);
+            }
+            let mut lines: Vec<String> = moves
+                .iter()
+                .map(|moved| {
+                    let outside = if moved.is_outside { " (outside of its branch)" } else { "" };
+                    format!("{}: {} to {}{outside}", moved.path, moved.names.0, moved.names.1)
+                })
+                .collect();
+            if ask.dry_run {
+                return Ok(lines);
+            }
+            let cluster = self.shared.settings.cluster_name.clone();
+            let author = Author { cluster, request: Some((ask.id.clone(), ask.by.clone())) };
+            if let Some(commit) = self.commit(resolved, &lane, moves, author).await.map_err(one)? {
+                lines.insert(0, format!("{branch} moved to {}", commit.short()));
+                return Ok(lines);
+            }
+            self.fetch(resolved).await.map_err(one)?;
+        }
+        Err(one(Problem::passing(format!("branch {branch} moves faster than it can be committed to"))))
+    }
+
+    async fn cut(
+        &mut self,
+        resolved: &ResolvedRepository,
+        ask: &Ask,
+        wanted: &CutAsk,
+    ) -> Result<Vec<String>, Vec<Problem>> {
+        let one = |problem: Problem| vec![problem];
+        let release = Release::parse(&wanted.release).ok_or_else(|| {
+            one(Problem::content(format!("{:?} is no name of a release", wanted.release)).hint("write it as r1.3"))
+        })?;
+        let from = wanted.from.clone().unwrap_or_else(|| resolved.branches.develop.clone());
+        let (mirror, lane) = self.lane(&from).ok_or_else(|| {
+            one(Problem::content(format!("no branch {from} is followed in the deploy repository"))
+                .hint("name a branch that an Environment or spec.bumps follows, with --from"))
+        })?;
+        let parts = self.components.parts.clone();
+        let mut credentials = BTreeMap::from([(String::new(), self.write_credentials(resolved).await)]);
+        for address in parts.parts.keys() {
+            credentials.insert(address.clone(), self.component_credentials(resolved, address).await);
+        }
+        let dry_run = ask.dry_run;
+        let came = blocking(move || {
+            let credentials = |address: &str| {
+                credentials.get(address).cloned().unwrap_or_else(|| Err(Problem::passing("it was not looked at yet")))
+            };
+            let from = (lane.branch.as_str(), lane.head);
+            Cut { mirror: &mirror, parts: &parts, from, release, dry_run, credentials: &credentials }.run()
+        })
+        .await;
+        if came.problems.is_empty() {
+            return Ok(came.lines);
+        }
+        // A person waits: what is missing is said now, and the same cut again goes on from there.
+        let mut problems: Vec<Problem> = came.problems;
+        problems.iter_mut().for_each(|problem| problem.fault = problem.fault.min(Fault::Setup));
+        problems.extend(came.lines.into_iter().map(Problem::setup));
+        Err(problems)
+    }
+
+    /// To push to a component with: what is said for its address, and beside the deploy repository what that is pushed to
+    /// with.
+    async fn component_credentials(
+        &self,
+        resolved: &ResolvedRepository,
+        address: &str,
+    ) -> Result<Credentials, Problem> {
+        let beside = &resolved.components[..resolved.components.len().min(1)];
+        let own = secret_for(&resolved.components, address)?;
+        let is_beside = secret_for(beside, address).is_ok_and(|secret| secret == own);
+        if is_beside {
+            return self.write_credentials(resolved).await;
+        }
+        match own {
+            None => Ok(Credentials::default()),
+            Some(name) => repo::credentials(&self.shared.cluster.secret(&resolved.home, name).await?),
+        }
+    }
+
+    /// The last commits that were made, as the status lists them.
+    pub(super) fn bumps(&self) -> Vec<String> {
+        self.stewarding.done.clone().unwrap_or_else(|| self.status.bumps.clone())
+    }
+
+    /// What became of the last request.
+    pub(super) fn answered(&self) -> Option<Answer> {
+        self.stewarding.answer.clone().or_else(|| self.status.answer.clone())
+    }
+
+    /// Whether components move as they should, as a condition. None where nobody wants them to.
+    pub(super) fn bumped(&self, resource: &Repository, now: Timestamp) -> Option<Condition> {
+        let wants = resource.spec.bumps.iter().any(|bump| bump.bump == Bump::Commit);
+        if !wants {
+            return None;
+        }
+        let (status, reason, message) = match &self.stewarding.problem {
+            _ if !resource.spec.steward => {
+                ("False", "NotSteward", "spec.steward is not set: another agent moves components".to_owned())
+            }
+            Some(problem) => ("False", "NotBumped", problem.to_string()),
+            None => ("True", "Bumped", "components follow their branches".to_owned()),
+        };
+        let condition = Condition::after(&self.status.conditions, now, (BUMPED, status), reason, message);
+        Some(condition.of_generation(resource.metadata.generation))
+    }
+}
+
+/// Tells one unreadable request from another.
+fn crc(text: &str) -> u32 {
+    use sha2::Digest;
+    u32::from_be_bytes(sha2::Sha256::digest(text)[..4].try_into().expect("there are 32 bytes"))
+}

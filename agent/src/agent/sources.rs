@@ -1,0 +1,269 @@
+//! The repositories of components: one mirror for all Repositories that read it with the same Secret.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use sha2::Digest;
+use tokio::sync::Notify;
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::lane::Heads;
+use towpath_core::revision::CommitId;
+
+use super::Shared;
+use crate::blocking::blocking;
+use crate::repo::watch::{Watch, watch_local};
+use crate::repo::{self, Credentials, Mirror, Part, Remote, Terms};
+
+/// How long credentials are used before their Secret is read again, if nobody refuses them.
+const READ_SECRET_AFTER: Duration = Duration::from_secs(600);
+/// The longest pause between looks at a server that does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// What makes one repository another one: its address, and what it is read with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// Its address.
+    pub address: String,
+    /// Namespace and name of the Secret.
+    pub secret: Option<(String, String)>,
+}
+
+/// What somebody needs of a repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its branches, where it has them.
+    pub branches: BTreeSet<String>,
+    /// Commits that submodules are pinned to.
+    pub commits: BTreeSet<CommitId>,
+}
+
+/// Every repository that some Repository needs.
+#[derive(Default)]
+pub struct Sources(Mutex<HashMap<Origin, Weak<Source>>>);
+
+/// One repository of a component.
+pub struct Source {
+    origin: Origin,
+    /// Held by whoever looks.
+    looking: tokio::sync::Mutex<Looking>,
+    /// What the last look came to.
+    seen: Mutex<Option<Result<Arc<Part>, Problem>>>,
+    /// Who is told that a repository on this machine has changed.
+    listeners: Arc<Mutex<Vec<Weak<Notify>>>>,
+    /// Whether it has changed since the last look.
+    has_changed: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct Looking {
+    open: Option<Open>,
+    looked_at: Option<Instant>,
+    failures: u32,
+    /// The branches that anybody ever wanted.
+    branches: BTreeSet<String>,
+    /// Commits that were looked for and are not there.
+    missing: BTreeSet<CommitId>,
+}
+
+struct Open {
+    mirror: Arc<Mirror>,
+    credentials: Credentials,
+    read_at: Instant,
+    _watch: Option<Watch>,
+}
+
+impl Sources {
+    /// The repository of an origin. `listener` is told when it changes, where it is on this machine.
+    pub fn of(&self, origin: &Origin, listener: &Arc<Notify>) -> Arc<Source> {
+        let mut sources = self.0.lock().expect("nothing panics while it holds this lock");
+        sources.retain(|_, source| source.strong_count() > 0);
+        let source = sources.get(origin).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let source = Arc::new(Source {
+                origin: origin.clone(),
+                looking: tokio::sync::Mutex::default(),
+                seen: Mutex::default(),
+                listeners: Arc::default(),
+                has_changed: Arc::default(),
+            });
+            sources.insert(origin.clone(), Arc::downgrade(&source));
+            source
+        });
+        drop(sources);
+        let mut listeners = source.listeners.lock().expect("nothing panics while it holds this lock");
+        listeners.retain(|known| known.strong_count() > 0);
+        if !listeners.iter().any(|known| known.as_ptr() == Arc::as_ptr(listener)) {
+            listeners.push(Arc::downgrade(listener));
+        }
+        drop(listeners);
+        source
+    }
+}
+
+impl Source {
+    /// What the last look came to; `None` before the first one.
+    pub fn seen(&self) -> Option<Result<Arc<Part>, Problem>> {
+        self.seen.lock().expect("nothing panics while it holds this lock").clone()
+    }
+
+    /// Whether all that is wanted was looked for already, with whatever success.
+    pub fn has_looked_for(&self, wanted: &Wanted) -> bool {
+        let Ok(looking) = self.looking.try_lock() else { return false };
+        looking.looked_at.is_some() && looking.has_looked_for(wanted)
+    }
+
+    /// Looks at the repository, unless somebody did so within `interval` and what is wanted was looked for then.
+    /// Everything that is missing is fetched. One on this machine is looked at whenever it has changed.
+    pub async fn look(self: Arc<Self>, shared: Arc<Shared>, wanted: Wanted, interval: Duration) {
+        let mut looking = self.looking.lock().await;
+        let back_off = towpath_core::decide::back_off(looking.failures).min(LONGEST_PAUSE);
+        let pause = if looking.failures > 0 { shared.settings.scaled(back_off).max(interval) } else { interval };
+        let is_fresh = looking.looked_at.is_some_and(|at| at.elapsed() < pause);
+        let has_changed = self.has_changed.swap(false, Ordering::AcqRel);
+        if is_fresh && !has_changed && looking.has_looked_for(&wanted) {
+            return;
+        }
+        looking.branches.extend(wanted.branches);
+        let wanted = Wanted { branches: looking.branches.clone(), commits: wanted.commits };
+        let before = self.seen().and_then(Result::ok);
+        let mut found = self.try_look(&shared, &mut looking, before.clone(), &wanted).await;
+        let was_refused = match &found {
+            Ok(part) => part.problem.as_ref().is_some_and(|problem| problem.fault == Fault::Setup),
+            Err(_) => false,
+        };
+        if was_refused && self.renew(&shared, &mut looking).await.unwrap_or(false) {
+            found = self.try_look(&shared, &mut looking, before.clone(), &wanted).await;
+        }
+        looking.missing = wanted.commits;
+        if let Ok(part) = &found {
+            looking.missing.retain(|commit| !part.mirror.contains(*commit));
+        }
+        looking.looked_at = Some(Instant::now());
+        let has_failed = found.as_ref().map_or(true, |part| part.problem.is_some());
+        looking.failures = if has_failed { looking.failures + 1 } else { 0 };
+        // The same again is the very same, so that nobody takes it for news.
+        let found = match (found, before) {
+            (Ok(found), Some(before)) if found.is_same(&before) => Ok(before),
+            (found, _) => found.map(Arc::new),
+        };
+        *self.seen.lock().expect("nothing panics while it holds this lock") = Some(found);
+    }
+
+    async fn try_look(
+        &self,
+        shared: &Shared,
+        looking: &mut Looking,
+        before: Option<Arc<Part>>,
+        wanted: &Wanted,
+    ) -> Result<Part, Problem> {
+        let is_old = looking.open.as_ref().is_some_and(|open| open.read_at.elapsed() > READ_SECRET_AFTER);
+        if is_old {
+            self.renew(shared, looking).await?;
+        }
+        let mirror = match &looking.open {
+            Some(open) => open.mirror.clone(),
+            None => self.open(shared, looking).await?,
+        };
+        let wanted = wanted.clone();
+        Ok(blocking(move || bring(mirror, before.as_deref(), &wanted)).await)
+    }
+
+    async fn credentials(&self, shared: &Shared) -> Result<Credentials, Problem> {
+        match &self.origin.secret {
+            None => Ok(Credentials::default()),
+            Some((namespace, name)) => repo::credentials(&shared.cluster.secret(namespace, name).await?),
+        }
+    }
+
+    async fn open(&self, shared: &Shared, looking: &mut Looking) -> Result<Arc<Mirror>, Problem> {
+        let remote: Remote = self.origin.address.parse()?;
+        let credentials = self.credentials(shared).await?;
+        let watch = remote.folder().and_then(|folder| {
+            let (listeners, has_changed) = (self.listeners.clone(), self.has_changed.clone());
+            let tell = move || {
+                has_changed.store(true, Ordering::Release);
+                let listeners = listeners.lock().expect("nothing panics while it holds this lock");
+                listeners.iter().filter_map(Weak::upgrade).for_each(|listener| listener.notify_one());
+            };
+            watch_local(folder, tell).ok()
+        });
+        let folder = self.folder(shared);
+        let terms = Terms { ssh: shared.settings.ssh.clone(), ..Terms::default() };
+        let known = credentials.clone();
+        let mirror = Arc::new(blocking(move || Mirror::open_on(&folder, remote, known, terms)).await?);
+        looking.open = Some(Open { mirror: mirror.clone(), credentials, read_at: Instant::now(), _watch: watch });
+        Ok(mirror)
+    }
+
+    /// Reads the Secret again. Gives whether it holds others now.
+    async fn renew(&self, shared: &Shared, looking: &mut Looking) -> Result<bool, Problem> {
+        let Some(open) = &mut looking.open else { return Ok(false) };
+        let credentials = self.credentials(shared).await?;
+        open.read_at = Instant::now();
+        if open.credentials.is_same(&credentials) {
+            return Ok(false);
+        }
+        let (mirror, others) = (open.mirror.clone(), credentials.clone());
+        open.credentials = credentials;
+        blocking(move || mirror.set_credentials(others)).await?;
+        Ok(true)
+    }
+
+    /// Its mirror's folder. Repositories with the same address share none where their Secrets differ.
+    fn folder(&self, shared: &Shared) -> PathBuf {
+        let Origin { address, secret } = &self.origin;
+        let (namespace, name) = secret.as_ref().map(|(a, b)| (a.as_str(), b.as_str())).unwrap_or_default();
+        let hash = hex::encode(&sha2::Sha256::digest(format!("{namespace}/{name} {address}"))[..8]);
+        let last = address.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
+        let last: String = last.trim_end_matches(".git").chars().filter(char::is_ascii_alphanumeric).take(40).collect();
+        shared.settings.cache.join("components").join(format!("{last}-{hash}.git"))
+    }
+}
+
+impl Looking {
+    fn has_looked_for(&self, wanted: &Wanted) -> bool {
+        let is_here = |commit: &CommitId| self.open.as_ref().is_some_and(|open| open.mirror.contains(*commit));
+        let is_known = |commit: &CommitId| self.missing.contains(commit) || is_here(commit);
+        self.branches.is_superset(&wanted.branches) && wanted.commits.iter().all(is_known)
+    }
+}
+
+/// Looks at the server and fetches what is wanted. What went wrong stands in the part: what was seen before still holds.
+fn bring(mirror: Arc<Mirror>, before: Option<&Part>, wanted: &Wanted) -> Part {
+    let mut part = Part {
+        mirror: mirror.clone(),
+        heads: before.map(|part| part.heads.clone()).unwrap_or_default(),
+        tags: before.map(|part| part.tags.clone()).unwrap_or_default(),
+        deleted: BTreeSet::new(),
+        missing: BTreeMap::new(),
+        problem: None,
+    };
+    if let Err(problem) = try_to_bring(&mirror, &mut part, wanted) {
+        part.problem = Some(problem);
+    }
+    part
+}
+
+fn try_to_bring(mirror: &Mirror, part: &mut Part, wanted: &Wanted) -> Result<(), Problem> {
+    const TAGS: &str = "refs/tags/";
+    let look = mirror.look(&["refs/tags/v"])?;
+    let heads: Heads = look.heads.into_iter().filter(|(branch, _)| wanted.branches.contains(branch)).collect();
+    let is_missing = |commit: &CommitId| !mirror.contains(*commit);
+    let moved =
+        |(branch, commit): &(&String, &CommitId)| part.heads.get(*branch) != Some(*commit) || is_missing(commit);
+    let missing: Vec<(String, CommitId)> =
+        heads.iter().filter(moved).map(|(branch, commit)| (branch.clone(), *commit)).collect();
+    mirror.fetch(&missing)?;
+    part.deleted = part.heads.keys().filter(|branch| !heads.contains_key(*branch)).cloned().collect();
+    part.heads.extend(heads);
+    part.tags =
+        look.refs.iter().filter_map(|(name, commit)| Some((name.strip_prefix(TAGS)?.to_owned(), *commit))).collect();
+    for commit in wanted.commits.iter().filter(|commit| is_missing(commit)) {
+        let gone = Problem::content(format!("{commit} is not on its branches"))
+            .hint("push the commit, or move the submodule to one that is there");
+        part.missing.insert(*commit, gone);
+    }
+    Ok(())
+}

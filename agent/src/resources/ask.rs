@@ -1,0 +1,73 @@
+//! What a person asks of the steward of a Repository: written into an annotation of it, answered in its status.
+
+use serde::{Deserialize, Serialize};
+
+/// A request, as the annotation `towpath.dev/request` of a Repository holds it, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ask {
+    /// A value that no other request has. The answer bears it.
+    pub id: String,
+    /// Who asks, by their own word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Says what would be done and does nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// What is asked for.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum What {
+    /// Components are to move on a deploy branch.
+    Bump(BumpAsk),
+    /// A release is to be cut.
+    Cut(CutAsk),
+}
+
+/// Components are to move.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BumpAsk {
+    /// The deploy branch.
+    pub lane: String,
+    /// The component by its name or folder; all that can go forward where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// A commit of 40 digits or a tag vX.Y; the head of the component's branch where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+/// A release is to be cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CutAsk {
+    /// The new branch, `rX.Y`.
+    pub release: String,
+    /// The deploy branch that it is cut from; develop where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_plain_json() {
+        let text = r#"{"id":"a-1","by":"robin","bump":{"lane":"r1.2","component":"web","to":"v1.3"}}"#;
+        let ask: Ask = serde_json::from_str(text).unwrap();
+        assert!(matches!(&ask.what, What::Bump(bump) if bump.lane == "r1.2"));
+        assert_eq!(serde_json::to_string(&ask).unwrap(), text);
+        let cut: Ask = serde_json::from_str(r#"{"id":"a-2","dryRun":true,"cut":{"release":"r1.3"}}"#).unwrap();
+        assert!(cut.dry_run && matches!(cut.what, What::Cut(_)));
+        for bad in [r#"{"id":"a"}"#, r#"{"id":"a","bump":{"lane":"x","force":true}}"#, r#"{"bump":{"lane":"x"}}"#] {
+            assert!(serde_json::from_str::<Ask>(bad).is_err(), "{bad}");
+        }
+    }
+}

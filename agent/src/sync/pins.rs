@@ -1,0 +1,88 @@
+//! What is known of the components of a revision: from what runs, else from their own repositories.
+//!
+//! A component that stays on the commit that runs keeps the version and digest that it runs with. So a tag that is made
+//! or moved later releases nothing by itself, and what runs is mended also where a component's server is away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use towpath_core::components::{Pin, Pins};
+use towpath_core::fault::{Problem, Problems};
+use towpath_core::revision::CommitId;
+use towpath_core::status::ComponentStatus;
+
+use super::{Memory, Pass};
+use crate::blocking::blocking;
+use crate::repo::Parts;
+
+/// Revisions whose components are remembered: what runs, and what it moves to.
+const MAX_REMEMBERED: usize = 2;
+
+/// What was known of the components of some revisions, and by what.
+#[derive(Default)]
+pub(super) struct Remembered(BTreeMap<CommitId, Known>);
+
+struct Known {
+    by: Arc<Parts>,
+    pins: Arc<Pins>,
+    /// The commits that the submodules are pinned to, by their folders.
+    commits: BTreeMap<String, CommitId>,
+}
+
+impl Memory {
+    /// The components of a revision, as a status keeps them.
+    pub(super) fn components_of(&self, commit: CommitId) -> Vec<ComponentStatus> {
+        let Some(Known { pins, commits, .. }) = self.pins.0.get(&commit) else { return Vec::new() };
+        let known = pins.iter().filter_map(|(path, pin)| {
+            let pin = pin.as_ref().ok()?;
+            Some(ComponentStatus {
+                path: path.clone(),
+                commit: commits.get(path)?.to_string(),
+                committed_at: pin.committed_at,
+                version: pin.version.clone().ok(),
+                digest: pin.digest.clone(),
+            })
+        });
+        known.collect()
+    }
+}
+
+/// What is known of the components of a revision.
+///
+/// # Errors
+/// When the revision cannot be read.
+pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId) -> Result<Arc<Pins>, Vec<Problem>> {
+    let parts = pass.view.parts.clone();
+    if let Some(known) = memory.pins.0.get(&commit)
+        && Arc::ptr_eq(&known.by, &parts)
+    {
+        return Ok(known.pins.clone());
+    }
+    let running: BTreeMap<(String, String), ComponentStatus> =
+        pass.status.components.iter().map(|one| ((one.path.clone(), one.commit.clone()), one.clone())).collect();
+    let (mirror, by) = (pass.view.mirror.clone(), parts.clone());
+    let (pins, commits) = blocking(move || {
+        let tree = mirror.tree(commit)?;
+        let commits = tree.submodules().map(|(path, commit)| (path.to_owned(), commit)).collect();
+        let pins = by.of(&tree).into_iter().map(|pinned| {
+            let path = pinned.submodule.path.clone();
+            let pin = match running.get(&(path.clone(), pinned.commit.to_string())) {
+                // One whose version was not known may have one by now.
+                Some(ComponentStatus { version: Some(version), committed_at, digest, .. }) => {
+                    Ok(Pin { version: Ok(version.clone()), committed_at: *committed_at, digest: digest.clone() })
+                }
+                _ => pinned.pin(),
+            };
+            (path, pin)
+        });
+        Ok::<_, Problems>((pins.collect::<Pins>(), commits))
+    })
+    .await
+    .map_err(|problems| problems.into_vec())?;
+    let pins = Arc::new(pins);
+    if memory.pins.0.len() >= MAX_REMEMBERED && !memory.pins.0.contains_key(&commit) {
+        memory.pins.0.clear();
+    }
+    memory.pins.0.insert(commit, Known { by: parts, pins: pins.clone(), commits });
+    Ok(pins)
+}
