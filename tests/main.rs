@@ -12,6 +12,7 @@ mod lanes;
 mod guards;
 mod leader;
 mod ledger;
+mod components;
 mod confirm;
 mod endings;
 mod farewell;

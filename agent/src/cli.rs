@@ -5,6 +5,7 @@
 pub mod exit;
 pub mod output;
 mod access;
+mod ask;
 mod local;
 mod agent;
 mod render;
@@ -14,6 +15,8 @@ mod get;
 mod sync;
 mod history;
 mod suspend;
+mod bump;
+mod release;
 mod confirm;
 mod crds;
 mod key;
@@ -64,6 +67,10 @@ enum Command {
     Suspend(suspend::Args),
     /// Sync and mend an environment again.
     Resume(suspend::Args),
+    /// Move components on a branch of a deploy repository.
+    Bump(bump::Args),
+    /// Begin a release.
+    Release(release::Args),
     /// Look at the deletions of an environment that wait for a person, and confirm them.
     Confirm(confirm::Args),
     /// Print the manifests of an environment, from files, without a cluster.
@@ -121,6 +128,8 @@ async fn execute(command: Command) -> Result<Code, Failure> {
         Command::Show(args) => show::run(args).await,
         Command::Suspend(args) => suspend::run(args, true).await,
         Command::Resume(args) => suspend::run(args, false).await,
+        Command::Bump(args) => bump::run(args).await,
+        Command::Release(args) => release::run(args).await,
         Command::Confirm(args) => confirm::run(args).await,
         Command::Render(args) => render::run(&args),
         Command::Lint(args) => lint::run(&args),

@@ -8,6 +8,7 @@
 //! process of its own, which has a control plane of its own: what one leaves behind does not slow the next. `ROUNDS`
 //! says how often a first apply is measured.
 
+mod bump;
 mod change;
 mod first;
 mod fleet;
@@ -33,7 +34,7 @@ const GROUPS: usize = 250;
 const TOKEN: &str = "a-token-for-the-benchmark";
 /// Rounds of each kind of first apply, unless `ROUNDS` says otherwise.
 const ROUNDS: usize = 8;
-const SECTIONS: [&str; 5] = ["first", "change", "scale", "fleet", "ledger"];
+const SECTIONS: [&str; 6] = ["first", "change", "scale", "fleet", "ledger", "bump"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -46,6 +47,7 @@ async fn main() -> Result<()> {
             "scale" => scale::measure(&sizes()?).await?,
             "fleet" => fleet::measure().await?,
             "ledger" => ledger::measure().await?,
+            "bump" => bump::measure().await?,
             "plot" => return plot::draw(&serde_json::from_slice(&std::fs::read(folder.join("bench.json"))?)?),
             other => anyhow::bail!("there is no section {other}; there are {SECTIONS:?} and plot"),
         };

@@ -38,7 +38,7 @@ pub struct BumpSpec {
     /// `Commit` commits each move of a component's branch of the same name to the deploy branch; `Off` does not.
     #[serde(default)]
     pub bump: Bump,
-    /// How long moves are gathered into one commit, such as `30s`: 10 s by default.
+    /// How long moves are gathered into one commit, such as `30s`: 10 s by default, `0s` for not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
     pub window: Option<String>,
@@ -108,7 +108,11 @@ impl ComponentRule {
 impl BumpSpec {
     pub(super) fn resolve(&self, place: usize, found: &mut Vec<Problem>) -> Option<BumpRule> {
         let field = format!("bumps[{place}]");
-        let window = self.window.as_ref().map_or(Ok(DEFAULT_WINDOW), |text| duration(&format!("{field}.window"), text));
+        let window = match self.window.as_deref() {
+            None => Ok(DEFAULT_WINDOW),
+            Some("0s") => Ok(Duration::ZERO),
+            Some(text) => duration(&format!("{field}.window"), text),
+        };
         let lane = LaneRule::parse(&self.lane)
             .map_err(|error| error.to_string())
             .and_then(|lane| match lane {

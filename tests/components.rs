@@ -1,0 +1,333 @@
+//! Components: submodules that move on their lanes, by themselves, by hand, and into a new release.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::agent;
+use support::deploy_repo::DeployRepo;
+use support::git_server::{GitServer, Purpose};
+use support::world::{World, repository};
+use towpath::resources::RepositoryStatus;
+use towpath_core::revision::CommitId;
+
+use crate::manifests::{deployment, image};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A shop with one component beside its deploy repository, both with the branches develop, r1.2 and master.
+struct Shop {
+    world: World,
+    web: DeployRepo,
+}
+
+const DECLARED: &str = "components:\n  web:\n    path: components/web\n    image: registry.example/web\n";
+
+impl Shop {
+    /// `tag` is how `towpath.yaml` says that tags are made; by versions where it is empty.
+    async fn new(name: &str, tag: &str) -> Shop {
+        let mut world = World::new(name).await;
+        world.own_key("east").await;
+        let web = component(&world, "web");
+        let declared = if tag.is_empty() { DECLARED.to_owned() } else { format!("{DECLARED}    tag: \"{tag}\"\n") };
+        let template = deployment("web", "IMAGE").replace("IMAGE", "{{components.web.image}}");
+        let files = [
+            ("towpath.yaml", declared.as_str()),
+            ("templates/web.yaml.hbs", template.as_str()),
+            ("environments/all/values.yaml", "{}\n"),
+        ];
+        world.repo.commit("develop", "The shop", &files);
+        world.repo.submodule("develop", "components/web", "../web.git", web.head("develop"));
+        for branch in ["r1.2", "master"] {
+            world.repo.branch(branch, "develop");
+        }
+        Shop { world, web }
+    }
+
+    /// Makes the Repository, in which the steward moves components on these lanes.
+    async fn steward(&self, lanes: &[&str]) {
+        let bumps: Vec<Value> =
+            lanes.iter().map(|lane| json!({"lane": lane, "bump": "Commit", "window": "1s"})).collect();
+        self.world.repository_with(json!({"interval": "2s", "steward": true, "bumps": bumps})).await;
+    }
+
+    async fn environment(&self, name: &str, lane: &str) {
+        self.world.environment(name, json!({"lane": lane, "path": "environments/all"})).await;
+    }
+
+    /// The commit that a deploy branch pins the component to.
+    fn pin(&self, branch: &str) -> CommitId {
+        let git = self.world.repo.git();
+        let tree = git.find_branch(branch, git2::BranchType::Local).unwrap().get().peel_to_tree().unwrap();
+        let id = tree.get_path(std::path::Path::new("components/web")).unwrap().id();
+        id.to_string().parse().unwrap()
+    }
+
+    /// Waits until a deploy branch pins the component to a commit.
+    async fn is_pinned(&self, branch: &str, commit: CommitId) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.pin(branch) != commit {
+            let log = self.world.agent_log();
+            assert!(Instant::now() < deadline, "{branch} pins {} and not {commit}\n{log}", self.pin(branch));
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
+    async fn runs_image(&self, wanted: &str) {
+        let is_it = |object: &Value| image(object) == wanted;
+        self.world.object_where("apps/v1", "Deployment", "web", &format!("of {wanted}"), is_it).await;
+    }
+
+    /// Subjects of a deploy branch's commits, the newest first.
+    fn subjects(&self, branch: &str) -> Vec<String> {
+        git(self.world.repo.path(), &["log", "--format=%s", branch]).lines().map(str::to_owned).collect()
+    }
+
+    /// Runs the command line as the administrator. Gives its code, stdout and stderr.
+    fn towpath(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = Command::new(agent::binary().unwrap())
+            .args(arguments)
+            .args(["--namespace", &self.world.namespace])
+            .env("KUBECONFIG", self.world.plane.admin_kubeconfig())
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
+    async fn repository_where(&self, what: &str, is_so: impl Fn(&RepositoryStatus) -> bool) -> RepositoryStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = repository(&self.world, "shop").await.status.unwrap_or_default();
+            if is_so(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "not {what}: {status:#?}\n{}", self.world.agent_log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// A component's repository beside the deploy repository, with a tag v1.0 and one commit after it.
+fn component(world: &World, name: &str) -> DeployRepo {
+    let repo = DeployRepo::new(world.folder().join(format!("{name}.git")));
+    repo.commit("develop", "The first", &[("main.rs", "fn main() {}\n")]);
+    tag(&repo, "v1.0", repo.head("develop"));
+    repo.commit("develop", "The second", &[("main.rs", "fn main() { run() }\n")]);
+    for branch in ["r1.2", "master"] {
+        repo.branch(branch, "develop");
+    }
+    repo
+}
+
+fn tag(repo: &DeployRepo, name: &str, commit: CommitId) {
+    git(repo.path(), &["tag", name, &commit.to_string()]);
+}
+
+fn git(repository: &std::path::Path, arguments: &[&str]) -> String {
+    let output = support::git_server::git(repository).arg("-C").arg(repository).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn condition<'a>(status: &'a RepositoryStatus, type_: &str) -> Option<&'a towpath_core::status::Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_in_a_component_is_pinned_on_its_lane_and_runs() {
+    let mut shop = Shop::new("bumped", "{{branch}}-{{short}}").await;
+    shop.steward(&["release", "develop"]).await;
+    shop.environment("bumped", "release").await;
+    shop.world.start_agent();
+    shop.world.runs("bumped", "r1.2").await;
+    let before = shop.world.repo.head("r1.2");
+    shop.runs_image(&format!("registry.example/web:r1.2-{}", shop.web.head("r1.2").short())).await;
+
+    let fix = shop.web.commit("r1.2", "Faster", &[("main.rs", "fn main() { sprint() }\n")]);
+    shop.is_pinned("r1.2", fix).await;
+    shop.runs_image(&format!("registry.example/web:r1.2-{}", fix.short())).await;
+    shop.world.runs("bumped", "r1.2").await;
+    let log = git(shop.world.repo.path(), &["log", "-1", "--format=%B", "r1.2"]);
+    assert!(log.contains("(1 commit)\n  Faster\n") && log.contains("Towpath-Bump: east"), "{log}");
+    assert_eq!(git(shop.world.repo.path(), &["rev-parse", "r1.2^"]).trim(), before.to_string());
+    // The other lanes stay where they are, and a bump makes no other bump.
+    assert_eq!(shop.pin("develop"), shop.web.head("develop"));
+    let head = shop.world.repo.head("r1.2");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(shop.world.repo.head("r1.2"), head);
+    assert_eq!(shop.subjects("r1.2").len(), 3, "{:?}", shop.subjects("r1.2"));
+
+    // develop follows too although no environment does; master is not asked for.
+    let work = shop.web.commit("develop", "Work", &[("main.rs", "fn main() { work() }\n")]);
+    shop.web.commit("master", "Mend", &[("main.rs", "fn main() { mend() }\n")]);
+    shop.is_pinned("develop", work).await;
+    assert_eq!(shop.subjects("master").len(), 2);
+    let status = shop.repository_where("told", |status| status.bumps.len() == 2).await;
+    assert!(status.bumps[0].starts_with("develop@"), "{:?}", status.bumps);
+    assert_eq!(condition(&status, "Bumped").unwrap().status, "True");
+    git(shop.world.repo.path(), &["fsck", "--strict"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_moves_within_the_window_are_one_commit_and_one_push() {
+    let mut shop = Shop::new("gathered", "{{short}}").await;
+    let api = component(&shop.world, "api");
+    shop.world.repo.submodule("master", "components/api", "../api.git", api.head("master"));
+    let server = GitServer::start(shop.world.folder());
+    // Gathered for 2 s: the window is 20 s, and time runs ten times as fast.
+    let bumps = json!([{"lane": "master", "bump": "Commit", "window": "20s"}]);
+    let spec = json!({"url": server.url("deploy.git"), "interval": "2s", "steward": true, "bumps": bumps});
+    shop.world.repository_with(spec).await;
+    shop.environment("gathered", "master").await;
+    shop.world.start_agent();
+    shop.world.runs("gathered", "master").await;
+    drop(server.take_requests());
+    let commits = shop.subjects("master").len();
+    shop.web.commit("master", "One", &[("a", "1")]);
+    let second = shop.web.commit("master", "Two", &[("a", "2")]);
+    let other = api.commit("master", "Three", &[("a", "3")]);
+    shop.is_pinned("master", second).await;
+    assert_eq!(shop.subjects("master").len(), commits + 1);
+    assert_eq!(shop.subjects("master")[0], "components: move api, web");
+    let tree = git(shop.world.repo.path(), &["ls-tree", "master", "components/"]);
+    assert!(tree.contains(&other.to_string()), "{tree}");
+    let pushes = server.take_requests().iter().filter(|request| request.purpose == Purpose::Push).count();
+    assert_eq!(pushes, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_moves_back_or_aside_by_itself() {
+    let mut shop = Shop::new("aside", "{{short}}").await;
+    let fork = shop.web.branch("feature", "develop");
+    let feature = shop.web.commit("feature", "A feature", &[("f", "1")]);
+    shop.world.repo.submodule("master", "components/web", "../web.git", feature);
+    shop.steward(&["master", "develop"]).await;
+    shop.environment("aside", "master").await;
+    shop.world.start_agent();
+    shop.world.runs("aside", "master").await;
+    // The pin is ahead of its branch: it stays.
+    let status = shop.repository_where("read", |status| condition(status, "Bumped").is_some()).await;
+    assert_eq!(condition(&status, "Bumped").unwrap().status, "True", "{status:#?}");
+    // The branch goes another way: the pin is on none of it.
+    shop.web.commit("master", "Another way", &[("m", "1")]);
+    let is_told = |status: &RepositoryStatus| condition(status, "Bumped").is_some_and(|told| told.status == "False");
+    let status = shop.repository_where("told", is_told).await;
+    let said = &condition(&status, "Bumped").unwrap().message;
+    assert!(said.contains("components/web") && said.contains("is not on its branch master"), "{said}");
+    assert_eq!(shop.pin("master"), feature);
+    // A branch that was rewound takes nothing back.
+    shop.web.force("develop", fork);
+    let before = shop.world.repo.head("develop");
+    git(shop.web.path(), &["update-ref", "refs/heads/develop", "develop^"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(shop.world.repo.head("develop"), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_is_moved_by_hand_to_a_tag_and_not_outside_of_its_branch() {
+    let mut shop = Shop::new("by-hand", "{{short}}").await;
+    let feature = shop.web.branch("feature", "develop");
+    let feature = {
+        let _ = feature;
+        shop.web.commit("feature", "A feature", &[("f", "1")])
+    };
+    shop.world.repository_with(json!({"interval": "2s", "steward": true})).await;
+    shop.environment("by-hand", "master").await;
+    shop.world.start_agent();
+    shop.world.runs("by-hand", "master").await;
+    let tagged: CommitId = git(shop.web.path(), &["rev-parse", "v1.0"]).trim().parse().unwrap();
+
+    let (code, said, errors) = shop.towpath(&["bump", "web", "--lane", "master", "--to", "v1.0", "--dry-run"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(said.starts_with("components/web: "), "{said}");
+    assert_ne!(shop.pin("master"), tagged);
+    let (code, said, errors) = shop.towpath(&["bump", "web", "--lane", "master", "--to", "v1.0"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(said.starts_with("master moved to "), "{said}");
+    assert_eq!(shop.pin("master"), tagged);
+    let log = git(shop.world.repo.path(), &["log", "-1", "--format=%B", "master"]);
+    assert!(log.contains("not forward") && log.contains("Requested-By: ") && log.contains("(unverified)"), "{log}");
+    shop.world.runs("by-hand", "master").await;
+
+    // Again changes nothing.
+    let head = shop.world.repo.head("master");
+    let (code, said, _) = shop.towpath(&["bump", "web", "--lane", "master", "--to", "v1.0"]);
+    assert_eq!((code, said.starts_with("nothing to move")), (0, true), "{said}");
+    assert_eq!(shop.world.repo.head("master"), head);
+    for (arguments, wanted) in [
+        (vec!["bump", "web", "--lane", "master", "--to", "v9.9"], "its tags are: v1.0"),
+        (vec!["bump", "none", "--lane", "master"], "there are: components/web"),
+        (vec!["bump", "web", "--lane", "elsewhere"], "followed are: master"),
+        (vec!["bump", "web", "--lane", "master", "--to", &feature.to_string()], "feature"),
+    ] {
+        let (code, _, errors) = shop.towpath(&arguments);
+        assert_eq!(code, 1, "{arguments:?}");
+        assert!(errors.contains(wanted) || errors.contains("is not"), "{arguments:?}: {errors}");
+    }
+    assert_eq!(shop.world.repo.head("master"), head);
+    // All that can go forward.
+    let (code, _, errors) = shop.towpath(&["bump", "--lane", "master"]);
+    assert_eq!(code, 0, "{errors}");
+    assert_eq!(shop.pin("master"), shop.web.head("master"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_is_cut_in_every_component_first_and_goes_on_where_it_ended() {
+    let mut shop = Shop::new("cut", "{{short}}").await;
+    let api = component(&shop.world, "api");
+    shop.world.repo.submodule("develop", "components/api", "../api.git", api.head("develop"));
+    // Somebody has made the branch in one of them from elsewhere.
+    api.branch("r1.3", "develop");
+    git(api.path(), &["update-ref", "refs/heads/r1.3", "develop^"]);
+    shop.world.repository_with(json!({"interval": "2s", "steward": true})).await;
+    shop.environment("cut", "develop").await;
+    shop.world.start_agent();
+    shop.world.runs("cut", "develop").await;
+
+    let (code, said, errors) = shop.towpath(&["release", "cut", "r1.3"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(errors.contains("components/api: its branch r1.3 stands on"), "{errors}");
+    assert!(errors.contains("the deploy repository: waits for the components"), "{errors}");
+    assert_eq!(shop.web.try_head("r1.3"), Some(shop.web.head("develop")), "the other one is cut");
+    assert_eq!(shop.world.repo.try_head("r1.3"), None);
+
+    api.delete_branch("r1.3");
+    let (code, said, errors) = shop.towpath(&["release", "cut", "r1.3", "--dry-run"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(said.contains("components/api: r1.3 and v1.3 would be made"), "{said}");
+    assert_eq!(api.try_head("r1.3"), None);
+    let (code, said, errors) = shop.towpath(&["release", "cut", "r1.3"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(said.contains("components/web: r1.3 is there, v1.3 is there"), "{said}");
+    for repo in [&shop.web, &api, &shop.world.repo] {
+        assert_eq!(repo.try_head("r1.3"), Some(repo.head("develop")));
+        assert_eq!(git(repo.path(), &["rev-parse", "v1.3"]).trim(), repo.head("develop").to_string());
+    }
+    let (code, _, errors) = shop.towpath(&["release", "cut", "1.4"]);
+    assert!(code == 1 && errors.contains("write it as r1.3"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_elsewhere_is_read_only_where_that_is_allowed() {
+    let mut shop = Shop::new("beyond", "{{short}}").await;
+    // Beside the group that the deploy repository is in.
+    shop.world.repo.submodule("master", "components/lib", "../../others/lib.git", shop.web.head("master"));
+    let uses = crate::manifests::config_map("lib", "{{components.lib.version}}");
+    shop.world.repo.commit("master", "Use it", &[("templates/lib.yaml.hbs", &uses)]);
+    shop.world.repository_with(json!({"interval": "2s"})).await;
+    shop.environment("beyond", "master").await;
+    shop.world.start_agent();
+    let is_refused = |problem: &String| problem.contains("components: [{prefix: ");
+    let status = shop.world.status_where("beyond", "refused", |status| status.problems.iter().any(is_refused)).await;
+    let said = status.problems.join("\n");
+    let pinned = shop.web.head("master");
+    assert!(said.contains(&format!("component components/lib (../../others/lib.git) at {pinned}")), "{said}");
+    assert!(status.running.is_none());
+    let told = shop.repository_where("told", |status| condition(status, "ComponentsRead").is_some()).await;
+    assert!(condition(&told, "ComponentsRead").unwrap().message.contains("/others/lib.git may not be read"));
+    assert_eq!(condition(&told, "Ready").unwrap().status, "True", "the deploy repository itself is well");
+    // What nobody uses keeps nothing away.
+    shop.world.repo.delete("master", "templates/lib.yaml.hbs");
+    shop.world.runs("beyond", "master").await;
+}
