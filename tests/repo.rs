@@ -7,6 +7,7 @@ mod http;
 mod push;
 mod refs;
 mod ssh;
+mod versions;
 mod watch;
 
 use std::sync::Arc;

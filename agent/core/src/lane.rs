@@ -28,7 +28,7 @@ impl Release {
 }
 
 /// Digits without a leading zero.
-fn number(text: &str) -> Option<u32> {
+pub(crate) fn number(text: &str) -> Option<u32> {
     let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_padded = text.len() > 1 && text.starts_with('0');
     if is_plain && !is_padded { text.parse().ok() } else { None }

@@ -11,6 +11,7 @@ pub mod names;
 pub mod signature;
 pub mod revision;
 pub mod lane;
+pub mod version;
 pub mod candidate;
 pub mod tree;
 pub mod manifest;

@@ -163,7 +163,7 @@ mod tests {
         let (old, new) = (CommitId::from_bytes([1; 20]), CommitId::from_bytes([2; 20]));
         let capabilities: Capabilities = [("side-band-64k".to_owned(), String::new())].into();
         let refs = [("refs/heads/develop".to_owned(), new)].into();
-        let greeting = Greeting::V0(Advertisement { capabilities, refs, others: Vec::new() });
+        let greeting = Greeting::V0(Advertisement { capabilities, refs, ..Advertisement::default() });
         let text = String::from_utf8(request(&greeting, &[("refs/heads/develop".into(), old)], &[]).unwrap()).unwrap();
         assert!(text.contains(&format!("want {new} side-band-64k agent=")), "{text}");
         assert!(request(&greeting, &[("gone".into(), old)], &[]).is_err());

@@ -15,7 +15,7 @@ use towpath_core::revision::{CommitId, clean_line};
 use url::{Host, Url};
 
 use super::fetch::{self, MAX_PACK_BYTES};
-use super::ls_refs::{self, Greeting, MAX_LISTING_BYTES, Refs};
+use super::ls_refs::{self, Asked, Greeting, MAX_LISTING_BYTES, Refs};
 use super::packet::{PacketReader, garbled};
 use super::receive::{self, Decide, MAX_REPORT_BYTES, Sent};
 use super::remote::{Credentials, Login};
@@ -142,17 +142,16 @@ impl Http {
         })
     }
 
-    /// The refs whose names begin with one of some prefixes. One request, once it is known that the server speaks
-    /// version 2.
-    pub(super) fn refs(&self, prefixes: &[&str]) -> Result<Refs, Problem> {
+    /// The refs that are asked for. One request, once it is known that the server speaks version 2.
+    pub(super) fn refs(&self, asked: Asked<'_>) -> Result<Refs, Problem> {
         let deadline = Deadline::after(self.terms.whole);
         let greeting = self.greeting(deadline)?;
         match &*greeting {
-            Greeting::V0(found) => Ok(ls_refs::below(found.refs.clone(), prefixes)),
+            Greeting::V0(found) => Ok(found.answer(asked)),
             Greeting::V2(capabilities) => {
-                let request = ls_refs::request(capabilities, prefixes);
+                let request = ls_refs::request(capabilities, asked);
                 let mut packets = self.command(request, true, MAX_LISTING_BYTES, deadline)?;
-                let refs = self.forget_greeting_on_error(ls_refs::read_answer(&mut packets, prefixes))?;
+                let refs = self.forget_greeting_on_error(ls_refs::read_answer(&mut packets, asked))?;
                 packets.drain();
                 Ok(refs)
             }

@@ -11,24 +11,29 @@ use towpath_core::fault::Problem;
 use towpath_core::lane::is_ref_name;
 use towpath_core::revision::{CommitId, clean_line};
 
-use super::ls_refs::{Advertisement, Refs};
+use super::ls_refs::{Advertisement, Asked, Refs};
 use super::push::Update;
 use super::receive::{Decide, Report, Sent, Wanted};
 use super::tree::{commit_id, is_malformed, malformed, oid};
 
-/// The refs whose names begin with one of some prefixes.
-pub(super) fn refs(folder: &Path, prefixes: &[&str]) -> Result<Refs, Problem> {
+/// The refs that are asked for.
+pub(super) fn refs(folder: &Path, asked: Asked<'_>) -> Result<Refs, Problem> {
     let repository = open(folder)?;
     let unreadable = |error: git2::Error| {
         Problem::passing(format!("the branches of {} cannot be read: {}", folder.display(), error.message()))
     };
     let mut refs = Refs::new();
-    for prefix in prefixes {
+    for prefix in asked.prefixes {
         for reference in repository.references_glob(&format!("{prefix}*")).map_err(unreadable)? {
             // A ref that is deleted while it is looked at is gone, and a damaged one is none.
             let Ok(reference) = reference else { continue };
             let Ok(name) = reference.name() else { continue };
-            let Some(target) = reference.target() else { continue };
+            let Some(mut target) = reference.target() else { continue };
+            if asked.is_peeled
+                && let Ok(commit) = reference.peel_to_commit()
+            {
+                target = commit.id();
+            }
             if is_ref_name(name) {
                 refs.insert(name.to_owned(), commit_id(target));
             }
@@ -75,7 +80,7 @@ pub(super) fn fetch(folder: &Path, wanted: &[CommitId], haves: &[CommitId], targ
 ///
 /// Hooks are not run, for Towpath runs no programs. Where there is one that could decline, nothing is moved.
 pub(super) fn push(folder: &Path, decide: &mut Decide<'_, '_>) -> Result<Sent, Problem> {
-    let found = Advertisement { refs: refs(folder, &["refs/"])?, ..Advertisement::default() };
+    let found = Advertisement { refs: refs(folder, Asked::below(&["refs/"]))?, ..Advertisement::default() };
     let Some(Wanted { updates, pack }) = decide(&found)? else { return Ok(Sent::Nothing) };
     let repository = open(folder)?;
     let mut report = Report::default();

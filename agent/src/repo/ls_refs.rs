@@ -21,6 +21,22 @@ pub(super) const AGENT: &str = concat!("agent=towpath/", env!("CARGO_PKG_VERSION
 /// What a server can do, by name; the value is what follows `=`.
 pub(super) type Capabilities = BTreeMap<String, String>;
 
+/// What is asked about refs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// How the names begin.
+    pub prefixes: &'a [&'a str],
+    /// Whether what an annotated tag leads to is given instead of the tag.
+    pub is_peeled: bool,
+}
+
+impl<'a> Asked<'a> {
+    /// What refs stand on.
+    pub(super) fn below(prefixes: &'a [&'a str]) -> Self {
+        Asked { prefixes, is_peeled: false }
+    }
+}
+
 /// How a server begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Greeting {
@@ -35,6 +51,8 @@ pub(super) enum Greeting {
 pub(super) struct Advertisement {
     pub capabilities: Capabilities,
     pub refs: Refs,
+    /// Of the refs that stand on a tag of its own (an annotated one), what that leads to.
+    pub peeled: Refs,
     /// What it has besides, in repositories that it shares objects with.
     pub others: Vec<CommitId>,
 }
@@ -71,8 +89,11 @@ pub(super) fn read_greeting<R: Read>(packets: &mut PacketReader<R>) -> Result<Gr
             reference = &text[..zero];
         }
         match read_ref(reference)? {
-            Some((b".have", id)) => found.others.push(id),
-            Some((name, id)) => found.refs.extend(named(name).map(|name| (name, id))),
+            Some(Line { name: b".have", id, .. }) => found.others.push(id),
+            Some(Line { name, id, .. }) => match name.strip_suffix(b"^{}") {
+                Some(name) => found.peeled.extend(named(name).map(|name| (name, id))),
+                None => found.refs.extend(named(name).map(|name| (name, id))),
+            },
             None => {}
         }
         line = packets.line()?;
@@ -80,13 +101,27 @@ pub(super) fn read_greeting<R: Read>(packets: &mut PacketReader<R>) -> Result<Gr
     Ok(Greeting::V0(found))
 }
 
-/// The request for all refs whose names begin with one of some prefixes.
-pub(super) fn request(capabilities: &Capabilities, prefixes: &[&str]) -> Vec<u8> {
+impl Advertisement {
+    /// The answer to what is asked.
+    pub(super) fn answer(&self, asked: Asked<'_>) -> Refs {
+        let mut refs = self.refs.clone();
+        if asked.is_peeled {
+            refs.extend(self.peeled.iter().map(|(name, id)| (name.clone(), *id)));
+        }
+        below(refs, asked.prefixes)
+    }
+}
+
+/// The request for refs.
+pub(super) fn request(capabilities: &Capabilities, asked: Asked<'_>) -> Vec<u8> {
     let mut request = Vec::new();
     write_line(&mut request, "command=ls-refs");
     write_common(&mut request, capabilities);
     request.extend(DELIMITER);
-    prefixes.iter().for_each(|prefix| write_line(&mut request, &format!("ref-prefix {prefix}")));
+    if asked.is_peeled {
+        write_line(&mut request, "peel");
+    }
+    asked.prefixes.iter().for_each(|prefix| write_line(&mut request, &format!("ref-prefix {prefix}")));
     request.extend(FLUSH);
     request
 }
@@ -105,16 +140,17 @@ pub(super) fn write_common(request: &mut Vec<u8>, capabilities: &Capabilities) {
 ///
 /// # Errors
 /// `Passing` when it is not in git's protocol.
-pub(super) fn read_answer<R: Read>(packets: &mut PacketReader<R>, prefixes: &[&str]) -> Result<Refs, Problem> {
+pub(super) fn read_answer<R: Read>(packets: &mut PacketReader<R>, asked: Asked<'_>) -> Result<Refs, Problem> {
     let mut refs = Refs::new();
     loop {
         match packets.next()? {
             Packet::Data(line) => {
-                let found = read_ref(line.strip_suffix(b"\n").unwrap_or(line))?;
-                refs.extend(found.and_then(|(name, id)| Some((named(name)?, id))));
+                let Some(found) = read_ref(line.strip_suffix(b"\n").unwrap_or(line))? else { continue };
+                let id = found.peeled.filter(|_| asked.is_peeled).unwrap_or(found.id);
+                refs.extend(named(found.name).map(|name| (name, id)));
             }
             // A server need not heed the prefixes.
-            Packet::Flush => return Ok(below(refs, prefixes)),
+            Packet::Flush => return Ok(below(refs, asked.prefixes)),
             Packet::Delimiter | Packet::End => return Err(super::packet::cut_short()),
         }
     }
@@ -132,15 +168,28 @@ pub(super) fn heads(refs: &Refs) -> Heads {
     branches.filter(|(name, _)| is_branch_name(name)).map(|(name, id)| (name.to_owned(), id)).collect()
 }
 
+/// A ref as a server names it.
+struct Line<'a> {
+    id: CommitId,
+    name: &'a [u8],
+    /// In version 2, what an annotated tag leads to.
+    peeled: Option<CommitId>,
+}
+
 /// `<id> <name>`, and in version 2 more after a blank. `None` for what names no ref.
-fn read_ref(line: &[u8]) -> Result<Option<(&[u8], CommitId)>, Problem> {
+fn read_ref(line: &[u8]) -> Result<Option<Line<'_>>, Problem> {
     if line.starts_with(b"shallow ") || line.starts_with(b"unborn ") {
         return Ok(None);
     }
-    let mut words = line.splitn(3, |byte| *byte == b' ');
+    let mut words = line.split(|byte| *byte == b' ');
     let (Some(id), Some(name)) = (words.next(), words.next()) else { return Err(garbled()) };
-    let id: CommitId = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()).ok_or_else(garbled)?;
-    Ok(Some((name, id)))
+    let id = read_id(id)?;
+    let peeled = words.find_map(|word| word.strip_prefix(b"peeled:")).map(read_id).transpose()?;
+    Ok(Some(Line { id, name, peeled }))
+}
+
+fn read_id(text: &[u8]) -> Result<CommitId, Problem> {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(garbled)
 }
 
 /// A name that git would take. Any other one is as if it were not there.
@@ -169,7 +218,7 @@ mod tests {
     use super::*;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
-    const HEADS: &[&str] = &["refs/heads/"];
+    const HEADS: Asked<'_> = Asked { prefixes: &["refs/heads/"], is_peeled: false };
 
     fn message(lines: &[&str]) -> Vec<u8> {
         let mut message = Vec::new();
@@ -207,6 +256,32 @@ mod tests {
         assert_eq!(found.refs.keys().collect::<Vec<_>>(), ["refs/heads/develop", "refs/tags/v1"]);
         assert_eq!(heads(&found.refs).keys().collect::<Vec<_>>(), ["develop"]);
         assert_eq!(found.others.len(), 1);
+        assert_eq!(found.peeled.keys().collect::<Vec<_>>(), ["refs/tags/v1"]);
+    }
+
+    #[test]
+    fn an_annotated_tag_is_what_it_leads_to_where_that_is_asked_for() {
+        let tag = "f".repeat(40);
+        let asked = Asked { prefixes: &["refs/tags/v"], is_peeled: true };
+        let first = format!("{tag} refs/tags/v1.0\0side-band-64k");
+        let old = message(&[&first, &format!("{ID} refs/tags/v1.0^{{}}"), &format!("{tag} refs/tags/v1.1")]);
+        let Ok(Greeting::V0(old)) = greeting(&old) else { panic!("not version 0") };
+        let lines = [format!("{tag} refs/tags/v1.0 x:y peeled:{ID}"), format!("{tag} refs/tags/v1.1")];
+        let new = message(&lines.each_ref().map(String::as_str));
+        let read = |asked| read_answer(&mut PacketReader::new(&new[..]), asked).unwrap();
+        for (found, expected) in [
+            (old.answer(asked), ID),
+            (read(asked), ID),
+            (old.answer(Asked::below(asked.prefixes)), tag.as_str()),
+            (read(Asked::below(asked.prefixes)), tag.as_str()),
+        ] {
+            assert_eq!(found["refs/tags/v1.0"].to_string(), expected);
+            assert_eq!(found["refs/tags/v1.1"].to_string(), tag);
+        }
+        let garbled = message(&[&format!("{tag} refs/tags/v1.0 peeled:{}", &ID[1..])]);
+        assert!(read_answer(&mut PacketReader::new(&garbled[..]), asked).is_err());
+        let text = String::from_utf8(request(&Capabilities::new(), asked)).unwrap();
+        assert!(text.contains("0009peel\n"), "{text}");
     }
 
     #[test]
@@ -234,7 +309,7 @@ mod tests {
         .map(|name| format!("{ID} {name}"))
         .collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        let refs = read_answer(&mut PacketReader::new(&message(&lines)[..]), &["refs/"]).unwrap();
+        let refs = read_answer(&mut PacketReader::new(&message(&lines)[..]), Asked::below(&["refs/"])).unwrap();
         assert_eq!(refs.keys().collect::<Vec<_>>(), ["refs/heads/-x", "refs/heads/HEAD", "refs/heads/ok"]);
         assert_eq!(heads(&refs).keys().collect::<Vec<_>>(), ["ok"]);
         let not_text = [b"0042".as_slice(), ID.as_bytes(), b" refs/heads/\xff\xfe.......\n0000"].concat();
@@ -247,7 +322,7 @@ mod tests {
         let lines: Vec<String> = lines.iter().map(|name| format!("{ID} {name}")).collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let asked = ["refs/heads/", "refs/towpath/"];
-        let refs = read_answer(&mut PacketReader::new(&message(&lines)[..]), &asked).unwrap();
+        let refs = read_answer(&mut PacketReader::new(&message(&lines)[..]), Asked::below(&asked)).unwrap();
         assert_eq!(refs.keys().collect::<Vec<_>>(), ["refs/heads/a", "refs/towpath/test/a/2026"]);
     }
 

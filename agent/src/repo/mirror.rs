@@ -22,10 +22,12 @@ use super::terms::Terms;
 use super::tree::{self, TreeCache, Unreadable, commit_id, oid};
 
 mod commits;
+mod component;
 mod push;
 mod refs;
 
 pub use commits::{NewCommit, Rooted, Sign};
+pub use component::ComponentLook;
 pub use refs::{Look, RefMove};
 
 /// Bytes of one commit object: header, signature and message.
@@ -61,6 +63,7 @@ pub struct Mirror {
     packs: Mutex<()>,
     /// An object was missing or damaged when it was read.
     suspect: AtomicBool,
+    described: Mutex<component::Described>,
     /// Locked while this mirror lives.
     _owner: File,
 }
@@ -121,6 +124,7 @@ impl Mirror {
             fetching: Mutex::new(None),
             packs: Mutex::new(()),
             suspect: AtomicBool::new(false),
+            described: Mutex::default(),
             _owner: owner,
         })
     }

@@ -124,7 +124,8 @@ impl Pinned {
             let why = part.missing.get(&self.commit).or(part.problem.as_ref()).cloned();
             of_this(why.unwrap_or(absent))
         })?;
-        let version = Err(of_this(Problem::setup("versions are not read yet")));
+        let version = part.mirror.describe(self.commit, &part.tags);
+        let version = version.map(|version| version.to_string()).map_err(of_this);
         Ok(Pin { version, committed_at: revision.committed_at, digest: None })
     }
 }

@@ -10,7 +10,7 @@ use towpath_core::revision::CommitId;
 
 use super::http::Http;
 use super::local;
-use super::ls_refs::Refs;
+use super::ls_refs::{Asked, Refs};
 use super::pack::PackGuard;
 use super::receive::{Decide, Sent};
 use super::remote::{Address, Credentials, Login, Remote};
@@ -70,12 +70,12 @@ impl Source {
         Ok(())
     }
 
-    /// The refs whose names begin with one of some prefixes.
-    pub(super) fn refs(&self, prefixes: &[&str]) -> Result<Refs, Problem> {
+    /// The refs that are asked for.
+    pub(super) fn refs(&self, asked: Asked<'_>) -> Result<Refs, Problem> {
         match self.connection() {
-            Connection::Local(folder) => local::refs(&folder, prefixes),
-            Connection::Http(http) => http.refs(prefixes),
-            Connection::Ssh(ssh) => ssh.refs(prefixes),
+            Connection::Local(folder) => local::refs(&folder, asked),
+            Connection::Http(http) => http.refs(asked),
+            Connection::Ssh(ssh) => ssh.refs(asked),
         }
     }
 

@@ -19,7 +19,7 @@ use towpath_core::fault::Problem;
 use towpath_core::revision::{CommitId, clean_line};
 
 use super::fetch::{self, MAX_PACK_BYTES};
-use super::ls_refs::{self, Greeting, MAX_LISTING_BYTES, Refs};
+use super::ls_refs::{self, Asked, Greeting, MAX_LISTING_BYTES, Refs};
 use super::packet::{FLUSH, PacketReader, cut_short, garbled};
 use super::receive::{self, Decide, MAX_REPORT_BYTES, Sent};
 use super::remote::{Credentials, Login, SshAddress};
@@ -86,14 +86,14 @@ impl Ssh {
         })
     }
 
-    /// The refs whose names begin with one of some prefixes.
-    pub(super) fn refs(&self, prefixes: &[&str]) -> Result<Refs, Problem> {
+    /// The refs that are asked for.
+    pub(super) fn refs(&self, asked: Asked<'_>) -> Result<Refs, Problem> {
         let deadline = Deadline::after(self.terms.whole);
         self.talk(Service::Read, deadline, MAX_LISTING_BYTES, |greeting, packets, to| match greeting {
-            Greeting::V0(found) => Ok(ls_refs::below(found.refs.clone(), prefixes)),
+            Greeting::V0(found) => Ok(found.answer(asked)),
             Greeting::V2(capabilities) => {
-                say(to, ls_refs::request(capabilities, prefixes));
-                ls_refs::read_answer(packets, prefixes)
+                say(to, ls_refs::request(capabilities, asked));
+                ls_refs::read_answer(packets, asked)
             }
         })
     }

@@ -7,7 +7,7 @@ use towpath_core::fault::Problem;
 use towpath_core::lane::{Heads, is_ref_name};
 use towpath_core::revision::{CommitId, clean_line};
 
-use super::super::ls_refs::{self, Refs};
+use super::super::ls_refs::{self, Asked, Refs};
 use super::super::tree::{commit_id, oid};
 use super::{Failure, HEADS, KEPT, Mirror, SHOWN_CHARACTERS, is_ancestor, lock, tips};
 
@@ -66,7 +66,7 @@ impl Mirror {
         let mut all = vec![HEADS];
         // What begins with another prefix is asked for already.
         all.extend(prefixes.iter().filter(|prefix| !prefix.starts_with(HEADS)));
-        let refs = self.source.refs(&all)?;
+        let refs = self.source.refs(Asked::below(&all))?;
         Ok(Look { heads: ls_refs::heads(&refs), refs: ls_refs::below(refs, prefixes) })
     }
 
@@ -77,7 +77,7 @@ impl Mirror {
     /// As [`Mirror::look`].
     pub fn refs(&self, prefix: &str) -> Result<Refs, Problem> {
         check_prefixes(&[prefix])?;
-        self.source.refs(&[prefix])
+        self.source.refs(Asked::below(&[prefix]))
     }
 
     /// Fetches exactly these refs, by their whole names, and moves the mirror's to exactly these commits where that is
