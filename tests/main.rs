@@ -27,6 +27,7 @@ mod throttle;
 mod token;
 mod health;
 mod waves;
+mod versions;
 mod hooks;
 mod crossing;
 mod preflight;

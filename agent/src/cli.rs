@@ -87,7 +87,7 @@ enum Command {
     Crds,
     /// Print a completion script for a shell.
     Completion(completion::Args),
-    /// Print the version.
+    /// Print the version of a checkout, by its tags: v1.0-12-e6e5d98.
     Version(version::Args),
     /// Explain the exit codes.
     #[command(name = "exit-codes", long_about = exit::LONG)]

@@ -7,11 +7,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use git2::{ObjectType, Oid, Repository};
+use towpath_core::components::Pins;
 use towpath_core::fault::{Place, Problem, Problems};
 use towpath_core::lane::Heads;
 use towpath_core::limits;
 use towpath_core::revision::{BlobId, CommitId};
 use towpath_core::tree::{File, Tree, TreeBuilder};
+
+mod version;
+
+pub use version::{Versioned, version};
 
 /// Calls `on_change` after a file changed, however it was changed: written, replaced, or behind the links that
 /// Kubernetes swaps when a mounted Secret or ConfigMap changes (`..data`). It ends with what is returned.
@@ -59,6 +64,8 @@ pub struct Checkout {
     pub branch: Option<String>,
     /// The branches that are known here: those of `origin`, and before them the local ones.
     pub heads: Heads,
+    /// What is known of the commits of submodules, of those that were cloned.
+    pub pins: Pins,
 }
 
 /// The folder that is meant where none is named: the root of the repository around `here`, or else `here`.
@@ -90,7 +97,8 @@ pub fn folder(root: &Path) -> Result<Checkout, Problems> {
     Problems::check(walk.found)?;
     let tree = walk.builder.build();
     let (commit, branch, heads) = git.as_ref().map_or_else(Default::default, about);
-    Ok(Checkout { tree, commit, branch, heads })
+    let pins = git.as_ref().map_or_else(Pins::new, |git| version::pins(git, root, tree.submodules()));
+    Ok(Checkout { tree, commit, branch, heads, pins })
 }
 
 /// Reads one revision of the local repository that `root` is in, as git has it and not as the folder stands. Of a
@@ -121,7 +129,8 @@ pub fn revision(root: &Path, revision: &str) -> Result<Checkout, Problems> {
     let tree = walk.builder.build();
     let (_, _, heads) = about(&git);
     let branch = heads.contains_key(revision).then(|| revision.to_owned());
-    Ok(Checkout { tree, commit: Some(commit_id(commit.id())), branch, heads })
+    let pins = version::pins(&git, root, tree.submodules());
+    Ok(Checkout { tree, commit: Some(commit_id(commit.id())), branch, heads, pins })
 }
 
 /// A walk, and what it collects.
@@ -280,6 +289,10 @@ fn submodules_below(git: &Repository, folder: &Path) -> Vec<(String, CommitId)> 
 
 fn commit_id(id: Oid) -> CommitId {
     CommitId::from_bytes(raw(id))
+}
+
+fn oid(commit: CommitId) -> Oid {
+    Oid::from_bytes(commit.as_bytes()).expect("an id has 20 bytes")
 }
 
 fn blob_id(id: Oid) -> BlobId {

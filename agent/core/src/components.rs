@@ -166,35 +166,63 @@ fn component(
     let refuse = |message: String, hint: &str| {
         Problem::content(format!("component {name}: {message}")).at(place.clone()).hint(hint)
     };
+    let committed_at = pin.as_ref().map(|pin| pin.committed_at).map_err(Clone::clone);
+    let made_of = MadeOf { commit, branch: Ok(branch.to_owned()), version: version.clone(), committed_at };
     let filled = fill(template, |variable| {
-        Ok(match variable {
-            "commit" => Ok(commit.to_string()),
-            "short" => Ok(commit.short()),
-            "branch" => Ok(branch.to_owned()),
-            "version" => version.clone(),
-            "time" => {
-                pin.as_ref().map(|pin| pin.committed_at.strftime("%Y-%m-%d-%H-%M").to_string()).map_err(Clone::clone)
-            }
-            other => {
-                return Err(refuse(
-                    format!("its tag has {{{{{other}}}}}"),
-                    "a tag is made of {{version}}, {{commit}}, {{short}}, {{branch}} and {{time}}",
-                ));
-            }
-        })
+        made_of.value(variable).ok_or_else(|| refuse(format!("its tag has {{{{{variable}}}}}"), VARIABLES))
     })?;
     let tag = filled.map_err(|why| lacks = Some(why)).ok();
     if let Some(tag) = tag.as_ref().filter(|tag| !is_tag(tag)) {
-        return Err(refuse(
-            format!("{tag:?} is no tag of an image"),
-            "use letters, digits, _, - and ., at most 128 of them",
-        ));
+        return Err(refuse(format!("{tag:?} is no tag of an image"), CHARACTERS));
     }
     let digest = pin.ok().and_then(|pin| pin.digest).map(|digest| format!("@{digest}")).unwrap_or_default();
     let repository = declared.and_then(|declared| declared.image.as_ref());
     let image = repository.zip(tag.as_ref()).map(|(image, tag)| format!("{image}:{tag}{digest}"));
     let (name, path, branch) = (name.to_owned(), path.to_owned(), branch.to_owned());
     Ok(Component { name, path, commit, branch, version: version.ok(), tag, image, lacks })
+}
+
+const VARIABLES: &str = "a tag is made of {{version}}, {{commit}}, {{short}}, {{branch}} and {{time}}";
+const CHARACTERS: &str = "use letters, digits, _, - and ., at most 128 of them";
+
+/// What the tag of an image can be made of, each or why it is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeOf {
+    /// The commit.
+    pub commit: CommitId,
+    /// The branch.
+    pub branch: Result<String, Problem>,
+    /// `vX.Y-count-commit`.
+    pub version: Result<String, Problem>,
+    /// When it was committed.
+    pub committed_at: Result<Timestamp, Problem>,
+}
+
+impl MadeOf {
+    /// The tag of an image, by a template as it stands in `towpath.yaml`.
+    ///
+    /// # Errors
+    /// When the template has another variable, one that is not known, or makes what is no tag.
+    pub fn tag(&self, template: &str) -> Result<String, Problem> {
+        let unknown = |variable: &str| Problem::setup(format!("the tag has {{{{{variable}}}}}")).hint(VARIABLES);
+        let tag = fill(template, |variable| self.value(variable).ok_or_else(|| unknown(variable)))??;
+        if is_tag(&tag) {
+            return Ok(tag);
+        }
+        Err(Problem::setup(format!("{tag:?} is no tag of an image")).hint(CHARACTERS))
+    }
+
+    /// `None` where there is no variable of that name.
+    fn value(&self, variable: &str) -> Option<Result<String, Problem>> {
+        Some(match variable {
+            "commit" => Ok(self.commit.to_string()),
+            "short" => Ok(self.commit.short()),
+            "branch" => self.branch.clone(),
+            "version" => self.version.clone(),
+            "time" => self.committed_at.clone().map(|at| at.strftime("%Y-%m-%d-%H-%M").to_string()),
+            _ => return None,
+        })
+    }
 }
 
 /// Puts variables into a text with `{{name}}`. The inner error is that one of them is not known.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use towpath_core::components::Pins;
 use towpath_core::environment;
 use towpath_core::fault::{Place, Problem, Problems};
 use towpath_core::lane::{BranchNames, LaneRule};
@@ -99,7 +98,7 @@ impl Source {
             cluster: self.cluster.clone(),
             branch: self.branch.clone().unwrap_or_else(|| branch(environment, branches, checkout)),
             commit: checkout.commit.unwrap_or(CommitId::from_bytes([0; 20])),
-            pins: Pins::new(),
+            pins: checkout.pins.clone(),
         };
         let rendered = render::render(&checkout.tree, environment, &facts, None)?;
         policy::clear(&rendered, &policy::Facts { environment, scopes, claimed: &|_| None }, None)
