@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::agent;
 use support::deploy_repo::DeployRepo;
-use support::git_server::{GitServer, Purpose};
+use support::git_server::{Fault, GitServer, Purpose};
 use support::world::{World, repository};
 use towpath::resources::RepositoryStatus;
 use towpath_core::revision::CommitId;
@@ -136,20 +136,25 @@ fn condition<'a>(status: &'a RepositoryStatus, type_: &str) -> Option<&'a towpat
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_in_a_component_is_pinned_on_its_lane_and_runs() {
-    let mut shop = Shop::new("bumped", "{{branch}}-{{short}}").await;
+    let mut shop = Shop::new("bumped", "").await;
     shop.steward(&["release", "develop"]).await;
     shop.environment("bumped", "release").await;
     shop.world.start_agent();
     shop.world.runs("bumped", "r1.2").await;
     let before = shop.world.repo.head("r1.2");
-    shop.runs_image(&format!("registry.example/web:r1.2-{}", shop.web.head("r1.2").short())).await;
+    shop.runs_image(&format!("registry.example/web:v1.0-1-{}", shop.web.head("r1.2").short())).await;
 
     let fix = shop.web.commit("r1.2", "Faster", &[("main.rs", "fn main() { sprint() }\n")]);
     shop.is_pinned("r1.2", fix).await;
-    shop.runs_image(&format!("registry.example/web:r1.2-{}", fix.short())).await;
+    shop.runs_image(&format!("registry.example/web:v1.0-2-{}", fix.short())).await;
     shop.world.runs("bumped", "r1.2").await;
     let log = git(shop.world.repo.path(), &["log", "-1", "--format=%B", "r1.2"]);
-    assert!(log.contains("(1 commit)\n  Faster\n") && log.contains("Towpath-Bump: east"), "{log}");
+    assert!(
+        log.contains("* components/web v1.0-1-")
+            && log.contains("(1 commit)\n  Faster\n")
+            && log.contains("Towpath-Bump: east"),
+        "{log}"
+    );
     assert_eq!(git(shop.world.repo.path(), &["rev-parse", "r1.2^"]).trim(), before.to_string());
     // The other lanes stay where they are, and a bump makes no other bump.
     assert_eq!(shop.pin("develop"), shop.web.head("develop"));
@@ -167,6 +172,45 @@ async fn a_commit_in_a_component_is_pinned_on_its_lane_and_runs() {
     assert!(status.bumps[0].starts_with("develop@"), "{:?}", status.bumps);
     assert_eq!(condition(&status, "Bumped").unwrap().status, "True");
     git(shop.world.repo.path(), &["fsck", "--strict"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_keeps_its_version_and_what_has_none_does_not_run() {
+    let mut shop = Shop::new("versions", "").await;
+    git(shop.web.path(), &["tag", "-d", "v1.0"]);
+    shop.steward(&["master"]).await;
+    shop.environment("versions", "master").await;
+    shop.world.start_agent();
+    let is_lacking =
+        |problem: &String| problem.contains("component components/web (../web.git)") && problem.contains("vX.Y");
+    let status = shop.world.status_where("versions", "lacking", |status| status.problems.iter().any(is_lacking)).await;
+    assert!(status.running.is_none(), "nothing is invented");
+
+    let head = shop.web.head("master");
+    tag(&shop.web, "v1.1", head);
+    shop.world.runs("versions", "master").await;
+    let image = format!("registry.example/web:v1.1-0-{}", head.short());
+    shop.runs_image(&image).await;
+    let status = shop.world.status("versions").await;
+    assert_eq!(status.components[0].version.as_deref(), Some(&*format!("v1.1-0-{}", head.short())));
+
+    // A tag that is made later releases nothing, not even with the next commit of the deploy repository.
+    tag(&shop.web, "v2.0", head);
+    shop.world.repo.commit("master", "Unrelated", &[("environments/all/values.yaml", "a: 1\n")]);
+    shop.world.runs("versions", "master").await;
+    shop.runs_image(&image).await;
+    // What runs is mended also by an agent that knows nothing and cannot ask the component's server.
+    shop.world.kill_agent();
+    std::fs::rename(shop.web.path(), shop.world.folder().join("gone.git")).unwrap();
+    std::fs::remove_dir_all(shop.world.folder().join("cache")).unwrap();
+    shop.world.start_agent();
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": "drifted"}]}}}});
+    shop.world.patch("apps/v1", "Deployment", "web", patch).await;
+    shop.runs_image(&image).await;
+    std::fs::rename(shop.world.folder().join("gone.git"), shop.web.path()).unwrap();
+    let fix = shop.web.commit("master", "A fix", &[("f", "1")]);
+    shop.is_pinned("master", fix).await;
+    shop.runs_image(&format!("registry.example/web:v2.0-1-{}", fix.short())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,6 +238,32 @@ async fn many_moves_within_the_window_are_one_commit_and_one_push() {
     assert!(tree.contains(&other.to_string()), "{tree}");
     let pushes = server.take_requests().iter().filter(|request| request.purpose == Purpose::Push).count();
     assert_eq!(pushes, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_somebody_reverted_is_not_made_again() {
+    let mut shop = Shop::new("taken-back", "").await;
+    shop.steward(&["master"]).await;
+    shop.environment("taken-back", "master").await;
+    shop.world.start_agent();
+    shop.world.runs("taken-back", "master").await;
+    let good = shop.pin("master");
+    let bad = shop.web.commit("master", "Bad", &[("b", "1")]);
+    shop.is_pinned("master", bad).await;
+    shop.world.runs("taken-back", "master").await;
+    shop.world.repo.revert("master", shop.world.repo.head("master"));
+    shop.world.runs("taken-back", "master").await;
+    shop.runs_image(&format!("registry.example/web:v1.0-1-{}", good.short())).await;
+    let is_told = |status: &RepositoryStatus| condition(status, "Bumped").is_some_and(|told| told.status == "False");
+    let status = shop.repository_where("told", is_told).await;
+    let said = &condition(&status, "Bumped").unwrap().message;
+    assert!(said.contains(&format!("components/web: {} was taken back from master", bad.short())), "{said}");
+    shop.world.kill_agent();
+    shop.world.start_agent();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(shop.pin("master"), good);
+    let better = shop.web.commit("master", "Better", &[("b", "2")]);
+    shop.is_pinned("master", better).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -330,4 +400,130 @@ async fn a_component_elsewhere_is_read_only_where_that_is_allowed() {
     // What nobody uses keeps nothing away.
     shop.world.repo.delete("master", "templates/lib.yaml.hbs");
     shop.world.runs("beyond", "master").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_secret_is_shown_to_the_servers_that_it_is_for_and_a_new_address_is_followed() {
+    let mut shop = Shop::new("mixed", "").await;
+    let (deploy, folder) = (GitServer::start(shop.world.folder()), shop.world.folder().join("others"));
+    let elsewhere = GitServer::start_tls(&folder, "good");
+    deploy.require_login("deploy.git", "deployer", "for-deploy");
+    deploy.require_login("web.git", "deployer", "for-deploy");
+    elsewhere.require_login("lib.git", "reader", "for-libraries");
+    let library = DeployRepo::new(folder.join("lib.git"));
+    library.commit("develop", "A library", &[("lib.rs", "")]);
+    tag(&library, "v3.1", library.head("develop"));
+    library.branch("master", "develop");
+    // A submodule of the component itself, which nobody can reach and nobody needs.
+    shop.web.submodule("master", "vendored", "https://127.0.0.1:1/private/vendored.git", library.head("master"));
+    shop.world.repo.submodule("master", "components/web", "../web.git", shop.web.head("master"));
+    shop.world.repo.submodule("master", "components/lib", &elsewhere.url("lib.git"), library.head("master"));
+    let uses = crate::manifests::config_map("lib", "{{components.lib.version}}");
+    shop.world.repo.commit("master", "Use it", &[("templates/lib.yaml.hbs", &uses)]);
+    secret(&shop.world, "own", json!({"username": "deployer", "password": "for-deploy"})).await;
+    let libraries = json!({"username": "reader", "password": "expired", "ca.crt": GitServer::authority()});
+    secret(&shop.world, "libraries", libraries).await;
+    let prefix = elsewhere.url("lib.git").trim_end_matches("/lib.git").to_owned();
+    let spec = json!({
+        "url": deploy.url("deploy.git"), "interval": "2s", "secretRef": {"name": "own"},
+        "components": [{"prefix": prefix, "secretRef": {"name": "libraries"}}],
+    });
+    shop.world.repository_with(spec).await;
+    shop.environment("mixed", "master").await;
+    shop.world.start_agent();
+    let is_refused = |problem: &String| problem.contains("component components/lib (https://");
+    let status = shop.world.status_where("mixed", "refused", |status| status.problems.iter().any(is_refused)).await;
+    let said = status.problems.join("\n");
+    assert!(said.contains(&library.head("master").to_string()) && !said.contains("expired\""), "{said}");
+
+    // The credentials are mended while the agent runs.
+    let libraries = json!({"username": "reader", "password": "for-libraries", "ca.crt": GitServer::authority()});
+    secret(&shop.world, "libraries", libraries).await;
+    shop.world.runs("mixed", "master").await;
+    let lib = shop.world.get("v1", "ConfigMap", "lib").await.unwrap();
+    assert_eq!(lib["data"]["key"], format!("v3.1-0-{}", library.head("master").short()));
+    let shown = |server: &GitServer| -> Vec<String> {
+        server.take_requests().into_iter().filter_map(|request| request.authorization).collect()
+    };
+    let basic = |text: &str| {
+        use base64::Engine;
+        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text))
+    };
+    let (here, there) = (shown(&deploy), shown(&elsewhere));
+    assert!(!here.is_empty() && here.iter().all(|shown| *shown == basic("deployer:for-deploy")), "{here:?}");
+    assert!(!there.is_empty() && there.iter().all(|shown| shown.starts_with("Basic cmVhZGVy")), "{there:?}");
+
+    // The address moves in a commit, within what is allowed.
+    std::fs::rename(folder.join("lib.git"), folder.join("library.git")).unwrap();
+    elsewhere.require_login("library.git", "reader", "for-libraries");
+    let library = DeployRepo::open(folder.join("library.git"));
+    let newer = library.commit("master", "Newer", &[("lib.rs", "//")]);
+    let text = shop.world.repo.text("master", ".gitmodules").unwrap().replace("/lib.git", "/library.git");
+    shop.world.repo.commit("master", "It has moved", &[(".gitmodules", &text)]);
+    shop.world.repo.submodule("master", "components/lib", &elsewhere.url("library.git"), newer);
+    shop.world.runs("mixed", "master").await;
+    let lib = shop.world.get("v1", "ConfigMap", "lib").await.unwrap();
+    assert_eq!(lib["data"]["key"], format!("v3.1-1-{}", newer.short()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_whose_server_is_silent_holds_nothing_else_up() {
+    let mut shop = Shop::new("silent", "").await;
+    let folder = shop.world.folder().join("others");
+    let elsewhere = GitServer::start_tls(&folder, "good");
+    let library = DeployRepo::new(folder.join("lib.git"));
+    library.commit("master", "A library", &[("lib.rs", "")]);
+    shop.world.repo.submodule("master", "components/lib", &elsewhere.url("lib.git"), library.head("master"));
+    secret(&shop.world, "libraries", json!({"ca.crt": GitServer::authority()})).await;
+    let prefix = elsewhere.url("lib.git").trim_end_matches("/lib.git").to_owned();
+    let spec = json!({"interval": "2s", "components": [{"prefix": prefix, "secretRef": {"name": "libraries"}}]});
+    shop.world.repository_with(spec).await;
+    shop.environment("silent", "master").await;
+    elsewhere.misbehave(Some(Fault::Silence));
+    shop.world.start_agent();
+    // Nobody uses the library, so nobody waits for it for long.
+    shop.world.runs("silent", "master").await;
+    let before = Instant::now();
+    let fix = shop.web.commit("master", "A fix", &[("f", "1")]);
+    shop.world.repo.submodule("master", "components/web", "../web.git", fix);
+    shop.world.runs("silent", "master").await;
+    assert!(before.elapsed() < Duration::from_secs(20), "{:?}", before.elapsed());
+    shop.runs_image(&format!("registry.example/web:v1.0-2-{}", fix.short())).await;
+    elsewhere.misbehave(None);
+    let is_read =
+        |status: &RepositoryStatus| condition(status, "ComponentsRead").is_some_and(|told| told.status == "True");
+    shop.repository_where("read", is_read).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_stewards_make_each_move_once() {
+    let mut shop = Shop::new("stewards", "").await;
+    shop.steward(&["master"]).await;
+    shop.environment("stewards", "master").await;
+    // Another cluster whose agent was made steward by mistake.
+    let mut other = World::elsewhere("stewards-too").await;
+    other.own_key("west").await;
+    let bumps = json!([{"lane": "master", "bump": "Commit", "window": "1s"}]);
+    let spec = json!({"url": shop.world.repo.url(), "interval": "2s", "steward": true, "bumps": bumps});
+    other.repository_with(spec).await;
+    shop.world.start_agent();
+    other.start_agent();
+    shop.world.runs("stewards", "master").await;
+    let before = shop.subjects("master").len();
+    for number in 1..=5 {
+        let commit = shop.web.commit("master", "Work", &[("f", &number.to_string())]);
+        shop.is_pinned("master", commit).await;
+        assert_eq!(shop.subjects("master").len(), before + number, "{:?}", shop.subjects("master"));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(shop.subjects("master").len(), before + 5);
+}
+
+async fn secret(world: &World, name: &str, data: Value) {
+    world
+        .apply(json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": world.namespace},
+            "stringData": data,
+        }))
+        .await;
 }

@@ -14,6 +14,9 @@ use crate::repo::{Credentials, Mirror, Outcome, Part, Parts, Person, Pinned, Upd
 /// The name that commits of the agent bear.
 const AUTHOR: &str = "towpath";
 
+/// Commits of a deploy branch that are looked through for a move that somebody took back.
+const MAX_LOOKED_BACK: usize = 500;
+
 /// A deploy branch and where it stands.
 #[derive(Clone, Debug)]
 pub struct Lane {
@@ -59,7 +62,7 @@ pub fn look(mirror: &Mirror, parts: &Parts, lane: &Lane) -> Result<Found, Proble
     let tree = mirror.tree(lane.head).map_err(|problems| problems.into_vec().remove(0))?;
     let mut found = Found::default();
     for pinned in parts.of(&tree) {
-        match look_at(&pinned, lane) {
+        match look_at(mirror, &pinned, lane) {
             Ok(moved) => found.moves.extend(moved),
             Err(problem) => found.problems.push(problem),
         }
@@ -67,7 +70,7 @@ pub fn look(mirror: &Mirror, parts: &Parts, lane: &Lane) -> Result<Found, Proble
     Ok(found)
 }
 
-fn look_at(pinned: &Pinned, lane: &Lane) -> Result<Option<Move>, Problem> {
+fn look_at(mirror: &Mirror, pinned: &Pinned, lane: &Lane) -> Result<Option<Move>, Problem> {
     let Submodule { path, .. } = &pinned.submodule;
     let part = pinned.part.clone()?;
     let branch = pinned.submodule.branch_for(&lane.branch);
@@ -86,6 +89,13 @@ fn look_at(pinned: &Pinned, lane: &Lane) -> Result<Option<Move>, Problem> {
     }
     if !bump::moves_by_itself(place) {
         return Ok(None);
+    }
+    if mirror.was_pinned(lane.head, path, head, MAX_LOOKED_BACK)? {
+        let problem = format!("component {path}: {} was taken back from {}", head.short(), lane.branch);
+        return Err(Problem::content(problem).hint(format!(
+            "it moves on with the next commit on {branch}, or by hand with towpath bump {path} --lane {}",
+            lane.branch
+        )));
     }
     moved(pinned, &part, head, false).map(Some)
 }

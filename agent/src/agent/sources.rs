@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use sha2::Digest;
 use tokio::sync::Notify;
 use towpath_core::fault::{Fault, Problem};
-use towpath_core::lane::Heads;
 use towpath_core::revision::CommitId;
 
 use super::Shared;
@@ -247,9 +246,8 @@ fn bring(mirror: Arc<Mirror>, before: Option<&Part>, wanted: &Wanted) -> Part {
 }
 
 fn try_to_bring(mirror: &Mirror, part: &mut Part, wanted: &Wanted) -> Result<(), Problem> {
-    const TAGS: &str = "refs/tags/";
-    let look = mirror.look(&["refs/tags/v"])?;
-    let heads: Heads = look.heads.into_iter().filter(|(branch, _)| wanted.branches.contains(branch)).collect();
+    let look = mirror.look_at_component(&wanted.branches)?;
+    let heads = look.heads;
     let is_missing = |commit: &CommitId| !mirror.contains(*commit);
     let moved =
         |(branch, commit): &(&String, &CommitId)| part.heads.get(*branch) != Some(*commit) || is_missing(commit);
@@ -258,8 +256,7 @@ fn try_to_bring(mirror: &Mirror, part: &mut Part, wanted: &Wanted) -> Result<(),
     mirror.fetch(&missing)?;
     part.deleted = part.heads.keys().filter(|branch| !heads.contains_key(*branch)).cloned().collect();
     part.heads.extend(heads);
-    part.tags =
-        look.refs.iter().filter_map(|(name, commit)| Some((name.strip_prefix(TAGS)?.to_owned(), *commit))).collect();
+    part.tags = look.tags;
     for commit in wanted.commits.iter().filter(|commit| is_missing(commit)) {
         let gone = Problem::content(format!("{commit} is not on its branches"))
             .hint("push the commit, or move the submodule to one that is there");

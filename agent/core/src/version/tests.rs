@@ -171,7 +171,7 @@ proptest! {
         for head in 0..graph.len() {
             let ours = reach(&graph, head);
             let nearest = tagged.iter().enumerate().filter(|(_, at)| ours.contains(at)).map(|(minor, at)| {
-                (ours.difference(&reach(&graph, *at)).count(), std::cmp::Reverse(minor as u32))
+                (ours.difference(&reach(&graph, *at)).count(), Reverse(minor as u32))
             });
             let nearest = nearest.min().map(|(count, minor)| (count, minor.0));
             let found = version(&graph, head, &tags).ok().map(|version| (version.count, version.tag.minor));

@@ -133,6 +133,26 @@ impl Mirror {
         odb.write(ObjectType::Commit, &bytes).map(commit_id).map_err(unusable)
     }
 
+    /// Whether a submodule was pinned to a commit somewhere in the last `limit` commits of a branch, along first parents.
+    ///
+    /// # Errors
+    /// `Passing` when something of it is not in the mirror.
+    pub fn was_pinned(&self, head: CommitId, path: &str, to: CommitId, limit: usize) -> Result<bool, Problem> {
+        let store = lock(&self.store);
+        let mut commit = store.repository.find_commit(oid(head)).map_err(|error| self.absent(head, &error))?;
+        for _ in 0..limit {
+            let tree = commit.tree().map_err(|error| self.damaged(&error))?;
+            if tree.get_path(std::path::Path::new(path)).is_ok_and(|entry| entry.id() == oid(to)) {
+                return Ok(true);
+            }
+            match commit.parent(0) {
+                Ok(parent) => commit = parent,
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
     /// A commit to the byte, read strictly.
     ///
     /// # Errors
