@@ -112,16 +112,12 @@ impl Shop {
 fn component(world: &World, name: &str) -> DeployRepo {
     let repo = DeployRepo::new(world.folder().join(format!("{name}.git")));
     repo.commit("develop", "The first", &[("main.rs", "fn main() {}\n")]);
-    tag(&repo, "v1.0", repo.head("develop"));
+    repo.tag("v1.0", repo.head("develop"));
     repo.commit("develop", "The second", &[("main.rs", "fn main() { run() }\n")]);
     for branch in ["r1.2", "master"] {
         repo.branch(branch, "develop");
     }
     repo
-}
-
-fn tag(repo: &DeployRepo, name: &str, commit: CommitId) {
-    git(repo.path(), &["tag", name, &commit.to_string()]);
 }
 
 fn git(repository: &std::path::Path, arguments: &[&str]) -> String {
@@ -187,7 +183,7 @@ async fn what_runs_keeps_its_version_and_what_has_none_does_not_run() {
     assert!(status.running.is_none(), "nothing is invented");
 
     let head = shop.web.head("master");
-    tag(&shop.web, "v1.1", head);
+    shop.web.tag("v1.1", head);
     shop.world.runs("versions", "master").await;
     let image = format!("registry.example/web:v1.1-0-{}", head.short());
     shop.runs_image(&image).await;
@@ -195,7 +191,7 @@ async fn what_runs_keeps_its_version_and_what_has_none_does_not_run() {
     assert_eq!(status.components[0].version.as_deref(), Some(&*format!("v1.1-0-{}", head.short())));
 
     // A tag that is made later releases nothing, not even with the next commit of the deploy repository.
-    tag(&shop.web, "v2.0", head);
+    shop.web.tag("v2.0", head);
     shop.world.repo.commit("master", "Unrelated", &[("environments/all/values.yaml", "a: 1\n")]);
     shop.world.runs("versions", "master").await;
     shop.runs_image(&image).await;
@@ -412,7 +408,7 @@ async fn each_secret_is_shown_to_the_servers_that_it_is_for_and_a_new_address_is
     elsewhere.require_login("lib.git", "reader", "for-libraries");
     let library = DeployRepo::new(folder.join("lib.git"));
     library.commit("develop", "A library", &[("lib.rs", "")]);
-    tag(&library, "v3.1", library.head("develop"));
+    library.tag("v3.1", library.head("develop"));
     library.branch("master", "develop");
     // A submodule of the component itself, which nobody can reach and nobody needs.
     shop.web.submodule("master", "vendored", "https://127.0.0.1:1/private/vendored.git", library.head("master"));

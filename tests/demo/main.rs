@@ -136,6 +136,7 @@ impl Demo {
         self.deploy.branch("r1.0", "develop");
         self.deploy.branch("master", "r1.0");
         for component in [&self.web, &self.api] {
+            component.tag("v1.0", component.head("develop"));
             component.branch("r1.0", "develop");
             component.branch("master", "develop");
         }
@@ -159,7 +160,8 @@ impl Demo {
         for document in text.split("\n---\n") {
             let mut object: Value = serde_saphyr::from_str(document)?;
             if object["kind"] == "Repository" {
-                object["spec"] = json!({"url": self.deploy.url(), "ledger": {}});
+                let bumps = json!([{"lane": "develop", "bump": "Commit", "window": "1s"}]);
+                object["spec"] = json!({"url": self.deploy.url(), "ledger": {}, "steward": true, "bumps": bumps});
             }
             self.apply(&object)?;
         }
@@ -174,16 +176,18 @@ impl Demo {
     async fn story(&mut self) -> Result<()> {
         ensure!(self.environment("prod").await?["status"]["running"].is_null(), "prod waits for a request");
 
-        say("\n1. a commit in a component, and its submodule moved on develop: dev follows");
+        say("\n1. a commit in a component: the agent moves its submodule on develop, and dev follows");
+        let before = self.deploy.head("develop");
         let web = self.web.commit("develop", "A better page", &[("index.html", "<h1>Shop!</h1>\n")]);
-        self.deploy.submodule("develop", "components/web", "../web.git", web);
+        self.until("the submodule is moved", |demo| Ok(demo.deploy.head("develop") != before)).await?;
         self.runs("dev", "develop").await?;
         let wanted = format!("registry.example.com/shop/web:develop-{}", web.short());
         self.runs_image("shop-dev", "web", &wanted)?;
         self.show().await?;
 
-        say("\n2. a new release branch r1.1: test follows it");
-        self.deploy.branch("r1.1", "develop");
+        say("\n2. a release is cut, with a branch r1.1 in every repository: test follows it");
+        say(&self.towpath(&["release", "cut", "r1.1", "--repository", "shop", "-n", "shop"])?);
+        ensure!(self.web.try_head("r1.1") == Some(web), "the component has its branch");
         self.runs("test", "r1.1").await?;
 
         say("\n3. the release merged to master: staging follows, prod waits");
@@ -235,6 +239,14 @@ impl Demo {
         self.until("prod is recorded", |demo| Ok(demo.log(&ledger)?.contains("prod@1 is healthy"))).await?;
         say(&self.log(&ledger)?);
         Ok(())
+    }
+
+    /// Runs the command line. Gives what it prints.
+    fn towpath(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(agent::binary()?);
+        command.args(arguments).env("KUBECONFIG", &self.kubeconfig);
+        let said = support::process::output(command, None)?;
+        Ok(said.lines().map(|line| format!("   {line}")).collect::<Vec<_>>().join("\n"))
     }
 
     fn year(&self) -> i16 {

@@ -145,6 +145,11 @@ impl DeployRepo {
         self.update(&git, branch, &format!("{path}: move to {}", commit.short()), &mut update)
     }
 
+    /// Makes a tag without a message on a commit.
+    pub fn tag(&self, name: &str, commit: CommitId) {
+        self.git().reference(&format!("refs/tags/{name}"), oid(commit), false, "tag").expect("a ref can be written");
+    }
+
     /// Deletes a branch.
     pub fn delete_branch(&self, branch: &str) {
         self.git().find_reference(&refname(branch)).and_then(|mut branch| branch.delete()).expect("there is a branch");
