@@ -127,7 +127,8 @@ fn a_version_counts_as_git_does_on_generated_histories() {
         Ok(())
     });
     result.unwrap();
-    assert!(same.get() > 30, "git took the same tag only {} times", same.get());
+    // About every second time; it must not be that nothing was compared.
+    assert!(same.get() > 5, "git took the same tag only {} times", same.get());
 }
 
 /// A component with tags of both kinds, and what its tags lead to.
