@@ -29,4 +29,5 @@ mod health;
 mod waves;
 mod hooks;
 mod crossing;
+mod components_view;
 mod preflight;
