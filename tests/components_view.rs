@@ -69,12 +69,14 @@ impl Place {
                 let folder = self.fresh(name);
                 let remote: Remote = repo.url().parse().unwrap();
                 let mirror = Arc::new(Mirror::open(&folder, remote, Credentials::default()).unwrap());
-                let heads = mirror.heads().unwrap();
+                let look = mirror.look(&["refs/tags/v"]).unwrap();
+                let tag = |(name, commit): (&String, &CommitId)| (name["refs/tags/".len()..].to_owned(), *commit);
+                let tags = look.refs.iter().map(tag).collect();
                 copy_commits(&repo.git(), &Repository::open_bare(&folder).unwrap());
                 Arc::new(Part {
                     mirror,
-                    heads,
-                    tags: BTreeMap::new(),
+                    heads: look.heads,
+                    tags,
                     deleted: BTreeSet::new(),
                     missing: BTreeMap::new(),
                     problem: None,
@@ -156,6 +158,7 @@ fn each_pin_is_held_against_the_branch_of_its_lane() {
     let web = place.part("web");
     let first = web.commit("r1.2", "first", &[("a", "1")]);
     web.branch("develop", "r1.2");
+    web.git().reference("refs/tags/v1.2", oid(first), false, "tag").unwrap();
     let second = web.commit("r1.2", "second", &[("a", "2")]);
     let on_develop = web.commit("develop", "on develop", &[("b", "1")]);
     let api = place.part("api").commit("main", "first", &[("a", "1")]);
@@ -181,7 +184,10 @@ fn each_pin_is_held_against_the_branch_of_its_lane() {
 
     // At the head, and beside the branch.
     place.pin("r1.2", "web", second);
-    assert_eq!(cell(&place.reading().snapshot(&place.at("r1.2"), &[]).unwrap(), "web").standing(), "at the head");
+    let snapshot = place.reading().snapshot(&place.at("r1.2"), &[]).unwrap();
+    assert_eq!(cell(&snapshot, "web").standing(), "at the head");
+    assert_eq!(cell(&snapshot, "web").title(), format!("v1.2-1-{}", second.short()));
+    assert!(cell(&snapshot, "web").unknown.is_empty());
     place.pin("r1.2", "web", on_develop);
     let beside = place.reading().snapshot(&place.at("r1.2"), &[]).unwrap();
     assert_eq!(cell(&beside, "web").standing(), "1 ahead, 1 behind");
