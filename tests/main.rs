@@ -30,4 +30,5 @@ mod waves;
 mod versions;
 mod hooks;
 mod crossing;
+mod components_view;
 mod preflight;

@@ -33,8 +33,9 @@ use crate::board::Shelf;
 pub use crate::board::{Board, Id};
 use crate::cluster::{self, Cluster};
 use crate::metrics::Metrics;
+use crate::releases::Reading;
 use crate::repo::View;
-use crate::resources::Environment;
+use crate::resources::{Environment, Repository};
 use crate::sync::Claims;
 pub use lead::{Replica, Start, lead};
 pub use ledger::{Desk, Known};
@@ -297,12 +298,30 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) -> Result<(), Pro
         stop.clone(),
         Tending {
             shelf: |board| &board.repositories,
-            task: |shared, resource, stop| repository::run(shared, resource, stop).boxed(),
+            task: |shared, resource, stop| showing(shared, resource, stop).boxed(),
             what: "repositories",
         },
     );
     let (first, second) = tokio::join!(environments, repositories);
     first.and(second)
+}
+
+/// The task of a Repository, whose revisions are on the board for as long as it runs.
+async fn showing(shared: Arc<Shared>, resource: watch::Receiver<Arc<Repository>>, stop: CancellationToken) {
+    let id: Id = {
+        let resource = resource.borrow();
+        (resource.namespace().unwrap_or_default(), resource.name_any())
+    };
+    let slot = shared.slots.of(&id);
+    let see = move || match &*slot.sight.borrow() {
+        Sight::View(view) => Ok(view.clone()),
+        Sight::Trouble(problem) => Err(problem.clone()),
+        Sight::Nothing => Err(Problem::passing("the repository was not looked at yet")),
+    };
+    let name = format!("{}/{}", id.0, id.1);
+    shared.board.put_releases(&id, Some(Arc::new(Reading::new(name, Arc::new(see)))));
+    repository::run(shared.clone(), resource, stop).await;
+    shared.board.put_releases(&id, None);
 }
 
 /// How one kind of custom resource is tended.

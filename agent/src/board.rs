@@ -7,9 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
+use towpath_core::changelog::{Changelog, End};
 use towpath_core::fault::Problem;
+use towpath_core::hygiene::Hygiene;
 use towpath_core::ledger::{Entry, LedgerName, Record};
+use towpath_core::matrix::Snapshot;
 use towpath_core::revision::CommitId;
+use towpath_core::status::ComponentStatus;
 use towpath_core::tree::Tree;
 
 use crate::resources::{Environment, Repository};
@@ -26,6 +30,8 @@ pub struct Board {
     pub repositories: Shelf<Repository>,
     /// The ledgers, by the Repository that they belong to.
     ledgers: Mutex<BTreeMap<Id, Arc<dyn Ledgers>>>,
+    /// What can be told of the revisions of each Repository.
+    releases: Mutex<BTreeMap<Id, Arc<dyn Releases>>>,
 }
 
 /// The last record of a ledger and its last one of a sync, which may be the same.
@@ -59,6 +65,32 @@ pub trait Ledgers: Send + Sync {
     /// # Errors
     /// Where they cannot be read.
     fn files(&self, commit: CommitId) -> Result<Arc<Tree>, Problem>;
+}
+
+/// The revisions of one repository and their components, for reading. Its calls read files and block; what was read once
+/// is not read again.
+pub trait Releases: Send + Sync {
+    /// The components of a revision, `branch@sha1:<commit>`. One that is at the commit that an environment runs has the
+    /// version that it runs with.
+    ///
+    /// # Errors
+    /// Where the revision is not known or cannot be read.
+    fn snapshot(&self, revision: &str, runs: &[ComponentStatus]) -> Result<Arc<Snapshot>, Problem>;
+    /// The revision that somebody means by the name of a branch or the first digits of a commit.
+    ///
+    /// # Errors
+    /// `Setup` where it could be several, and where nothing is known of the repository.
+    fn find(&self, name: &str) -> Result<Option<String>, Problem>;
+    /// What lies between two revisions.
+    ///
+    /// # Errors
+    /// As [`Releases::snapshot`].
+    fn changelog(&self, from: End, to: End) -> Result<Changelog, Problem>;
+    /// How clean the branches are.
+    ///
+    /// # Errors
+    /// Where nothing is known of the repository.
+    fn hygiene(&self) -> Result<Arc<Hygiene>, Problem>;
 }
 
 /// Some records of a ledger, the newest first.
@@ -96,9 +128,30 @@ impl Board {
         }
     }
 
+    /// What can be told of the revisions of all Repositories.
+    pub fn releases(&self) -> Vec<(Id, Arc<dyn Releases>)> {
+        let releases = self.releases.lock().expect("nothing panics while it holds this lock");
+        releases.iter().map(|(id, releases)| (id.clone(), releases.clone())).collect()
+    }
+
+    /// The same of one Repository.
+    pub fn releases_of(&self, id: &Id) -> Option<Arc<dyn Releases>> {
+        self.releases.lock().expect("nothing panics while it holds this lock").get(id).cloned()
+    }
+
+    /// Puts up what can be told of a Repository's revisions, or takes it down.
+    pub fn put_releases(&self, id: &Id, releases: Option<Arc<dyn Releases>>) {
+        let mut all = self.releases.lock().expect("nothing panics while it holds this lock");
+        match releases {
+            Some(releases) => drop(all.insert(id.clone(), releases)),
+            None => drop(all.remove(id)),
+        }
+    }
+
     /// Forgets everything: nobody keeps it up to date any more.
     pub fn clear(&self) {
         self.ledgers.lock().expect("nothing panics while it holds this lock").clear();
+        self.releases.lock().expect("nothing panics while it holds this lock").clear();
         self.environments.clear();
         self.repositories.clear();
     }

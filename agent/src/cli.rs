@@ -14,6 +14,9 @@ mod diff;
 mod get;
 mod sync;
 mod history;
+mod components;
+mod changelog;
+mod branches;
 mod suspend;
 mod bump;
 mod release;
@@ -63,6 +66,10 @@ enum Command {
     History(history::Args),
     /// Show one sync as the ledger has it.
     Show(show::Args),
+    /// Show which component stands where in which environment.
+    Components(components::Args),
+    /// Show what lies between two environments, syncs, branches or commits.
+    Changelog(changelog::Args),
     /// Neither sync nor mend an environment until it is resumed.
     Suspend(suspend::Args),
     /// Sync and mend an environment again.
@@ -126,13 +133,15 @@ async fn execute(command: Command) -> Result<Code, Failure> {
         Command::Sync(args) => sync::run(args).await,
         Command::History(args) => history::run(args).await,
         Command::Show(args) => show::run(args).await,
+        Command::Components(args) => components::run(args).await,
+        Command::Changelog(args) => changelog::run(args).await,
         Command::Suspend(args) => suspend::run(args, true).await,
         Command::Resume(args) => suspend::run(args, false).await,
         Command::Bump(args) => bump::run(args).await,
         Command::Release(args) => release::run(args).await,
         Command::Confirm(args) => confirm::run(args).await,
         Command::Render(args) => render::run(&args),
-        Command::Lint(args) => lint::run(&args),
+        Command::Lint(args) => lint::run(&args).await,
         Command::Diff(args) => diff::run(args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Key(args) => key::run(args).await,

@@ -14,6 +14,7 @@ pub mod web;
 pub mod ledger;
 pub mod bump;
 pub mod cut;
+pub mod releases;
 pub mod sync;
 pub mod agent;
 pub mod disk;

@@ -14,6 +14,7 @@ mod lookout;
 mod page;
 mod probes;
 pub mod records;
+pub mod releases;
 mod request;
 mod standing;
 mod words;
@@ -172,6 +173,7 @@ pub fn router(board: Arc<Board>, annotate: Annotate, settings: Settings, stop: C
     let quick = Router::new()
         .route("/", get(overview))
         .route("/environments/{name}", get(environment))
+        .route("/releases", get(releases::page))
         .route("/assets/{file}", get(assets::serve))
         .route("/api/v1/environments", get(api::environments))
         .route("/api/v1/environments/{name}", get(api::environment))
@@ -179,6 +181,9 @@ pub fn router(board: Arc<Board>, annotate: Annotate, settings: Settings, stop: C
         .route("/api/v1/environments/{name}/syncs/{number}", get(records::sync))
         .route("/api/v1/environments/{name}/figures", get(records::figures))
         .route("/api/v1/diff", get(records::diff))
+        .route("/api/v1/components", get(releases::components))
+        .route("/api/v1/changelog", get(releases::changelog))
+        .route("/api/v1/hygiene", get(releases::hygiene))
         .route("/api/v1/ledgers", get(records::ledgers))
         .route("/api/v1/repositories", get(api::repositories))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN));
@@ -210,7 +215,9 @@ async fn environment(Has(state): Has<State>, axum::extract::Path(name): axum::ex
     let repositories = state.board.repositories();
     let page = records::newest(&state, &name).await;
     let records = page.as_ref().map(|page| &page.records[..]);
-    Html(page::environment(&environment, &repositories, records, jiff::Timestamp::now())).into_response()
+    let brings = releases::brings(&state, &environment).await;
+    Html(page::environment(&environment, &repositories, records, brings.as_ref(), jiff::Timestamp::now()))
+        .into_response()
 }
 
 async fn unknown(uri: Uri) -> Response {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use towpath_core::fault::Problem;
 use towpath_core::scope::Scopes;
 
+use super::branches;
 use super::exit::{self, Code, Failure};
 use super::local::Source;
 use super::output::{self, Document};
@@ -15,6 +16,7 @@ use super::output::{self, Document};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without --environment every environment is looked at.
+With --repository it is an agent that is asked, about the branches of repositories and not about files.
 Each problem is one line, file:line:column: message, with a line of help below it where there is one.
 The exit code is 1 where there are problems; warnings alone are no failure.")]
 pub(super) struct Args {
@@ -26,6 +28,8 @@ pub(super) struct Args {
     /// How what was found is printed; lines of text by default.
     #[arg(short, long, value_name = "FORMAT", value_enum)]
     output: Option<Document>,
+    #[command(flatten)]
+    branches: branches::Flags,
 }
 
 /// How bad it is.
@@ -47,7 +51,10 @@ struct Finding {
     environments: Vec<String>,
 }
 
-pub(super) fn run(args: &Args) -> Result<Code, Failure> {
+pub(super) async fn run(args: &Args) -> Result<Code, Failure> {
+    if let Some(repository) = &args.branches.repository {
+        return branches::run(&args.branches.remote, repository.as_deref(), args.output).await;
+    }
     let mut findings = Findings::default();
     let mut objects = 0;
     let mut environments = 0;

@@ -31,7 +31,7 @@ impl Remote {
     /// `Setup` where no agent is named or it refuses, `Passing` where it does not answer.
     pub(super) async fn ask<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, &str)]) -> Result<T, Problem> {
         let Some(agent) = &self.agent else {
-            return Err(Problem::setup("records are read from an agent, and none is named").hint(
+            return Err(Problem::setup("this is read from an agent, and none is named").hint(
                 "kubectl -n towpath port-forward service/towpath 8080:80, then --agent http://127.0.0.1:8080 with --token-file",
             ));
         };

@@ -23,11 +23,13 @@ use super::tree::{self, TreeCache, Unreadable, commit_id, oid};
 
 mod commits;
 mod component;
+mod log;
 mod push;
 mod refs;
 
 pub use commits::{NewCommit, Rooted, Sign};
 pub use component::ComponentLook;
+pub use log::MIN_PREFIX;
 pub use refs::{Look, RefMove};
 
 /// Bytes of one commit object: header, signature and message.

@@ -6,6 +6,7 @@
 
 mod detail;
 mod ledger;
+mod releases;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use super::words;
 use crate::resources::{Environment, Repository, Sync};
 
 pub(super) use detail::environment;
+pub(super) use releases::releases;
 
 /// The frame around every page.
 fn frame(title: &str, main: Markup) -> String {
@@ -43,13 +45,16 @@ fn frame(title: &str, main: Markup) -> String {
                         img src=(assets::SIGN.path) alt="" width="28" height="28";
                         "Towpath"
                     }
+                    nav aria-label="Pages" { a href="/" { "Environments" } " " a href="/releases" { "Releases" } }
                     p #connection hidden role="status" { "The agent does not answer: this page may be out of date." }
                 }
                 main { (main) }
                 footer {
                     "Towpath " (env!("CARGO_PKG_VERSION")) " · the same as JSON: "
                     a href="/api/v1/environments" { "environments" } ", "
-                    a href="/api/v1/repositories" { "repositories" }
+                    a href="/api/v1/repositories" { "repositories" } ", "
+                    a href="/api/v1/components" { "components" } ", "
+                    a href="/api/v1/hygiene" { "branches" }
                 }
             }
         }

@@ -21,7 +21,7 @@ use towpath_core::tree::Tree;
 use super::State;
 use super::api::Refusal;
 use crate::blocking::blocking;
-use crate::board::{Ledgers, Page};
+use crate::board::{Id, Ledgers, Page};
 use crate::resources::Environment;
 
 /// Records of one answer, where nothing is said.
@@ -341,6 +341,24 @@ pub(super) async fn newest(state: &State, environment: &str) -> Option<Page> {
     blocking(move || ledgers.history(&name, MAX_COUNTED)).await.ok()
 }
 
+/// The repository of a sync and the revision that it was of, `branch@sha1:<commit>`; of an environment without a number
+/// what it last ran. It reads files and blocks.
+pub(super) fn revision(state: &State, entry: &Entry) -> Result<(Id, String), Refusal> {
+    let (id, ledgers, name) = keeper_and_repository(state, entry)?;
+    let record = match entry.sync {
+        Some(_) => ledgers.sync(entry).map(|(_, record)| record).map_err(refusal)?,
+        None => {
+            let last = ledgers.at(&name, Timestamp::now()).map_err(refusal)?;
+            last.map(|(_, record)| record)
+                .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("ledger {name} has nothing that ran")))?
+        }
+    };
+    let revision = record.sync().map(|fact| fact.sync.revision.clone());
+    revision
+        .map(|revision| (id, revision))
+        .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("{entry} is no sync of a revision")))
+}
+
 fn with_files(ledgers: &dyn Ledgers, entry: &Entry) -> Result<(CommitId, Arc<Record>, Arc<Tree>), Problem> {
     let (commit, record) = ledgers.sync(entry)?;
     let tree = ledgers.files(commit)?;
@@ -350,6 +368,10 @@ fn with_files(ledgers: &dyn Ledgers, entry: &Entry) -> Result<(CommitId, Arc<Rec
 /// The ledgers that have an entry's, and its name there. Where several repositories have one, that of the Repository that
 /// the Environment has now counts, then one that is used, then the one with the newest record.
 fn keeper(state: &State, entry: &Entry) -> Result<(Arc<dyn Ledgers>, LedgerName), Refusal> {
+    keeper_and_repository(state, entry).map(|(_, ledgers, name)| (ledgers, name))
+}
+
+fn keeper_and_repository(state: &State, entry: &Entry) -> Result<(Id, Arc<dyn Ledgers>, LedgerName), Refusal> {
     let environments = state.board.environments();
     let is_it = |environment: &&Arc<Environment>| environment.name_any() == entry.environment.as_str();
     let repository = environments.iter().find(is_it).map(|environment| environment.repository_id());
@@ -360,7 +382,7 @@ fn keeper(state: &State, entry: &Entry) -> Result<(Arc<dyn Ledgers>, LedgerName)
         let name = LedgerName { cluster, environment: entry.environment.clone() };
         let last = ledgers.last(&name)?;
         let is_meant = is_own && repository.as_ref() == Some(&id);
-        Some(((is_meant, last.ok().map(|[last, _]| last.at)), (ledgers, name)))
+        Some(((is_meant, last.ok().map(|[last, _]| last.at)), (id, ledgers, name)))
     });
     if let Some((_, keeper)) = found.max_by_key(|(rank, _)| *rank) {
         return Ok(keeper);
@@ -385,7 +407,7 @@ fn parse(text: &str) -> Result<Entry, Refusal> {
 }
 
 /// What the ledger does not have is not there; what cannot be verified is not shown.
-fn refusal(problem: Problem) -> Refusal {
+pub(super) fn refusal(problem: Problem) -> Refusal {
     use towpath_core::fault::Fault;
     let is_missing = problem.fault == Fault::Setup;
     let refusal = Refusal::from(problem);

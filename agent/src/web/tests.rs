@@ -90,8 +90,11 @@ fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
-const READS: [&str; 7] = [
+const READS: [&str; 10] = [
     "/",
+    "/releases",
+    "/api/v1/components",
+    "/api/v1/hygiene",
     "/environments/prod",
     "/api/v1/environments",
     "/api/v1/environments/prod",
@@ -353,7 +356,13 @@ fn the_pages_say_in_words_how_everything_is() {
     }
     expect_file!["testdata/overview.txt"].assert_eq(&overview);
     let staging = environments.iter().find(|environment| environment.name_any() == "staging").unwrap();
-    expect_file!["testdata/staging.txt"].assert_eq(&words_of(&page::environment(staging, &repositories, None, now)));
+    expect_file!["testdata/staging.txt"].assert_eq(&words_of(&page::environment(
+        staging,
+        &repositories,
+        None,
+        None,
+        now,
+    )));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use maud::{Markup, html};
+use towpath_core::changelog::Changelog;
 use towpath_core::ledger::Record;
 use towpath_core::names::annotation;
 use towpath_core::revision::CommitId;
@@ -12,7 +13,7 @@ use towpath_core::status::{EnvironmentStatus, KeptStatus, Outcome, SyncRecord, T
 
 use super::super::lookout;
 use super::super::words;
-use super::{badges, frame, ledger, list, revision, sync_mode, time, tone_of_health};
+use super::{badges, frame, ledger, list, releases, revision, sync_mode, time, tone_of_health};
 use crate::resources::{Drift, Environment, Repository};
 
 /// The page of one environment.
@@ -20,6 +21,7 @@ pub(in crate::web) fn environment(
     environment: &Environment,
     repositories: &[Arc<Repository>],
     records: Option<&[(CommitId, Arc<Record>)]>,
+    brings: Option<&Result<Changelog, String>>,
     now: Timestamp,
 ) -> String {
     let name = environment.name_any();
@@ -67,6 +69,7 @@ pub(in crate::web) fn environment(
                 }
             }
         }
+        @if let Some(told) = brings { (releases::brings(told, now)) }
         (facts(environment, repository.map(|found| &**found)))
         (listed("Problems", &status.problems))
         (listed("Warnings", &status.warnings))
