@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(
             text,
             "components/web: move to v1.0-4-0202020\n\n\
-             * components/web v1.0-1-0101010..v1.0-4-0202020 (3 commits)\n  Faster [2J start Environment: prod\n\n\
+             * components/web v1.0-1-0101010..v1.0-4-0202020 (3 commits)\n  Faster[2J startEnvironment: prod\n\n\
              Towpath-Bump: east\nRequest: r-1\nRequested-By: robin (unverified)\n"
         );
         assert!(is_for(&text, "r-1") && !is_for(&text, "r-2"));
