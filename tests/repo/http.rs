@@ -99,6 +99,12 @@ fn a_server_of_version_0_is_read_too() {
     let second = repo.commit("develop", "second", &[("a.yaml", "2")]);
     let other = repo.commit("r1.0", "other", &[("x", "y")]);
     assert_eq!(pull(&mirror).len(), 2);
+    // With more than one commit here that the server has, too.
+    repo.commit("r1.0", "another", &[("x", "z")]);
+    repo.commit("r1.0", "and another", &[("x", "z")]);
+    assert_eq!(pull(&mirror).len(), 1);
+    repo.commit("r1.0", "and one more", &[("x", "y")]);
+    assert_eq!(pull(&mirror).len(), 1);
     assert_eq!(mirror.tree(second).unwrap().text("a.yaml").unwrap(), Some("2"));
     assert_eq!(mirror.tree(other).unwrap().len(), 1);
 }

@@ -101,6 +101,8 @@ pub(super) fn read_answer<R: Read>(
                 Some((1, data)) => pack.write_all(data).map_err(stream_problem)?,
                 Some((2, _progress)) => {}
                 Some((3, said)) => return Err(server_said(said)),
+                // Version 0 says it again for each known commit that it took for granted by an earlier one.
+                _ if matches!(greeting, Greeting::V0(_)) && data.starts_with(b"ACK ") => {}
                 _ => return Err(garbled()),
             },
             Packet::Flush => return Ok(()),
@@ -139,6 +141,7 @@ mod tests {
         assert_eq!(answer(true, &[b"packfile\n", b"\x01PA", b"\x02counting", b"\x01CK", b""]), Ok(b"PACK".to_vec()));
         assert_eq!(answer(false, &[b"NAK\n", b"\x01PACK", b""]), Ok(b"PACK".to_vec()));
         assert_eq!(answer(false, &[b"ACK 00\n", b"\x01PACK", b""]), Ok(b"PACK".to_vec()));
+        assert_eq!(answer(false, &[b"ACK 00\n", b"ACK 00\n", b"\x01PACK", b""]), Ok(b"PACK".to_vec()));
     }
 
     #[test]
