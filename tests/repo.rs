@@ -4,6 +4,7 @@ pub mod commits;
 mod damage;
 mod hostile;
 mod http;
+mod lean;
 mod push;
 mod refs;
 mod ssh;

@@ -37,6 +37,7 @@ struct State {
     speaks_only_version_0: bool,
     connections: Vec<TcpStream>,
     connected: usize,
+    sent: usize,
     is_over: bool,
 }
 
@@ -197,6 +198,11 @@ impl GitServer {
         std::mem::take(&mut self.shared.state().requests)
     }
 
+    /// Bytes of the answers since the last call, without their headers.
+    pub fn take_sent(&self) -> usize {
+        std::mem::take(&mut self.shared.state().sent)
+    }
+
     /// How many connections were made so far.
     pub fn connections(&self) -> usize {
         self.shared.state().connected
@@ -338,6 +344,7 @@ impl Shared {
                 }
                 _ => {}
             }
+            self.state().sent += body.len();
             answer(to, status, &headers, &body)?;
         }
     }

@@ -16,34 +16,65 @@ use super::packet::{
 /// Bytes of one pack, and with it of one fetch.
 pub const MAX_PACK_BYTES: u64 = 1 << 30;
 
-/// The request for some commits of refs.
+/// What a fetch is to bring.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needed<'a> {
+    /// Commits, each with the ref on which the server has it; or with its own id, where it is asked for by that alone.
+    pub wanted: &'a [(String, CommitId)],
+    /// What is here with all that it needs.
+    pub haves: &'a [CommitId],
+    /// How much of it.
+    pub holds: Holds,
+}
+
+/// What a mirror holds of its commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// All that they need.
+    Everything,
+    /// The commits alone, without folders and files. Where a server sends more all the same, nobody counts on it.
+    Commits,
+}
+
+/// The request for some commits.
 ///
 /// # Errors
-/// `Passing` when a ref is no longer there, `Setup` when the server is too old.
-pub(super) fn request(
-    greeting: &Greeting,
-    wanted: &[(String, CommitId)],
-    haves: &[CommitId],
-) -> Result<Vec<u8>, Problem> {
+/// `Passing` when a ref is no longer there or a server gives no commits by their ids, `Setup` when it is too old.
+pub(super) fn request(greeting: &Greeting, needed: Needed<'_>) -> Result<Vec<u8>, Problem> {
+    let Needed { wanted, haves, holds } = needed;
+    // What is sent as a difference to an object that is not in the pack needs that here.
+    let options: &[&str] = match holds {
+        Holds::Everything => &["thin-pack", "ofs-delta", "no-progress"],
+        Holds::Commits => &["ofs-delta", "no-progress"],
+    };
     let mut request = Vec::new();
     match greeting {
         Greeting::V2(capabilities) => {
             write_line(&mut request, "command=fetch");
             write_common(&mut request, capabilities);
             request.extend(DELIMITER);
-            for option in ["thin-pack", "ofs-delta", "no-progress"] {
-                write_line(&mut request, option);
+            options.iter().for_each(|option| write_line(&mut request, option));
+            let fetch = capabilities.get("fetch").map(String::as_str).unwrap_or_default();
+            if holds == Holds::Commits && fetch.split(' ').any(|feature| feature == "filter") {
+                write_line(&mut request, "filter tree:0");
             }
             wanted.iter().for_each(|(_, commit)| write_line(&mut request, &format!("want {commit}")));
         }
         Greeting::V0(found) => {
-            let options = options_of_version_0(&found.capabilities)?;
+            let options = options_of_version_0(&found.capabilities, options)?;
+            let gives_any = ["allow-any-sha1-in-want", "allow-reachable-sha1-in-want", "allow-tip-sha1-in-want"]
+                .iter()
+                .any(|capability| found.capabilities.contains_key(*capability));
             for (index, (name, commit)) in wanted.iter().enumerate() {
                 // Only what a ref stands on may be asked for, and the ref may have moved since it was looked at.
                 let stands =
                     if found.refs.values().any(|id| id == commit) { Some(commit) } else { found.refs.get(name) };
-                let Some(stands) = stands else {
-                    return Err(Problem::passing(format!("{name} is no longer on the git server")));
+                let is_by_id = *name == commit.to_string();
+                let stands = match stands {
+                    Some(stands) => stands,
+                    None if is_by_id && gives_any => commit,
+                    None if is_by_id => return Err(server_said(b"it gives only what a branch or a tag stands on")),
+                    None => return Err(Problem::passing(format!("{name} is no longer on the git server"))),
                 };
                 let options = if index == 0 { options.as_str() } else { "" };
                 write_line(&mut request, &format!("want {stands}{options}"));
@@ -59,13 +90,12 @@ pub(super) fn request(
     Ok(request)
 }
 
-fn options_of_version_0(capabilities: &Capabilities) -> Result<String, Problem> {
+fn options_of_version_0(capabilities: &Capabilities, known: &[&str]) -> Result<String, Problem> {
     if !capabilities.contains_key("side-band-64k") {
         return Err(
             Problem::setup("the git server is too old: it lacks side-band-64k").hint("use git 1.6 or later there")
         );
     }
-    let known = ["thin-pack", "ofs-delta", "no-progress"];
     let usable = known.iter().filter(|option| capabilities.contains_key(**option)).map(|option| format!(" {option}"));
     Ok(format!(" side-band-64k{} {AGENT}", usable.collect::<String>()))
 }
@@ -115,6 +145,7 @@ pub(super) fn read_answer<R: Read>(
 #[cfg(test)]
 mod tests {
     use super::super::ls_refs::Advertisement;
+    use super::super::packet::is_refusal;
     use super::*;
 
     fn answer(version_2: bool, parts: &[&[u8]]) -> Result<Vec<u8>, Problem> {
@@ -167,8 +198,29 @@ mod tests {
         let capabilities: Capabilities = [("side-band-64k".to_owned(), String::new())].into();
         let refs = [("refs/heads/develop".to_owned(), new)].into();
         let greeting = Greeting::V0(Advertisement { capabilities, refs, ..Advertisement::default() });
-        let text = String::from_utf8(request(&greeting, &[("refs/heads/develop".into(), old)], &[]).unwrap()).unwrap();
+        let request = |name: &str| {
+            let needed = Needed { wanted: &[(name.to_owned(), old)], haves: &[], holds: Holds::Everything };
+            request(&greeting, needed).map(|bytes| String::from_utf8(bytes).unwrap())
+        };
+        let text = request("refs/heads/develop").unwrap();
         assert!(text.contains(&format!("want {new} side-band-64k agent=")), "{text}");
-        assert!(request(&greeting, &[("gone".into(), old)], &[]).is_err());
+        assert!(request("gone").is_err());
+        assert!(is_refusal(&request(&old.to_string()).unwrap_err()));
+    }
+
+    #[test]
+    fn commits_alone_are_asked_for_where_the_server_can_leave_out_the_rest() {
+        let commit = CommitId::from_bytes([1; 20]);
+        let text = |features: &str, holds| {
+            let capabilities: Capabilities = [("fetch".to_owned(), features.to_owned())].into();
+            let needed = Needed { wanted: &[("refs/heads/a".into(), commit)], haves: &[], holds };
+            String::from_utf8(request(&Greeting::V2(capabilities), needed).unwrap()).unwrap()
+        };
+        assert!(text("shallow filter", Holds::Commits).contains("0012filter tree:0\n"));
+        assert!(!text("shallow filter", Holds::Everything).contains("filter"));
+        for features in ["", "shallow", "shallow sparse-filters"] {
+            let text = text(features, Holds::Commits);
+            assert!(!text.contains("filter") && !text.contains("thin-pack"), "{text}");
+        }
     }
 }

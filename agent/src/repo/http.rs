@@ -11,10 +11,10 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCAT
 use reqwest::{Certificate, StatusCode};
 use secrecy::ExposeSecret;
 use towpath_core::fault::{Fault, Problem};
-use towpath_core::revision::{CommitId, clean_line};
+use towpath_core::revision::clean_line;
 use url::{Host, Url};
 
-use super::fetch::{self, MAX_PACK_BYTES};
+use super::fetch::{self, MAX_PACK_BYTES, Needed};
 use super::ls_refs::{self, Asked, Greeting, MAX_LISTING_BYTES, Refs};
 use super::packet::{PacketReader, garbled};
 use super::receive::{self, Decide, MAX_REPORT_BYTES, Sent};
@@ -158,16 +158,11 @@ impl Http {
         }
     }
 
-    /// Writes a pack with some commits, and what they need and `haves` do not have, to `pack`.
-    pub(super) fn fetch(
-        &self,
-        wanted: &[(String, CommitId)],
-        haves: &[CommitId],
-        pack: &mut dyn io::Write,
-    ) -> Result<(), Problem> {
-        let deadline = Deadline::after(if haves.is_empty() { self.terms.first } else { self.terms.whole });
+    /// Writes a pack with what is needed to `pack`.
+    pub(super) fn fetch(&self, needed: Needed<'_>, pack: &mut dyn io::Write) -> Result<(), Problem> {
+        let deadline = Deadline::after(if needed.haves.is_empty() { self.terms.first } else { self.terms.whole });
         let greeting = self.greeting(deadline)?;
-        let request = fetch::request(&greeting, wanted, haves)?;
+        let request = fetch::request(&greeting, needed)?;
         let is_version_2 = matches!(*greeting, Greeting::V2(_));
         let mut packets = self.command(request, is_version_2, MAX_PACK_BYTES, deadline)?;
         self.forget_greeting_on_error(fetch::read_answer(&greeting, &mut packets, pack))?;

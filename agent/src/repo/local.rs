@@ -6,12 +6,14 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use git2::{Odb, Repository};
+use git2::{ErrorCode, Odb, Repository};
 use towpath_core::fault::Problem;
 use towpath_core::lane::is_ref_name;
 use towpath_core::revision::{CommitId, clean_line};
 
+use super::fetch::{Holds, Needed};
 use super::ls_refs::{Advertisement, Asked, Refs};
+use super::packet::server_said;
 use super::push::Update;
 use super::receive::{Decide, Report, Sent, Wanted};
 use super::tree::{commit_id, is_malformed, malformed, oid};
@@ -42,12 +44,18 @@ pub(super) fn refs(folder: &Path, asked: Asked<'_>) -> Result<Refs, Problem> {
     Ok(refs)
 }
 
-/// Copies the wanted commits, and what they need and `haves` do not have, into `target`.
-pub(super) fn fetch(folder: &Path, wanted: &[CommitId], haves: &[CommitId], target: &Odb<'_>) -> Result<(), Problem> {
+/// Copies what is needed into `target`.
+pub(super) fn fetch(folder: &Path, needed: Needed<'_>, target: &Odb<'_>) -> Result<(), Problem> {
     let source = open(folder)?;
+    let Needed { wanted, haves, holds } = needed;
+    let is_gone =
+        |commit: CommitId| source.find_commit(oid(commit)).is_err_and(|why| why.code() == ErrorCode::NotFound);
+    if let Some((_, gone)) = wanted.iter().find(|(_, commit)| is_gone(*commit)) {
+        return Err(server_said(format!("{} has no commit {gone}", folder.display()).as_bytes()));
+    }
     let copied = (|| {
         let mut walk = source.revwalk()?;
-        for commit in wanted {
+        for (_, commit) in wanted {
             walk.push(oid(*commit))?;
         }
         for commit in haves {
@@ -57,7 +65,10 @@ pub(super) fn fetch(folder: &Path, wanted: &[CommitId], haves: &[CommitId], targ
         }
         let mut pack = source.packbuilder()?;
         pack.set_threads(1);
-        pack.insert_walk(&mut walk)?;
+        match holds {
+            Holds::Everything => pack.insert_walk(&mut walk)?,
+            Holds::Commits => walk.try_for_each(|id| pack.insert_object(id?, None))?,
+        }
         let mut writer = target.packwriter()?;
         let mut written = Ok(());
         pack.foreach(|bytes| {

@@ -16,6 +16,7 @@ use towpath_core::revision::{CommitId, Revision, clean_line};
 use towpath_core::tree::Tree;
 
 use super::compact;
+use super::fetch::{Holds, Needed};
 use super::remote::{Credentials, Remote};
 use super::source::Source;
 use super::terms::Terms;
@@ -57,6 +58,7 @@ const KEPT: &str = "refs/kept/";
 pub struct Mirror {
     folder: PathBuf,
     remote: Remote,
+    holds: Holds,
     source: Source,
     store: Mutex<Store>,
     /// One fetch at a time; holds when the mirror was last fetched anew.
@@ -112,15 +114,40 @@ impl Mirror {
     /// # Errors
     /// As [`Mirror::open`].
     pub fn open_on(folder: &Path, remote: Remote, credentials: Credentials, terms: Terms) -> Result<Mirror, Problem> {
+        Mirror::open_that_holds(Holds::Everything, folder, remote, credentials, terms)
+    }
+
+    /// [`Mirror::open_on`] for a mirror that needs commits only: neither folders nor files are asked for, and
+    /// [`Mirror::tree`] is refused. A server that cannot leave them out sends them all the same.
+    ///
+    /// # Errors
+    /// As [`Mirror::open`].
+    pub fn open_commits_on(
+        folder: &Path,
+        remote: Remote,
+        credentials: Credentials,
+        terms: Terms,
+    ) -> Result<Mirror, Problem> {
+        Mirror::open_that_holds(Holds::Commits, folder, remote, credentials, terms)
+    }
+
+    fn open_that_holds(
+        holds: Holds,
+        folder: &Path,
+        remote: Remote,
+        credentials: Credentials,
+        terms: Terms,
+    ) -> Result<Mirror, Problem> {
         super::init();
         let folder = &std::path::absolute(folder).map_err(|error| unwritable(folder, &error))?;
         let source = Source::new(&remote, credentials, beside(folder, "ssh"), terms)?;
         let owner = take_ownership(folder)?;
         remove_leftovers(folder);
-        let repository = open_or_create(folder, &remote)?;
+        let repository = open_or_create(folder, &remote, holds)?;
         Ok(Mirror {
             folder: folder.to_owned(),
             remote,
+            holds,
             source,
             store: Mutex::new(Store { repository, trees: TreeCache::default() }),
             fetching: Mutex::new(None),
@@ -216,8 +243,12 @@ impl Mirror {
     ///
     /// # Errors
     /// All that is wrong with the tree, up to a limit: symbolic links, names, sizes. Or one `Passing` problem when the
-    /// commit is not in the mirror or the mirror is damaged.
+    /// commit is not in the mirror or the mirror is damaged. `Setup` for a mirror that holds commits only.
     pub fn tree(&self, commit: CommitId) -> Result<Arc<Tree>, Problems> {
+        if self.holds == Holds::Commits {
+            let problem = Problem::setup(format!("the mirror of {} holds commits only, not their files", self.remote));
+            return Err(problem.hint("name it as the url of a Repository of its own to read its files").into());
+        }
         let mut store = lock(&self.store);
         let Store { repository, trees } = &mut *store;
         trees.read(repository, commit).map_err(|unreadable| match unreadable {
@@ -290,17 +321,17 @@ impl Mirror {
         known: Vec<Oid>,
         likely: Vec<CommitId>,
     ) -> Result<(), Failure> {
-        wanted.retain(|(_, commit)| check_new(repository, *commit, &known).is_err());
+        wanted.retain(|(_, commit)| check_new(repository, *commit, &known, self.holds).is_err());
         if wanted.is_empty() {
             return Ok(());
         }
         let haves = haves(repository, likely.into_iter().map(oid).chain(known.iter().copied()));
         let incoming = Incoming::prepare(folder)?;
         let odb = incoming.repository.odb().map_err(Failure::damaged)?;
-        self.source.fetch(&wanted, &haves, &odb)?;
+        self.source.fetch(Needed { wanted: &wanted, haves: &haves, holds: self.holds }, &odb)?;
         for (_, commit) in &wanted {
-            if let Err(error) = check_new(&incoming.repository, *commit, &known) {
-                return Err(blame(repository, &known, &error));
+            if let Err(error) = check_new(&incoming.repository, *commit, &known, self.holds) {
+                return Err(blame(repository, &known, &error, self.holds));
             }
         }
         let _packs = lock(&self.packs);
@@ -343,7 +374,7 @@ impl Mirror {
             let store = lock(&self.store);
             wanted.iter().map(|(branch, _)| branch_head(&store.repository, branch)).collect::<Vec<_>>()
         };
-        let repository = open_or_create(&fresh, &self.remote)?;
+        let repository = open_or_create(&fresh, &self.remote, self.holds)?;
         let mut all = match self.fetch_into(&fresh, wanted) {
             Ok(moved) => moved,
             Err(failure) => {
@@ -365,7 +396,8 @@ impl Mirror {
             move_aside(&self.folder).map_err(unwritable)?;
         }
         fs::rename(&fresh, &self.folder).map_err(unwritable)?;
-        *store = Store { repository: open_or_create(&self.folder, &self.remote)?, trees: TreeCache::default() };
+        *store =
+            Store { repository: open_or_create(&self.folder, &self.remote, self.holds)?, trees: TreeCache::default() };
         self.suspect.store(false, Ordering::Release);
         Ok(all)
     }
@@ -479,8 +511,9 @@ fn path_bytes(path: &Path) -> &[u8] {
     std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
 }
 
-/// Looks whether a commit is there, with its history back to what is known and all that the trees in it need.
-fn check_new(repository: &Repository, commit: CommitId, known: &[Oid]) -> Result<(), git2::Error> {
+/// Looks whether a commit is there, with its history back to what is known and, where the mirror holds that, all that the
+/// trees in it need.
+fn check_new(repository: &Repository, commit: CommitId, known: &[Oid], holds: Holds) -> Result<(), git2::Error> {
     let odb = repository.odb()?;
     if odb.read_header(oid(commit))?.1 != git2::ObjectType::Commit {
         return Err(git2::Error::new(ErrorCode::Invalid, ErrorClass::Object, "a ref stands on no commit"));
@@ -489,6 +522,10 @@ fn check_new(repository: &Repository, commit: CommitId, known: &[Oid]) -> Result
     walk.push(repository.find_commit(oid(commit))?.id())?;
     for tip in known {
         walk.hide(*tip)?;
+    }
+    if holds == Holds::Commits {
+        // A commit that is missing ends the walk with an error.
+        return walk.into_iter().try_for_each(|id| id.map(drop));
     }
     let mut seen = HashSet::new();
     for id in walk {
@@ -500,8 +537,8 @@ fn check_new(repository: &Repository, commit: CommitId, known: &[Oid]) -> Result
 }
 
 /// Who is at fault when something is missing after a fetch: the mirror, if what it had before has holes too.
-fn blame(repository: &Repository, known: &[Oid], error: &git2::Error) -> Failure {
-    let intact = known.iter().try_for_each(|tip| check_new(repository, commit_id(*tip), &[]));
+fn blame(repository: &Repository, known: &[Oid], error: &git2::Error, holds: Holds) -> Failure {
+    let intact = known.iter().try_for_each(|tip| check_new(repository, commit_id(*tip), &[], holds));
     let why = clean_line(error.message(), SHOWN_CHARACTERS);
     match intact {
         Ok(()) if tree::is_malformed(error) => Failure::Problem(tree::malformed(error)),
@@ -627,16 +664,25 @@ fn move_aside(folder: &Path) -> std::io::Result<()> {
 }
 
 /// The mirror of an address, which stands in its configuration: commits of another repository must not be found in it.
-fn open_or_create(folder: &Path, remote: &Remote) -> Result<Repository, Problem> {
+/// So does whether it holds commits only, for one that does has no files to read.
+fn open_or_create(folder: &Path, remote: &Remote, holds: Holds) -> Result<Repository, Problem> {
     const ADDRESS: &str = "towpath.address";
+    const COMMITS_ONLY: &str = "towpath.commitsOnly";
     if folder.exists() {
         let opened = Repository::open_bare(folder).and_then(|repository| {
-            let address = repository.config()?.snapshot()?.get_string(ADDRESS)?;
-            Ok((repository, address))
+            let config = repository.config()?.snapshot()?;
+            let address = config.get_string(ADDRESS)?;
+            let found = if config.get_bool(COMMITS_ONLY).unwrap_or(false) { Holds::Commits } else { Holds::Everything };
+            Ok((repository, address, found))
         });
         match opened {
-            Ok((repository, address)) if address == remote.to_string() => return Ok(repository),
-            Ok((_, address)) => {
+            Ok((repository, address, found)) if address == remote.to_string() && found == holds => {
+                return Ok(repository);
+            }
+            Ok((_, address, found)) if address == remote.to_string() => {
+                tracing::warn!(folder = %folder.display(), ?found, "the mirror holds something else, moved aside");
+            }
+            Ok((_, address, _)) => {
                 tracing::warn!(folder = %folder.display(), address, "the mirror of another address, moved aside");
             }
             Err(error) => {
@@ -648,7 +694,10 @@ fn open_or_create(folder: &Path, remote: &Remote) -> Result<Repository, Problem>
     let mut options = RepositoryInitOptions::new();
     options.bare(true).no_reinit(true).external_template(false);
     let created = Repository::init_opts(folder, &options).and_then(|repository| {
-        repository.config()?.set_str(ADDRESS, &remote.to_string())?;
+        let mut config = repository.config()?;
+        // Written first: without its address it is no mirror.
+        config.set_bool(COMMITS_ONLY, holds == Holds::Commits)?;
+        config.set_str(ADDRESS, &remote.to_string())?;
         Ok(repository)
     });
     created.map_err(|error| unwritable(folder, &error.message()))

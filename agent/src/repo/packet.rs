@@ -118,10 +118,18 @@ pub(super) fn garbled() -> Problem {
     Problem::passing("the answer of the git server is not in git's protocol")
 }
 
+/// How the problem begins that a server reports.
+const REFUSED: &str = "the git server refused: ";
+
 /// The problem that a server reports in its own words.
 pub(super) fn server_said(said: &[u8]) -> Problem {
     let said = clean_line(String::from_utf8_lossy(said).trim(), 200);
-    Problem::passing(format!("the git server refused: {said}"))
+    Problem::passing(format!("{REFUSED}{said}"))
+}
+
+/// Whether a problem is one that a server reported.
+pub(super) fn is_refusal(problem: &Problem) -> bool {
+    problem.message.starts_with(REFUSED)
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use git2::Odb;
 use secrecy::{ExposeSecret, SecretString};
 use towpath_core::fault::Problem;
-use towpath_core::revision::CommitId;
 
+use super::fetch::Needed;
 use super::http::Http;
 use super::local;
 use super::ls_refs::{Asked, Refs};
@@ -79,17 +79,11 @@ impl Source {
         }
     }
 
-    /// Brings the wanted commits of refs, and what they need and `haves` do not have, into `target`.
-    pub(super) fn fetch(
-        &self,
-        wanted: &[(String, CommitId)],
-        haves: &[CommitId],
-        target: &Odb<'_>,
-    ) -> Result<(), Problem> {
+    /// Brings what is needed into `target`.
+    pub(super) fn fetch(&self, needed: Needed<'_>, target: &Odb<'_>) -> Result<(), Problem> {
         let connection = self.connection();
         if let Connection::Local(folder) = connection {
-            let commits: Vec<CommitId> = wanted.iter().map(|(_, commit)| *commit).collect();
-            return local::fetch(&folder, &commits, haves, target);
+            return local::fetch(&folder, needed, target);
         }
         let unusable = |error: git2::Error| {
             Problem::passing(format!("the pack that the git server sent cannot be used: {}", error.message()))
@@ -97,8 +91,8 @@ impl Source {
         // Dropped without a commit it leaves nothing behind.
         let mut pack = PackGuard::new(target.packwriter().map_err(unusable)?);
         match connection {
-            Connection::Http(http) => http.fetch(wanted, haves, &mut pack)?,
-            Connection::Ssh(ssh) => ssh.fetch(wanted, haves, &mut pack)?,
+            Connection::Http(http) => http.fetch(needed, &mut pack)?,
+            Connection::Ssh(ssh) => ssh.fetch(needed, &mut pack)?,
             Connection::Local(_) => unreachable!("a local repository was copied above"),
         }
         pack.finish()?.commit().map(drop).map_err(unusable)

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 use towpath_core::fault::Problem;
-use towpath_core::revision::{CommitId, clean_line};
+use towpath_core::revision::clean_line;
 
-use super::fetch::{self, MAX_PACK_BYTES};
+use super::fetch::{self, MAX_PACK_BYTES, Needed};
 use super::ls_refs::{self, Asked, Greeting, MAX_LISTING_BYTES, Refs};
 use super::packet::{FLUSH, PacketReader, cut_short, garbled};
 use super::receive::{self, Decide, MAX_REPORT_BYTES, Sent};
@@ -98,16 +98,11 @@ impl Ssh {
         })
     }
 
-    /// Writes a pack with some commits, and what they need and `haves` do not have, to `pack`.
-    pub(super) fn fetch(
-        &self,
-        wanted: &[(String, CommitId)],
-        haves: &[CommitId],
-        pack: &mut dyn Write,
-    ) -> Result<(), Problem> {
-        let deadline = Deadline::after(if haves.is_empty() { self.terms.first } else { self.terms.whole });
+    /// Writes a pack with what is needed to `pack`.
+    pub(super) fn fetch(&self, needed: Needed<'_>, pack: &mut dyn Write) -> Result<(), Problem> {
+        let deadline = Deadline::after(if needed.haves.is_empty() { self.terms.first } else { self.terms.whole });
         self.talk(Service::Read, deadline, MAX_PACK_BYTES, |greeting, packets, to| {
-            say(to, fetch::request(greeting, wanted, haves)?);
+            say(to, fetch::request(greeting, needed)?);
             fetch::read_answer(greeting, packets, pack)
         })
     }

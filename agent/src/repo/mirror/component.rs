@@ -10,8 +10,9 @@ use towpath_core::revision::{CommitId, clean_line};
 use towpath_core::version::{self, Ancestry, Version, VersionTag};
 
 use super::super::ls_refs::Asked;
+use super::super::packet::is_refusal;
 use super::super::tree::{commit_id, oid};
-use super::{HEADS, Mirror, SHOWN_CHARACTERS, lock};
+use super::{Failure, HEADS, KEPT, Mirror, SHOWN_CHARACTERS, keep, lock, tips};
 
 /// How the names of tags begin that begin versions.
 const VERSION_TAGS: &str = "refs/tags/v";
@@ -66,6 +67,65 @@ impl Mirror {
             }
         }
         Ok(look)
+    }
+
+    /// Brings a commit that need not be where a branch stands, by the gentlest way that works: with some branches (and
+    /// where they stand); by its id, if the server gives that; with all branches of the server.
+    ///
+    /// A commit that is here already costs nothing. One that the server no longer has costs all of these ways each time,
+    /// so ask for it seldom.
+    ///
+    /// # Errors
+    /// `Content` when the server does not have it, or shows it to nobody; otherwise as [`Mirror::fetch`].
+    pub fn fetch_commit(&self, commit: CommitId, branches: &[(String, CommitId)]) -> Result<(), Problem> {
+        if self.contains(commit) {
+            return Ok(());
+        }
+        self.fetch(branches)?;
+        if self.contains(commit) {
+            return Ok(());
+        }
+        let by_id = self.fetch_by_id(commit);
+        if by_id.is_ok() && self.contains(commit) {
+            return Ok(());
+        }
+        // Refused, or the mirror is damaged: this mends it, too.
+        let heads: Vec<(String, CommitId)> = self.heads()?.into_iter().collect();
+        self.fetch(&heads)?;
+        if self.contains(commit) {
+            return Ok(());
+        }
+        // What did not come because the mirror was damaged comes into a new one.
+        let by_id = match by_id {
+            Err(problem) if is_refusal(&problem) => Err(problem),
+            _ => self.fetch_by_id(commit),
+        };
+        match by_id {
+            Ok(()) if self.contains(commit) => Ok(()),
+            Ok(()) => Err(Problem::passing(format!("the commit {commit} did not come"))),
+            Err(problem) if is_refusal(&problem) => {
+                Err(Problem::content(format!("the server has no such commit on any branch: {}", problem.message))
+                    .hint("push the commit, or move the submodule to one that is there"))
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    fn fetch_by_id(&self, commit: CommitId) -> Result<(), Problem> {
+        let _one_at_a_time = lock(&self.fetching);
+        let fetch = || -> Result<(), Failure> {
+            let repository = Repository::open_bare(&self.folder).map_err(Failure::damaged)?;
+            let known = tips(&repository, &[HEADS, KEPT]);
+            self.bring(&repository, &self.folder, vec![(commit.to_string(), commit)], known, Vec::new())?;
+            // No branch of the mirror leads to it.
+            keep(&repository, commit).map_err(Failure::damaged)
+        };
+        fetch().map_err(|failure| match failure {
+            Failure::Problem(problem) => problem,
+            Failure::Damaged(why) => self.damaged(&git2::Error::from_str(&why)),
+        })?;
+        self.compact();
+        Ok(())
     }
 
     /// The version of a commit in the mirror, by these tags. Contacts nobody.

@@ -8,6 +8,7 @@ use towpath_core::fault::{Fault, Problem};
 use towpath_core::lane::is_ref_name;
 use towpath_core::revision::clean_line;
 
+use super::super::fetch::Holds;
 use super::super::ls_refs::{Advertisement, Refs};
 use super::super::push::{MAX_PUSH_BYTES, MAX_UPDATES, Outcome, Update, not_stored, refused};
 use super::super::receive::{Report, Sent, Wanted};
@@ -93,6 +94,10 @@ impl Mirror {
     fn pack(&self, updates: &[&Update], found: &Advertisement) -> Result<Vec<u8>, Problem> {
         let _packs = lock(&self.packs);
         let repository = Repository::open_bare(&self.folder).map_err(|error| self.unusable(&error))?;
+        if self.holds == Holds::Commits {
+            // A ref may be put where the server has a commit already. It refuses where it has not.
+            return empty_pack(&repository).map_err(|error| self.unusable(&error));
+        }
         match pack(&repository, updates, found, MAX_PUSH_BYTES) {
             Ok(Some(pack)) => Ok(pack),
             Ok(None) => Err(Problem::setup(format!("a push of more than {MAX_PUSH_BYTES} bytes is not sent"))
@@ -139,6 +144,12 @@ fn pack(
         return Ok(None);
     }
     built.map(|()| Some(pack))
+}
+
+fn empty_pack(repository: &Repository) -> Result<Vec<u8>, git2::Error> {
+    let mut pack = Vec::new();
+    repository.packbuilder()?.foreach(|bytes| pack.write_all(bytes).is_ok())?;
+    Ok(pack)
 }
 
 /// Commits that the server has and on which the new ones build. To hide every ref of the server would take long where
