@@ -247,7 +247,16 @@ async fn a_move_that_somebody_reverted_is_not_made_again() {
     let bad = shop.web.commit("master", "Bad", &[("b", "1")]);
     shop.is_pinned("master", bad).await;
     shop.world.runs("taken-back", "master").await;
-    shop.world.repo.revert("master", shop.world.repo.head("master"));
+    let moved = shop.world.repo.head("master");
+    shop.world.repo.revert("master", moved);
+    // Somebody who had not pulled merges it, so that it is not on the line of first parents.
+    let reverted = shop.world.repo.head("master");
+    let before: CommitId = git(shop.world.repo.path(), &["rev-parse", "master~2"]).trim().parse().unwrap();
+    shop.world.repo.force("own", before);
+    shop.world.repo.commit("own", "Own work", &[("own.md", "own")]);
+    shop.world.repo.force("theirs", reverted);
+    let merged = shop.world.repo.merge("own", "theirs");
+    shop.world.repo.force("master", merged);
     shop.world.runs("taken-back", "master").await;
     shop.runs_image(&format!("registry.example/web:v1.0-1-{}", good.short())).await;
     let is_told = |status: &RepositoryStatus| condition(status, "Bumped").is_some_and(|told| told.status == "False");
@@ -325,12 +334,18 @@ async fn a_component_is_moved_by_hand_to_a_tag_and_not_outside_of_its_branch() {
         (vec!["bump", "web", "--lane", "master", "--to", "v9.9"], "its tags are: v1.0"),
         (vec!["bump", "none", "--lane", "master"], "there are: components/web"),
         (vec!["bump", "web", "--lane", "elsewhere"], "followed are: master"),
-        (vec!["bump", "web", "--lane", "master", "--to", &feature.to_string()], "feature"),
+        (vec!["bump", "web", "--lane", "master", "--to", &feature.to_string()], "is not on its branch master"),
+        (vec!["bump", "web", "--lane", "master", "--to", &"ab".repeat(20)], "the server has no such commit"),
     ] {
         let (code, _, errors) = shop.towpath(&arguments);
         assert_eq!(code, 1, "{arguments:?}");
-        assert!(errors.contains(wanted) || errors.contains("is not"), "{arguments:?}: {errors}");
+        assert!(errors.contains(wanted), "{arguments:?}: {errors}");
     }
+    // A tag that was made this moment is known.
+    shop.web.commit("master", "Work", &[("w", "1")]);
+    shop.web.tag("v1.1", shop.web.head("master"));
+    let (code, said, errors) = shop.towpath(&["bump", "web", "--lane", "master", "--to", "v1.1", "--dry-run"]);
+    assert!(code == 0 && said.contains("to v1.1-0-"), "{said}{errors}");
     assert_eq!(shop.world.repo.head("master"), head);
     // All that can go forward.
     let (code, _, errors) = shop.towpath(&["bump", "--lane", "master"]);

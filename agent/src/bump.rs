@@ -14,9 +14,6 @@ use crate::repo::{Credentials, Mirror, Outcome, Part, Parts, Person, Pinned, Upd
 /// The name that commits of the agent bear.
 const AUTHOR: &str = "towpath";
 
-/// Commits of a deploy branch that are looked through for a move that somebody took back.
-const MAX_LOOKED_BACK: usize = 500;
-
 /// A deploy branch and where it stands.
 #[derive(Clone, Debug)]
 pub struct Lane {
@@ -73,6 +70,10 @@ pub fn look(mirror: &Mirror, parts: &Parts, lane: &Lane) -> Result<Found, Proble
 fn look_at(mirror: &Mirror, pinned: &Pinned, lane: &Lane) -> Result<Option<Move>, Problem> {
     let Submodule { path, .. } = &pinned.submodule;
     let part = pinned.part.clone()?;
+    if part.mirror.remote().is_same(mirror.remote()) {
+        let problem = format!("component {path} is the deploy repository itself: each move would bring another one");
+        return Err(Problem::content(problem).hint("move it by hand"));
+    }
     let branch = pinned.submodule.branch_for(&lane.branch);
     // A branch that is not there is told by whoever lints the repository; here there is nowhere to go.
     let Some(head) = part.heads.get(branch).copied().filter(|_| !part.deleted.contains(branch)) else {
@@ -90,7 +91,9 @@ fn look_at(mirror: &Mirror, pinned: &Pinned, lane: &Lane) -> Result<Option<Move>
     if !bump::moves_by_itself(place) {
         return Ok(None);
     }
-    if mirror.was_pinned(lane.head, path, head, MAX_LOOKED_BACK)? {
+    // Nobody can have pinned it before it was there.
+    let since = part.mirror.revision(head, "")?.committed_at;
+    if mirror.was_pinned(lane.head, path, head, since)? {
         let problem = format!("component {path}: {} was taken back from {}", head.short(), lane.branch);
         return Err(Problem::content(problem).hint(format!(
             "it moves on with the next commit on {branch}, or by hand with towpath bump {path} --lane {}",
@@ -112,7 +115,7 @@ fn place(mirror: &Mirror, commit: CommitId, head: CommitId) -> Result<Place, Pro
     })
 }
 
-/// A component by hand: to a commit, or to the head of its branch.
+/// A component by hand: to a commit, a tag, or the head of its branch. What is not here yet is fetched.
 ///
 /// # Errors
 /// Where the component or the commit is not known, and where the commit is outside of the branch and that is refused.
@@ -137,7 +140,12 @@ pub fn by_hand(
     let part = pinned.part.clone()?;
     let path = &pinned.submodule.path;
     let branch = pinned.submodule.branch_for(&lane.branch);
-    let head = part.heads.get(branch).copied();
+    let head = part.heads.get(branch).copied().filter(|_| !part.deleted.contains(branch));
+    let is_by_id = to.is_some_and(|to| to.parse::<CommitId>().is_ok());
+    if let Some(problem) = part.problem.as_ref().filter(|_| !is_by_id) {
+        // What is known of its branches and tags may be old.
+        return Err(problem.clone());
+    }
     let commit = match to {
         None => head.ok_or_else(|| {
             Problem::content(format!("component {path} has no branch {branch}"))
@@ -153,6 +161,13 @@ pub fn by_hand(
     };
     if commit == pinned.commit {
         return Ok(None);
+    }
+    if !part.mirror.contains(commit) {
+        let heads: Vec<(String, CommitId)> = part.heads.clone().into_iter().collect();
+        part.mirror.fetch_commit(commit, &heads).map_err(|problem| {
+            let message = format!("component {path}: {}", problem.message);
+            Problem { message, ..problem }
+        })?;
     }
     let is_inside = match head {
         Some(head) => part.mirror.is_ancestor(commit, head)?,

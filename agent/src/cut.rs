@@ -4,6 +4,8 @@
 //! Each push is a compare-and-swap, and what stands already is left as it is: the same cut again goes on where it ended.
 //! The deploy repository comes last, so that its branch is never there without those of its components.
 
+use std::collections::BTreeMap;
+
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::lane::Release;
 use towpath_core::revision::CommitId;
@@ -56,6 +58,18 @@ impl Cut<'_> {
             }
         };
         let pinned = self.parts.of(&tree);
+        let mut pins = BTreeMap::new();
+        for pinned in &pinned {
+            let known = pins.entry(&pinned.submodule.url).or_insert(pinned.commit);
+            if *known != pinned.commit {
+                let message = format!("{} is pinned to two commits of it", pinned.submodule.url);
+                let problem = Problem::content(message).hint("one branch cannot stand on both: pin them to the same");
+                came.problems.push(problem);
+            }
+        }
+        if !came.problems.is_empty() {
+            return came;
+        }
         for pinned in &pinned {
             let path = &pinned.submodule.path;
             if pinned.submodule.branch_for("x") != "x" {

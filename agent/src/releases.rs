@@ -6,14 +6,15 @@
 
 mod branches;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use towpath_core::changelog::{self, Between, Changelog, End, Moved};
 use towpath_core::components::{self, GITMODULES, Pin, TOWPATH_YAML, components, read_declarations};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::hygiene::Hygiene;
+use towpath_core::lane::{BranchNames, Heads};
 use towpath_core::matrix::{self, Cell, Held, Snapshot, Standing};
 use towpath_core::revision::CommitId;
 use towpath_core::status::ComponentStatus;
@@ -41,11 +42,39 @@ pub struct Reading {
     see: See,
     /// What a revision says of components, without its other files.
     sketches: Memory<CommitId, Arc<Tree>>,
-    snapshots: Memory<String, (Arc<Parts>, Arc<Snapshot>)>,
+    snapshots: Memory<String, (Weak<Parts>, Arc<Snapshot>)>,
     standings: Memory<(CommitId, CommitId), Standing>,
     between: Memory<(CommitId, CommitId), Arc<Between>>,
     marks: Memory<CommitId, Option<String>>,
-    hygiene: Mutex<Option<(Arc<View>, Arc<Hygiene>)>>,
+    hygiene: Mutex<Option<(Seen, Arc<Hygiene>)>>,
+}
+
+/// What was seen of a repository. It holds no mirror: one that nobody needs any more can be opened anew.
+struct Seen {
+    heads: Heads,
+    deleted: BTreeSet<String>,
+    branches: BranchNames,
+    parts: Weak<Parts>,
+    mirror: Weak<Mirror>,
+}
+
+impl Seen {
+    fn of(view: &View) -> Seen {
+        Seen {
+            heads: view.heads.clone(),
+            deleted: view.deleted.clone(),
+            branches: view.branches.clone(),
+            parts: Arc::downgrade(&view.parts),
+            mirror: Arc::downgrade(&view.mirror),
+        }
+    }
+
+    fn is(&self, other: &Seen) -> bool {
+        let Seen { heads, deleted, branches, parts, mirror } = self;
+        (heads, deleted, branches) == (&other.heads, &other.deleted, &other.branches)
+            && parts.ptr_eq(&other.parts)
+            && mirror.ptr_eq(&other.mirror)
+    }
 }
 
 /// What was read once. Where it grows beyond its limit, it begins anew.
@@ -127,7 +156,7 @@ impl Reading {
             runs.iter().map(|one| ((one.path.as_str(), one.commit.as_str()), one)).collect();
         let key = format!("{revision} {runs:?}");
         let known = self.snapshots.get(&key);
-        if let Some((_, known)) = known.filter(|(parts, _)| Arc::ptr_eq(parts, &view.parts)) {
+        if let Some((_, known)) = known.filter(|(parts, _)| std::ptr::eq(parts.as_ptr(), Arc::as_ptr(&view.parts))) {
             return Ok(known);
         }
         let (branch, commit) = parse(revision)?;
@@ -151,7 +180,7 @@ impl Reading {
         };
         let found = declarations.and_then(|declarations| components(&tree, &declarations, branch, &pins));
         let snapshot = Arc::new(matrix::snapshot(revision, found, &pins, &held));
-        self.snapshots.keep(key, &(view.parts.clone(), snapshot.clone()));
+        self.snapshots.keep(key, &(Arc::downgrade(&view.parts), snapshot.clone()));
         Ok(snapshot)
     }
 
@@ -237,18 +266,12 @@ impl Releases for Reading {
     fn hygiene(&self) -> Result<Arc<Hygiene>, Problem> {
         let view = (self.see)()?;
         let mut known = self.hygiene.lock().expect("nothing panics while it holds this lock");
-        let is_current = |(seen, _): &&(Arc<View>, Arc<Hygiene>)| {
-            seen.heads == view.heads
-                && seen.deleted == view.deleted
-                && seen.branches == view.branches
-                && Arc::ptr_eq(&seen.parts, &view.parts)
-                && Arc::ptr_eq(&seen.mirror, &view.mirror)
-        };
-        if let Some((_, hygiene)) = known.as_ref().filter(is_current) {
+        let seen = Seen::of(&view);
+        if let Some((_, hygiene)) = known.as_ref().filter(|(known, _)| known.is(&seen)) {
             return Ok(hygiene.clone());
         }
         let hygiene = Arc::new(self.look_at_branches(&view));
-        *known = Some((view, hygiene.clone()));
+        *known = Some((seen, hygiene.clone()));
         Ok(hygiene)
     }
 }

@@ -161,7 +161,8 @@ impl Task {
                     }
                 }
                 self.keep_ledger(&resolved).await;
-                self.look_at_components(&resolved).await;
+                let is_asked = self.is_asked(resource);
+                self.look_at_components(&resolved, is_asked).await;
                 if result.is_ok() {
                     self.steward(resource, &resolved).await;
                 }
@@ -169,6 +170,9 @@ impl Task {
                 result
             }
         };
+        if let Err(problem) = &result {
+            self.decline(resource, problem);
+        }
         self.failures = if result.is_err() { self.failures + 1 } else { 0 };
         self.problem = result.err();
         self.write(resource, self.problem.clone()).await;

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use sha2::Digest;
 use tokio::sync::Notify;
 use towpath_core::fault::{Fault, Problem};
+use towpath_core::lane::Heads;
 use towpath_core::revision::CommitId;
 
 use super::Shared;
@@ -18,6 +19,8 @@ use crate::repo::{self, Credentials, Mirror, Part, Remote, Terms};
 
 /// How long credentials are used before their Secret is read again, if nobody refuses them.
 const READ_SECRET_AFTER: Duration = Duration::from_secs(600);
+/// Commits that are remembered as missing.
+const MAX_MISSING: usize = 1000;
 /// The longest pause between looks at a server that does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -49,7 +52,7 @@ pub struct Source {
     /// Held by whoever looks.
     looking: tokio::sync::Mutex<Looking>,
     /// What the last look came to.
-    seen: Mutex<Option<Result<Arc<Part>, Problem>>>,
+    seen: Mutex<Seen>,
     /// Who is told that a repository on this machine has changed.
     listeners: Arc<Mutex<Vec<Weak<Notify>>>>,
     /// Whether it has changed since the last look.
@@ -61,10 +64,15 @@ struct Looking {
     open: Option<Open>,
     looked_at: Option<Instant>,
     failures: u32,
-    /// The branches that anybody ever wanted.
+}
+
+#[derive(Clone, Default)]
+struct Seen {
+    part: Option<Result<Arc<Part>, Problem>>,
+    /// The branches that anybody ever wanted and that were looked for.
     branches: BTreeSet<String>,
-    /// Commits that were looked for and are not there.
-    missing: BTreeSet<CommitId>,
+    /// Commits that were looked for, and are not there.
+    missing: BTreeMap<CommitId, Problem>,
 }
 
 struct Open {
@@ -102,15 +110,23 @@ impl Sources {
 }
 
 impl Source {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("nothing panics while it holds this lock")
+    }
+
     /// What the last look came to; `None` before the first one.
     pub fn seen(&self) -> Option<Result<Arc<Part>, Problem>> {
-        self.seen.lock().expect("nothing panics while it holds this lock").clone()
+        self.lock().part.clone()
     }
 
     /// Whether all that is wanted was looked for already, with whatever success.
     pub fn has_looked_for(&self, wanted: &Wanted) -> bool {
-        let Ok(looking) = self.looking.try_lock() else { return false };
-        looking.looked_at.is_some() && looking.has_looked_for(wanted)
+        let Seen { part, branches, missing } = self.lock().clone();
+        let is_known = |commit: &CommitId| match &part {
+            Some(Ok(part)) => missing.contains_key(commit) || part.mirror.contains(*commit),
+            _ => true,
+        };
+        part.is_some() && branches.is_superset(&wanted.branches) && wanted.commits.iter().all(is_known)
     }
 
     /// Looks at the repository, unless somebody did so within `interval` and what is wanted was looked for then.
@@ -121,40 +137,39 @@ impl Source {
         let pause = if looking.failures > 0 { shared.settings.scaled(back_off).max(interval) } else { interval };
         let is_fresh = looking.looked_at.is_some_and(|at| at.elapsed() < pause);
         let has_changed = self.has_changed.swap(false, Ordering::AcqRel);
-        if is_fresh && !has_changed && looking.has_looked_for(&wanted) {
+        if is_fresh && !has_changed && self.has_looked_for(&wanted) {
             return;
         }
-        looking.branches.extend(wanted.branches);
-        let wanted = Wanted { branches: looking.branches.clone(), commits: wanted.commits };
-        let before = self.seen().and_then(Result::ok);
-        let mut found = self.try_look(&shared, &mut looking, before.clone(), &wanted).await;
-        let was_refused = match &found {
-            Ok(part) => part.problem.as_ref().is_some_and(|problem| problem.fault == Fault::Setup),
-            Err(_) => false,
-        };
+        let Seen { part, branches, missing } = self.lock().clone();
+        let wanted = Wanted { branches: branches.union(&wanted.branches).cloned().collect(), commits: wanted.commits };
+        let before = Before { part: part.and_then(Result::ok), missing };
+        let mut found = self.try_look(&shared, &mut looking, &before, &wanted).await;
+        let was_refused = found.as_ref().is_ok_and(|part| part.problem.as_ref().is_some_and(is_setup));
         if was_refused && self.renew(&shared, &mut looking).await.unwrap_or(false) {
-            found = self.try_look(&shared, &mut looking, before.clone(), &wanted).await;
+            found = self.try_look(&shared, &mut looking, &before, &wanted).await;
         }
-        looking.missing = wanted.commits;
-        if let Ok(part) = &found {
-            looking.missing.retain(|commit| !part.mirror.contains(*commit));
-        }
+        // What was seen before still holds where nothing could be asked now.
+        let found = match (found, &before.part) {
+            (Err(problem), Some(before)) => Ok(Part { problem: Some(problem), ..(**before).clone() }),
+            (found, _) => found,
+        };
         looking.looked_at = Some(Instant::now());
         let has_failed = found.as_ref().map_or(true, |part| part.problem.is_some());
         looking.failures = if has_failed { looking.failures + 1 } else { 0 };
+        let missing = found.as_ref().map(|part| part.missing.clone()).unwrap_or_default();
         // The same again is the very same, so that nobody takes it for news.
-        let found = match (found, before) {
+        let part = match (found, before.part) {
             (Ok(found), Some(before)) if found.is_same(&before) => Ok(before),
             (found, _) => found.map(Arc::new),
         };
-        *self.seen.lock().expect("nothing panics while it holds this lock") = Some(found);
+        *self.lock() = Seen { part: Some(part), branches: wanted.branches, missing };
     }
 
     async fn try_look(
         &self,
         shared: &Shared,
         looking: &mut Looking,
-        before: Option<Arc<Part>>,
+        before: &Before,
         wanted: &Wanted,
     ) -> Result<Part, Problem> {
         let is_old = looking.open.as_ref().is_some_and(|open| open.read_at.elapsed() > READ_SECRET_AFTER);
@@ -165,8 +180,8 @@ impl Source {
             Some(open) => open.mirror.clone(),
             None => self.open(shared, looking).await?,
         };
-        let wanted = wanted.clone();
-        Ok(blocking(move || bring(mirror, before.as_deref(), &wanted)).await)
+        let (before, wanted) = (before.clone(), wanted.clone());
+        Ok(blocking(move || bring(mirror, before, &wanted)).await)
     }
 
     async fn credentials(&self, shared: &Shared) -> Result<Credentials, Problem> {
@@ -191,7 +206,7 @@ impl Source {
         let folder = self.folder(shared);
         let terms = Terms { ssh: shared.settings.ssh.clone(), ..Terms::default() };
         let known = credentials.clone();
-        let mirror = Arc::new(blocking(move || Mirror::open_on(&folder, remote, known, terms)).await?);
+        let mirror = Arc::new(blocking(move || Mirror::open_commits_on(&folder, remote, known, terms)).await?);
         looking.open = Some(Open { mirror: mirror.clone(), credentials, read_at: Instant::now(), _watch: watch });
         Ok(mirror)
     }
@@ -221,26 +236,37 @@ impl Source {
     }
 }
 
-impl Looking {
-    fn has_looked_for(&self, wanted: &Wanted) -> bool {
-        let is_here = |commit: &CommitId| self.open.as_ref().is_some_and(|open| open.mirror.contains(*commit));
-        let is_known = |commit: &CommitId| self.missing.contains(commit) || is_here(commit);
-        self.branches.is_superset(&wanted.branches) && wanted.commits.iter().all(is_known)
-    }
+/// What was known before a look.
+#[derive(Clone)]
+struct Before {
+    part: Option<Arc<Part>>,
+    missing: BTreeMap<CommitId, Problem>,
+}
+
+fn is_setup(problem: &Problem) -> bool {
+    problem.fault == Fault::Setup
 }
 
 /// Looks at the server and fetches what is wanted. What went wrong stands in the part: what was seen before still holds.
-fn bring(mirror: Arc<Mirror>, before: Option<&Part>, wanted: &Wanted) -> Part {
-    let mut part = Part {
-        mirror: mirror.clone(),
-        heads: before.map(|part| part.heads.clone()).unwrap_or_default(),
-        tags: before.map(|part| part.tags.clone()).unwrap_or_default(),
-        deleted: BTreeSet::new(),
-        missing: BTreeMap::new(),
-        problem: None,
+fn bring(mirror: Arc<Mirror>, before: Before, wanted: &Wanted) -> Part {
+    let mut part = match &before.part {
+        Some(part) => Part { problem: None, ..(**part).clone() },
+        None => Part {
+            mirror: mirror.clone(),
+            heads: Heads::new(),
+            tags: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            missing: BTreeMap::new(),
+            problem: None,
+        },
     };
-    if let Err(problem) = try_to_bring(&mirror, &mut part, wanted) {
-        part.problem = Some(problem);
+    part.mirror = mirror.clone();
+    part.missing = before.missing;
+    part.problem = try_to_bring(&mirror, &mut part, wanted).err();
+    // Another Repository may have wanted them; they are asked for again only with those that are wanted now.
+    part.missing.retain(|commit, _| !mirror.contains(*commit));
+    while part.missing.len() > MAX_MISSING {
+        part.missing.pop_first();
     }
     part
 }
@@ -251,16 +277,21 @@ fn try_to_bring(mirror: &Mirror, part: &mut Part, wanted: &Wanted) -> Result<(),
     let is_missing = |commit: &CommitId| !mirror.contains(*commit);
     let moved =
         |(branch, commit): &(&String, &CommitId)| part.heads.get(*branch) != Some(*commit) || is_missing(commit);
-    let missing: Vec<(String, CommitId)> =
+    let moving: Vec<(String, CommitId)> =
         heads.iter().filter(moved).map(|(branch, commit)| (branch.clone(), *commit)).collect();
-    mirror.fetch(&missing)?;
+    mirror.fetch(&moving)?;
+    let all: Vec<(String, CommitId)> = heads.clone().into_iter().collect();
     part.deleted = part.heads.keys().filter(|branch| !heads.contains_key(*branch)).cloned().collect();
     part.heads.extend(heads);
     part.tags = look.tags;
+    let mut passing = None;
     for commit in wanted.commits.iter().filter(|commit| is_missing(commit)) {
-        let gone = Problem::content(format!("{commit} is not on its branches"))
-            .hint("push the commit, or move the submodule to one that is there");
-        part.missing.insert(*commit, gone);
+        if let Err(problem) = mirror.fetch_commit(*commit, &all) {
+            if problem.fault == Fault::Passing {
+                passing = Some(problem.clone());
+            }
+            part.missing.insert(*commit, problem);
+        }
     }
-    Ok(())
+    passing.map_or(Ok(()), Err)
 }

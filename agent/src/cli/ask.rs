@@ -44,8 +44,9 @@ pub(super) async fn ask(whom: &Whom, what: What) -> Result<Code, Failure> {
     let api: Api<Repository> = Api::namespaced(access.client.clone(), &access.namespace);
     let name = name(&api, whom, &access).await?;
     let suffix: u32 = rand::rng().random();
-    let id = format!("{}-{suffix:08x}", Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"));
-    let ask = Ask { id: id.clone(), by: Some(access.user().await), dry_run: whom.dry_run, what };
+    let at = Timestamp::now();
+    let id = format!("{}-{suffix:08x}", at.strftime("%Y-%m-%dT%H:%M:%SZ"));
+    let ask = Ask { id: id.clone(), at, by: Some(access.user().await), dry_run: whom.dry_run, what };
     let text = serde_json::to_string(&ask).map_err(|error| Problem::setup(error.to_string()))?;
     let change = json!({"metadata": {"annotations": {annotation::REQUEST: text}}});
     call(api.patch(&name, &PatchParams::default(), &Patch::Merge(&change))).await?;

@@ -78,6 +78,11 @@ impl Remote {
         path.strip_suffix(".git").unwrap_or(path)
     }
 
+    /// Whether it is the same repository, as far as addresses tell.
+    pub fn is_same(&self, other: &Remote) -> bool {
+        (self.host(), self.path()) == (other.host(), other.path())
+    }
+
     /// The folder, where the repository is one on this machine: it can be watched instead of polled.
     pub fn folder(&self) -> Option<&std::path::Path> {
         match &self.address {

@@ -1,5 +1,6 @@
 //! What a person asks of the steward of a Repository: written into an annotation of it, answered in its status.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// A request, as the annotation `towpath.dev/request` of a Repository holds it, as JSON.
@@ -8,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Ask {
     /// A value that no other request has. The answer bears it.
     pub id: String,
+    /// When it was asked. What cannot be done soon is not done at all, for by then a person may want something else.
+    pub at: Timestamp,
     /// Who asks, by their own word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -60,13 +63,19 @@ mod tests {
 
     #[test]
     fn a_request_is_plain_json() {
-        let text = r#"{"id":"a-1","by":"robin","bump":{"lane":"r1.2","component":"web","to":"v1.3"}}"#;
+        let text = r#"{"id":"a-1","at":"2026-01-05T09:00:00Z","by":"robin","bump":{"lane":"r1.2","component":"web","to":"v1.3"}}"#;
         let ask: Ask = serde_json::from_str(text).unwrap();
         assert!(matches!(&ask.what, What::Bump(bump) if bump.lane == "r1.2"));
         assert_eq!(serde_json::to_string(&ask).unwrap(), text);
-        let cut: Ask = serde_json::from_str(r#"{"id":"a-2","dryRun":true,"cut":{"release":"r1.3"}}"#).unwrap();
+        let cut: Ask =
+            serde_json::from_str(r#"{"id":"a-2","at":"2026-01-05T09:00:00Z","dryRun":true,"cut":{"release":"r1.3"}}"#)
+                .unwrap();
         assert!(cut.dry_run && matches!(cut.what, What::Cut(_)));
-        for bad in [r#"{"id":"a"}"#, r#"{"id":"a","bump":{"lane":"x","force":true}}"#, r#"{"bump":{"lane":"x"}}"#] {
+        for bad in [
+            r#"{"id":"a","at":"2026-01-05T09:00:00Z"}"#,
+            r#"{"id":"a","at":"2026-01-05T09:00:00Z","bump":{"lane":"x","force":true}}"#,
+            r#"{"bump":{"lane":"x"}}"#,
+        ] {
             assert!(serde_json::from_str::<Ask>(bad).is_err(), "{bad}");
         }
     }

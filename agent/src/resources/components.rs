@@ -72,6 +72,8 @@ pub enum Outside {
 pub struct Allowed {
     /// Without a slash at its end.
     prefix: String,
+    /// Whether what lies in folders below is covered too.
+    is_deep: bool,
     /// The Secret to read with.
     pub secret: Option<String>,
 }
@@ -101,7 +103,11 @@ impl ComponentRule {
             let message = format!("spec.components[{place}].prefix: {}", problem.message);
             found.push(Problem { message, ..problem });
         }
-        Allowed { prefix: prefix.to_owned(), secret: self.secret_ref.as_ref().map(|secret| secret.name.clone()) }
+        Allowed {
+            prefix: prefix.to_owned(),
+            is_deep: true,
+            secret: self.secret_ref.as_ref().map(|secret| secret.name.clone()),
+        }
     }
 }
 
@@ -131,18 +137,23 @@ impl BumpSpec {
 }
 
 impl Allowed {
-    /// What may be read where nothing is said: what lies beside the deploy repository, with its Secret.
+    /// What may be read where nothing is said: what lies in the same folder as the deploy repository, with its Secret.
     pub(super) fn beside(deploy: &str, secret: Option<&SecretReference>) -> Option<Allowed> {
         let deploy = deploy.trim_end_matches('/');
         let end = deploy.rfind('/').or_else(|| deploy.rfind(':'))?;
-        Some(Allowed { prefix: deploy[..end].to_owned(), secret: secret.map(|secret| secret.name.clone()) })
+        Some(Allowed {
+            prefix: deploy[..end].to_owned(),
+            is_deep: false,
+            secret: secret.map(|secret| secret.name.clone()),
+        })
     }
 
     /// Whether an address lies below, and by how much of it that is said.
     fn covers(&self, address: &str) -> Option<usize> {
         let rest = address.strip_prefix(&self.prefix)?;
         let is_below = rest.starts_with('/') || (rest.starts_with(':') && !self.prefix.contains("://"));
-        is_below.then_some(self.prefix.len())
+        let is_beside = !rest.is_empty() && !rest[1..].trim_start_matches('/').trim_end_matches('/').contains('/');
+        (is_below && (self.is_deep || is_beside)).then_some(self.prefix.len())
     }
 }
 
@@ -210,6 +221,8 @@ mod tests {
             let rules: Vec<_> = Allowed::beside(deploy, None).into_iter().collect();
             assert_eq!(secret_for(&rules, address), Ok(None), "{deploy}");
             assert!(secret_for(&rules, "https://other.example/web.git").is_err());
+            let deeper = address.replace("web.git", "others/web.git");
+            assert!(secret_for(&rules, &deeper).is_err(), "{deeper}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! or moved later releases nothing by itself, and what runs is mended also where a component's server is away.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use towpath_core::components::{Pin, Pins};
 use towpath_core::fault::{Problem, Problems};
@@ -23,7 +23,8 @@ const MAX_REMEMBERED: usize = 2;
 pub(super) struct Remembered(BTreeMap<CommitId, Known>);
 
 struct Known {
-    by: Arc<Parts>,
+    /// Not held: what nobody needs any more can be opened anew.
+    by: Weak<Parts>,
     pins: Arc<Pins>,
     /// The commits that the submodules are pinned to, by their folders.
     commits: BTreeMap<String, CommitId>,
@@ -54,7 +55,7 @@ impl Memory {
 pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId) -> Result<Arc<Pins>, Vec<Problem>> {
     let parts = pass.view.parts.clone();
     if let Some(known) = memory.pins.0.get(&commit)
-        && Arc::ptr_eq(&known.by, &parts)
+        && std::ptr::eq(known.by.as_ptr(), Arc::as_ptr(&parts))
     {
         return Ok(known.pins.clone());
     }
@@ -83,6 +84,6 @@ pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId)
     if memory.pins.0.len() >= MAX_REMEMBERED && !memory.pins.0.contains_key(&commit) {
         memory.pins.0.clear();
     }
-    memory.pins.0.insert(commit, Known { by: parts, pins: pins.clone(), commits });
+    memory.pins.0.insert(commit, Known { by: Arc::downgrade(&parts), pins: pins.clone(), commits });
     Ok(pins)
 }

@@ -212,7 +212,8 @@ pub fn address(deploy: &str, url: &str) -> Result<String, Problem> {
     let scheme = deploy.find("://").map_or(0, |at| at + 3);
     let after_scheme = &deploy[scheme..];
     let fixed = match (scheme, after_scheme.find('/'), after_scheme.find(':')) {
-        (0, _, Some(colon)) => colon + 1,
+        // A path from the root stays one.
+        (0, _, Some(colon)) => colon + 1 + usize::from(deploy[colon + 1..].starts_with('/')),
         (_, Some(slash), _) => scheme + slash + 1,
         _ => return Err(too_far()),
     };
@@ -266,6 +267,7 @@ mod tests {
             ("ssh://git@git.example:2222/shop/deploy.git", "../web.git", "ssh://git@git.example:2222/shop/web.git"),
             ("git@git.example:shop/deploy.git", "../web.git", "git@git.example:shop/web.git"),
             ("git@git.example:deploy.git", "../web.git", "git@git.example:web.git"),
+            ("git@git.example:/srv/git/deploy.git", "../web.git", "git@git.example:/srv/git/web.git"),
             ("/srv/git/deploy.git", "../web.git", "/srv/git/web.git"),
             ("file:///srv/git/deploy.git", "./web.git", "file:///srv/git/deploy.git/web.git"),
             ("https://git.example/deploy.git", "git@other.example:x.git", "git@other.example:x.git"),

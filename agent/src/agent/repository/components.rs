@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::join_all;
 use jiff::Timestamp;
+use tokio::task::JoinHandle;
 use towpath_core::components::{self, Submodule};
 use towpath_core::fault::Problem;
-use towpath_core::lane::Heads;
+use towpath_core::lane::{Heads, LaneRule};
 use towpath_core::revision::CommitId;
 use towpath_core::status::Condition;
+use towpath_core::tree::Tree;
 
 use super::Task;
 use crate::agent::sources::{Origin, Source, Wanted};
@@ -36,6 +37,9 @@ pub(super) struct Components {
     sources: BTreeMap<String, Result<Arc<Source>, Problem>>,
     /// What was read of revisions that are still needed.
     revisions: BTreeMap<CommitId, Submodules>,
+    /// Looks that go on, by address.
+    looks: BTreeMap<String, JoinHandle<()>>,
+    needs: Needs,
     /// What was published.
     pub(super) parts: Arc<Parts>,
 }
@@ -45,39 +49,45 @@ type Needs = BTreeMap<String, Wanted>;
 
 impl Task {
     /// Has the repositories of components looked at that followed revisions need. Waits for what is not here yet, but
-    /// not for long.
-    pub(super) async fn look_at_components(&mut self, resolved: &ResolvedRepository) {
+    /// not for long, and once only for each look. `is_asked` says that a person waits for what stands there now.
+    pub(super) async fn look_at_components(&mut self, resolved: &ResolvedRepository, is_asked: bool) {
         let Some(mirror) = self.open.as_ref().map(|open| open.mirror.clone()) else { return };
         let needs = self.needs(resolved, mirror).await;
-        let listener = self.local_change.clone();
         let shared = self.shared.clone();
-        let known = &self.components.sources;
         let sources: BTreeMap<String, Result<Arc<Source>, Problem>> = needs
             .keys()
             .map(|address| {
                 let secret = secret_for(&resolved.components, address);
                 let source = secret.map(|secret| {
                     let secret = secret.map(|name| (resolved.home.clone(), name.to_owned()));
-                    shared.sources.of(&Origin { address: address.clone(), secret }, &listener)
+                    shared.sources.of(&Origin { address: address.clone(), secret }, &self.local_change)
                 });
                 (address.clone(), source)
             })
             .collect();
         for (address, source) in &sources {
-            if let (Err(problem), None | Some(Ok(_))) = (source, known.get(address)) {
+            if let (Err(problem), None | Some(Ok(_))) = (source, self.components.sources.get(address)) {
                 tracing::warn!(repository = self.id.1, %problem, "a component is not read");
             }
         }
-        let interval = shared.settings.scaled(resolved.interval);
-        let is_waited_for = sources
-            .iter()
-            .any(|(address, source)| source.as_ref().is_ok_and(|source| !source.has_looked_for(&needs[address])));
-        let looks = sources.iter().filter_map(|(address, source)| {
-            let source = source.as_ref().ok()?.clone();
-            let (shared, wanted, slot) = (shared.clone(), needs[address].clone(), self.slot.clone());
-            Some(tokio::spawn(async move {
-                let before = source.seen();
+        self.components.sources = sources;
+        let interval = if is_asked { Duration::ZERO } else { shared.settings.scaled(resolved.interval) };
+        self.components.looks.retain(|_, look| !look.is_finished());
+        let mut waited_for = Vec::new();
+        for (address, source) in &self.components.sources {
+            let Ok(source) = source else { continue };
+            // One that is slow is not asked again before it has answered, and not waited for again.
+            if self.components.looks.contains_key(address) {
+                continue;
+            }
+            let (source, wanted, shared, slot) =
+                (source.clone(), needs[address].clone(), shared.clone(), self.slot.clone());
+            let is_waited_for = is_asked || !source.has_looked_for(&wanted);
+            let before = source.seen();
+            let (over, is_over) = tokio::sync::oneshot::channel::<()>();
+            let look = tokio::spawn(async move {
                 source.clone().look(shared, wanted, interval).await;
+                drop(over);
                 let is_news = match (before, source.seen()) {
                     (Some(Ok(before)), Some(Ok(now))) => !Arc::ptr_eq(&before, &now),
                     (before, now) => before.map(Result::err) != now.map(Result::err),
@@ -85,16 +95,17 @@ impl Task {
                 if is_news {
                     slot.seen_components.notify_one();
                 }
-            }))
-        });
-        let looks = looks.collect::<Vec<_>>();
-        self.components.sources = sources;
-        if is_waited_for {
-            let _ = tokio::time::timeout(PATIENCE, join_all(looks)).await;
-            // What was seen until now is gathered here.
-            let _ = self.slot.seen_components.notified().now_or_never();
+            });
+            self.components.looks.insert(address.clone(), look);
+            if is_waited_for {
+                waited_for.push(is_over);
+            }
+        }
+        if !waited_for.is_empty() {
+            let _ = tokio::time::timeout(PATIENCE, join_all(waited_for)).await;
         }
         self.gather_components(resolved);
+        self.components.needs = needs;
     }
 
     /// Takes what was found of the components' repositories.
@@ -114,7 +125,11 @@ impl Task {
     /// What the revisions need that are followed or run.
     async fn needs(&mut self, resolved: &ResolvedRepository, mirror: Arc<Mirror>) -> Needs {
         let heads = self.seen.heads.clone();
-        let running = self.slot.running();
+        let mut running = self.slot.running();
+        running.extend(self.slot.lanes(|_| true).into_iter().filter_map(|lane| match lane {
+            LaneRule::Commit(commit) => Some(commit),
+            _ => None,
+        }));
         let known = std::mem::take(&mut self.components.revisions);
         let deploy = resolved.url.clone();
         let (needs, revisions) = blocking(move || needs(&mirror, &deploy, &heads, running, &known)).await;
@@ -129,9 +144,13 @@ impl Task {
             return None;
         }
         let trouble = parts.iter().find_map(|(address, part)| {
+            let wanted = self.components.needs.get(address)?;
             let problem = match part {
                 Err(problem) => Some(problem),
-                Ok(part) => part.problem.as_ref().or(part.missing.values().next()),
+                // Other Repositories may want other commits.
+                Ok(part) => {
+                    part.problem.as_ref().or_else(|| wanted.commits.iter().find_map(|commit| part.missing.get(commit)))
+                }
             };
             problem.map(|problem| (address, problem))
         });
@@ -158,18 +177,15 @@ fn needs(
     let mut revisions = BTreeMap::new();
     let lanes = heads.iter().map(|(lane, commit)| (Some(lane), *commit));
     for (lane, commit) in lanes.chain(running.into_iter().map(|commit| (None, commit))) {
-        let read = || {
-            let Ok(tree) = mirror.tree(commit) else { return Submodules::default() };
-            // What is wrong with it is told by whoever renders it.
-            let text = tree.text(components::GITMODULES).ok().flatten().unwrap_or_default();
-            let named = components::read_gitmodules(text).unwrap_or_default();
-            let pinned = named.into_iter().filter_map(|submodule| {
-                let commit = tree.submodule(&submodule.path)?;
-                Some((submodule, commit))
-            });
-            Arc::new(pinned.collect())
+        let submodules = match known.get(&commit) {
+            Some(submodules) => submodules.clone(),
+            // One that cannot be read is no revision without submodules: it is read again at the next look.
+            None => match mirror.tree(commit) {
+                Ok(tree) => submodules_of(&tree),
+                Err(_) => continue,
+            },
         };
-        let submodules = revisions.entry(commit).or_insert_with(|| known.get(&commit).cloned().unwrap_or_else(read));
+        revisions.insert(commit, submodules.clone());
         for (submodule, pinned) in submodules.iter() {
             let Ok(address) = components::address(deploy, &submodule.url) else { continue };
             let wanted = needs.entry(address).or_default();
@@ -178,4 +194,15 @@ fn needs(
         }
     }
     (needs, revisions)
+}
+
+/// The submodules of a revision that `.gitmodules` names. What is wrong with it is told by whoever renders it.
+fn submodules_of(tree: &Tree) -> Submodules {
+    let text = tree.text(components::GITMODULES).ok().flatten().unwrap_or_default();
+    let named = components::read_gitmodules(text).unwrap_or_default();
+    let pinned = named.into_iter().filter_map(|submodule| {
+        let commit = tree.submodule(&submodule.path)?;
+        Some((submodule, commit))
+    });
+    Arc::new(pinned.collect())
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use towpath_core::bump::{Author, Move};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::lane::Release;
 use towpath_core::names::annotation;
-use towpath_core::revision::CommitId;
+use towpath_core::revision::{CommitId, clean_line};
 use towpath_core::status::Condition;
 
 use super::Task;
@@ -28,6 +28,14 @@ const MAX_TRIES: usize = 5;
 const MAX_LISTED: usize = 10;
 /// Lines of an answer.
 const MAX_LINES: usize = 200;
+/// Characters of a line in the status.
+const SHOWN_CHARACTERS: usize = 500;
+/// Moves that a line in the status names.
+const MAX_NAMED: usize = 10;
+/// How long a request is tried. What cannot be done by then is not done, for a person may want something else by now.
+const ASKED_WITHIN: SignedDuration = SignedDuration::from_mins(10);
+/// How long a push that was refused is not tried again where nothing has changed.
+const REFUSED_FOR: Duration = Duration::from_secs(300);
 /// The condition that says whether components move as they should.
 const BUMPED: &str = "Bumped";
 
@@ -38,12 +46,22 @@ pub(super) struct Stewarding {
     since: BTreeMap<String, Instant>,
     /// What keeps components from moving.
     problem: Option<Problem>,
+    /// Pushes that were refused, by branch.
+    refused: BTreeMap<String, Refused>,
     /// The last commits, the newest first; none before the status was read.
     done: Option<Vec<String>>,
     /// The answer to the last request.
     answer: Option<Answer>,
     /// When there will be something to do.
     pub(super) look_in: Option<Duration>,
+}
+
+/// A push that was refused.
+struct Refused {
+    lane: Lane,
+    moves: Vec<Move>,
+    problem: Problem,
+    at: Instant,
 }
 
 impl Task {
@@ -96,12 +114,30 @@ impl Task {
                 self.stewarding.look_in = Some(look_in);
                 return Ok(found.problems);
             }
-            let author = Author { cluster: self.shared.settings.cluster_name.clone(), request: None };
-            if self.commit(resolved, &lane, found.moves, author).await?.is_some() {
-                self.stewarding.since.remove(branch);
-                return Ok(found.problems);
+            let refused_for = self.shared.settings.scaled(REFUSED_FOR);
+            if let Some(refused) = self.stewarding.refused.get(branch)
+                && (refused.lane.head, &refused.moves) == (lane.head, &found.moves)
+                && refused.at.elapsed() < refused_for
+            {
+                return Err(refused.problem.clone());
             }
-            self.fetch(resolved).await?;
+            self.stewarding.refused.remove(branch);
+            let author = Author { cluster: self.shared.settings.cluster_name.clone(), request: None };
+            match self.commit(resolved, &lane, found.moves.clone(), author).await {
+                Ok(Some(_)) => {
+                    self.stewarding.since.remove(branch);
+                    return Ok(found.problems);
+                }
+                Ok(None) => self.fetch(resolved).await?,
+                Err(problem) => {
+                    if problem.fault != Fault::Passing {
+                        let refused =
+                            Refused { lane, moves: found.moves, problem: problem.clone(), at: Instant::now() };
+                        self.stewarding.refused.insert(branch.to_owned(), refused);
+                    }
+                    return Err(problem);
+                }
+            }
         }
         Err(Problem::passing(format!("branch {branch} moves faster than its components can be committed")))
     }
@@ -123,8 +159,11 @@ impl Task {
         let Some((mirror, _)) = self.lane(&lane.branch) else { return Ok(None) };
         let credentials = self.write_credentials(resolved).await?;
         let steward = Steward { cluster: author.cluster.clone(), key: self.shared.key().await?, credentials };
-        let said: Vec<String> =
-            moves.iter().map(|one| format!("{} {}..{}", one.path, one.names.0, one.names.1)).collect();
+        let named = moves.iter().take(MAX_NAMED);
+        let mut said: Vec<String> = named.map(|one| format!("{} {}..{}", one.path, one.names.0, one.names.1)).collect();
+        if moves.len() > MAX_NAMED {
+            said.push(format!("{} more", moves.len() - MAX_NAMED));
+        }
         let pushed = {
             let (mirror, lane) = (mirror.clone(), lane.clone());
             blocking(move || bump::commit(&mirror, &lane, &moves, &steward, &author, Timestamp::now())).await?
@@ -135,6 +174,7 @@ impl Task {
         blocking(move || mirror.fetch(&moved)).await?;
         self.seen.heads.insert(lane.branch.clone(), commit);
         let line = format!("{}@{}: {}", lane.branch, commit.short(), said.join(", "));
+        let line = clean_line(&line, SHOWN_CHARACTERS);
         tracing::info!(repository = self.id.1, bump = line, "bumped");
         let done = self.stewarding.done.get_or_insert_with(|| self.status.bumps.clone());
         done.insert(0, line);
@@ -149,23 +189,60 @@ impl Task {
         }
     }
 
+    /// What a person asked for and was not told yet.
+    fn asked(&self, resource: &Repository) -> Option<Result<Ask, Answer>> {
+        let text = resource.annotations().get(annotation::REQUEST)?;
+        let ask = serde_json::from_str::<Ask>(text).map_err(|error| {
+            let line = format!("the annotation {} cannot be read: {error}", annotation::REQUEST);
+            Answer { id: format!("unreadable-{:08x}", mark(text)), done: false, lines: vec![line] }
+        });
+        let id = ask.as_ref().map_or_else(|answer| &answer.id, |ask| &ask.id);
+        let known = self.stewarding.answer.as_ref().or(self.status.answer.as_ref());
+        if known.is_some_and(|known| known.id == *id) {
+            return None;
+        }
+        Some(ask)
+    }
+
+    /// Whether a person waits for an answer.
+    pub(super) fn is_asked(&self, resource: &Repository) -> bool {
+        matches!(self.asked(resource), Some(Ok(_)))
+    }
+
+    /// Says that nothing of what was asked for can be done, where it has waited too long or the Repository needs somebody.
+    pub(super) fn decline(&mut self, resource: &Repository, problem: &Problem) {
+        let Some(asked) = self.asked(resource) else { return };
+        match asked {
+            Err(answer) => self.tell(resource, answer),
+            Ok(ask) if problem.fault != Fault::Passing || is_late(&ask) => {
+                self.tell(resource, Answer { id: ask.id, done: false, lines: vec![problem.to_string()] });
+            }
+            Ok(_) => {}
+        }
+    }
+
+    fn tell(&mut self, resource: &Repository, mut answer: Answer) {
+        answer.lines.truncate(MAX_LINES);
+        for line in &mut answer.lines {
+            *line = clean_line(line, SHOWN_CHARACTERS);
+        }
+        let Answer { id, done, lines } = &answer;
+        tracing::info!(repository = self.id.1, request = id, done, ?lines, "a request was answered");
+        let (severity, reason) = if *done { (Severity::Normal, "Done") } else { (Severity::Warning, "NotDone") };
+        self.shared.cluster.event(resource, severity, reason, &clean_line(&lines.join("; "), SHOWN_CHARACTERS));
+        self.stewarding.answer = Some(answer);
+    }
+
     /// Does what a person asked for, once.
     async fn answer(&mut self, resource: &Repository, resolved: &ResolvedRepository) {
-        let Some(text) = resource.annotations().get(annotation::REQUEST) else { return };
-        let known = self.stewarding.answer.as_ref().or(self.status.answer.as_ref());
-        let ask: Ask = match serde_json::from_str(text) {
-            Ok(ask) => ask,
-            Err(error) => {
-                let id = format!("unreadable-{:08x}", crc(text));
-                if known.is_none_or(|known| known.id != id) {
-                    let line = format!("the annotation {} cannot be read: {error}", annotation::REQUEST);
-                    self.stewarding.answer = Some(Answer { id, done: false, lines: vec![line] });
-                }
-                return;
-            }
+        let ask = match self.asked(resource) {
+            None => return,
+            Some(Err(answer)) => return self.tell(resource, answer),
+            Some(Ok(ask)) => ask,
         };
-        if known.is_some_and(|known| known.id == ask.id) {
-            return;
+        if is_late(&ask) {
+            let lines = vec![format!("it was asked at {}, and could not be done until now: ask again", ask.at)];
+            return self.tell(resource, Answer { id: ask.id, done: false, lines });
         }
         let came = if resolved.steward {
             match &ask.what {
@@ -178,7 +255,7 @@ impl Task {
                     .hint("set spec.steward, or ask the agent that is"),
             ])
         };
-        let (done, mut lines) = match came {
+        let (done, lines) = match came {
             Ok(lines) => (true, lines),
             // It is tried again at the next look.
             Err(problems) if problems.iter().any(|problem| problem.fault == Fault::Passing) => {
@@ -187,11 +264,7 @@ impl Task {
             }
             Err(problems) => (false, problems.iter().map(ToString::to_string).collect()),
         };
-        lines.truncate(MAX_LINES);
-        tracing::info!(repository = self.id.1, request = ask.id, done, ?lines, "a request was answered");
-        let (severity, reason) = if done { (Severity::Normal, "Done") } else { (Severity::Warning, "NotDone") };
-        self.shared.cluster.event(resource, severity, reason, &lines.join("; "));
-        self.stewarding.answer = Some(Answer { id: ask.id, done, lines });
+        self.tell(resource, Answer { id: ask.id, done, lines });
     }
 
     async fn bump_by_hand(
@@ -215,7 +288,16 @@ impl Task {
             };
             let (mirror, lane) = self.lane(branch).ok_or_else(unknown)?;
             let parts = self.components.parts.clone();
-            let (looked_at, wanted) = (lane.clone(), wanted.clone());
+            let (looked_at, wanted, ask_id, at) = (lane.clone(), wanted.clone(), ask.id.clone(), ask.at);
+            let done = {
+                let mirror = mirror.clone();
+                let is_it = move |message: &str| towpath_core::bump::is_for(message, &ask_id);
+                blocking(move || mirror.newest_that_says(lane.head, at, is_it)).await.map_err(one)?
+            };
+            if let Some(done) = done {
+                // Whoever did it was ended before it could be said, and somebody may have taken it back since.
+                return Ok(vec![format!("done already, by {}", done.short())]);
+            }
             let moves = blocking(move || match &wanted.component {
                 None => bump::look(&mirror, &parts, &looked_at).map(|found| found.moves),
                 Some(component) => {
@@ -261,10 +343,15 @@ impl Task {
             one(Problem::content(format!("{:?} is no name of a release", wanted.release)).hint("write it as r1.3"))
         })?;
         let from = wanted.from.clone().unwrap_or_else(|| resolved.branches.develop.clone());
-        let (mirror, lane) = self.lane(&from).ok_or_else(|| {
+        let by_commit = from.parse::<CommitId>().ok().and_then(|head| {
+            let mirror = self.open.as_ref()?.mirror.clone();
+            mirror.contains(head).then(|| (mirror, Lane { branch: head.short(), head }))
+        });
+        let (mirror, lane) = by_commit.or_else(|| self.lane(&from)).ok_or_else(|| {
             one(Problem::content(format!("no branch {from} is followed in the deploy repository"))
-                .hint("name a branch that an Environment or spec.bumps follows, with --from"))
+                .hint("name a branch that an Environment or spec.bumps follows, or a commit of it, with --from"))
         })?;
+        let head = lane.head;
         let parts = self.components.parts.clone();
         let mut credentials = BTreeMap::from([(String::new(), self.write_credentials(resolved).await)]);
         for address in parts.parts.keys() {
@@ -282,8 +369,9 @@ impl Task {
         if came.problems.is_empty() {
             return Ok(came.lines);
         }
-        // A person waits: what is missing is said now, and the same cut again goes on from there.
+        // A person waits: what is missing is said now, and the same cut goes on from there.
         let mut problems: Vec<Problem> = came.problems;
+        problems.push(Problem::setup(format!("go on with towpath release cut {release} --from {head}")));
         problems.iter_mut().for_each(|problem| problem.fault = problem.fault.min(Fault::Setup));
         problems.extend(came.lines.into_iter().map(Problem::setup));
         Err(problems)
@@ -336,8 +424,13 @@ impl Task {
     }
 }
 
+/// Whether a request has waited too long.
+fn is_late(ask: &Ask) -> bool {
+    Timestamp::now().duration_since(ask.at) > ASKED_WITHIN
+}
+
 /// Tells one unreadable request from another.
-fn crc(text: &str) -> u32 {
+fn mark(text: &str) -> u32 {
     use sha2::Digest;
     u32::from_be_bytes(sha2::Sha256::digest(text)[..4].try_into().expect("there are 32 bytes"))
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 
 use git2::{ObjectType, Odb, OdbLookupFlags, Oid, Repository};
+use jiff::Timestamp;
 use towpath_core::fault::Problem;
 use towpath_core::revision::{BlobId, CommitId, TreeId, clean_line};
 
@@ -11,6 +12,11 @@ use super::super::commit::{self, Person, StoredCommit};
 use super::super::new_tree::{Needed, NewTree};
 use super::super::tree::{commit_id, oid};
 use super::{MAX_COMMIT_BYTES, Mirror, SHOWN_CHARACTERS, is_shortage, lock};
+
+/// Commits of a branch that are looked through for one that is like something.
+const MAX_LOOKED_BACK: usize = 20_000;
+/// How wrong the clock of a committer may be.
+const SKEW_SECONDS: i64 = 86_400;
 
 /// Makes a signature in its armour for the bytes of a commit.
 pub type Sign<'a> = dyn Fn(&[u8]) -> Result<String, Problem> + 'a;
@@ -133,24 +139,59 @@ impl Mirror {
         odb.write(ObjectType::Commit, &bytes).map(commit_id).map_err(unusable)
     }
 
-    /// Whether a submodule was pinned to a commit somewhere in the last `limit` commits of a branch, along first parents.
+    /// Whether a submodule was pinned to a commit anywhere in the history of a branch that was committed after a time.
     ///
     /// # Errors
-    /// `Passing` when something of it is not in the mirror.
-    pub fn was_pinned(&self, head: CommitId, path: &str, to: CommitId, limit: usize) -> Result<bool, Problem> {
-        let store = lock(&self.store);
-        let mut commit = store.repository.find_commit(oid(head)).map_err(|error| self.absent(head, &error))?;
-        for _ in 0..limit {
-            let tree = commit.tree().map_err(|error| self.damaged(&error))?;
-            if tree.get_path(std::path::Path::new(path)).is_ok_and(|entry| entry.id() == oid(to)) {
-                return Ok(true);
+    /// `Passing` when something of it is not in the mirror, `Content` when there are too many commits to know.
+    pub fn was_pinned(&self, head: CommitId, path: &str, to: CommitId, since: Timestamp) -> Result<bool, Problem> {
+        let path = std::path::Path::new(path);
+        let pins =
+            |commit: &git2::Commit<'_>| Ok(commit.tree()?.get_path(path).is_ok_and(|entry| entry.id() == oid(to)));
+        self.newest_where(head, since, pins).map(|found| found.is_some())
+    }
+
+    /// The newest commit in the history of a branch, committed after a time, whose message is like that.
+    ///
+    /// # Errors
+    /// As [`Mirror::was_pinned`].
+    pub fn newest_that_says(
+        &self,
+        head: CommitId,
+        since: Timestamp,
+        is_it: impl Fn(&str) -> bool,
+    ) -> Result<Option<CommitId>, Problem> {
+        self.newest_where(head, since, |commit| Ok(is_it(&String::from_utf8_lossy(commit.message_bytes()))))
+    }
+
+    fn newest_where(
+        &self,
+        head: CommitId,
+        since: Timestamp,
+        is_it: impl Fn(&git2::Commit<'_>) -> Result<bool, git2::Error>,
+    ) -> Result<Option<CommitId>, Problem> {
+        let since = since.as_second() - SKEW_SECONDS;
+        let repository = Repository::open_bare(&self.folder).map_err(|error| self.damaged(&error))?;
+        repository.find_commit(oid(head)).map_err(|error| self.absent(head, &error))?;
+        let walk = || -> Result<Option<Option<CommitId>>, git2::Error> {
+            let mut walk = repository.revwalk()?;
+            walk.set_sorting(git2::Sort::TIME)?;
+            walk.push(oid(head))?;
+            for (count, id) in walk.enumerate() {
+                let commit = repository.find_commit(id?)?;
+                if commit.time().seconds() < since {
+                    return Ok(Some(None));
+                }
+                if count == MAX_LOOKED_BACK {
+                    return Ok(None);
+                }
+                if is_it(&commit)? {
+                    return Ok(Some(Some(commit_id(commit.id()))));
+                }
             }
-            match commit.parent(0) {
-                Ok(parent) => commit = parent,
-                Err(_) => return Ok(false),
-            }
-        }
-        Ok(false)
+            Ok(Some(None))
+        };
+        let found = walk().map_err(|error| self.damaged(&error))?;
+        found.ok_or_else(|| Problem::content(format!("more than {MAX_LOOKED_BACK} commits to look through")))
     }
 
     /// A commit to the byte, read strictly.

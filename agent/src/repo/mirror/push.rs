@@ -159,6 +159,7 @@ fn near(repository: &Repository, updates: &[&Update], found: &Advertisement) -> 
     let mut near = Vec::new();
     let mut seen = HashSet::new();
     let mut todo: Vec<Oid> = updates.iter().map(|update| oid(update.new)).collect();
+    let mut is_enough = true;
     while let Some(id) = todo.pop() {
         if !seen.insert(id) {
             continue;
@@ -169,11 +170,15 @@ fn near(repository: &Repository, updates: &[&Update], found: &Advertisement) -> 
         }
         if seen.len() > MAX_NEAR {
             // What is packed besides is there already, and does no harm.
-            let known = there.into_iter().filter(|id| repository.find_commit(*id).is_ok());
-            near.extend(known.take(MAX_HIDDEN));
+            is_enough = false;
             break;
         }
         todo.extend(repository.find_commit(id)?.parent_ids());
+    }
+    if !is_enough || near.is_empty() {
+        // A new ref on an older commit meets no ref on the way back: what the server has comes after it.
+        let known = there.into_iter().filter(|id| repository.find_commit(*id).is_ok());
+        near.extend(known.take(MAX_HIDDEN));
     }
     Ok(near)
 }
