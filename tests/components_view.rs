@@ -4,6 +4,7 @@
 
 mod hygiene;
 mod journey;
+mod library;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ struct Place {
     folder: tempfile::TempDir,
     deploy: DeployRepo,
     parts: BTreeMap<String, Result<DeployRepo, Problem>>,
+    /// Components whose mirrors hold folders and files too.
+    whole: BTreeSet<String>,
     mirrors: std::cell::Cell<usize>,
 }
 
@@ -40,7 +43,7 @@ impl Place {
         let deploy = DeployRepo::new(folder.path().join("deploy.git"));
         let part = |name: &&str| ((*name).to_owned(), Ok(DeployRepo::new(folder.path().join(format!("{name}.git")))));
         let parts = components.iter().map(part).collect();
-        Place { folder, deploy, parts, mirrors: std::cell::Cell::default() }
+        Place { folder, deploy, parts, whole: BTreeSet::new(), mirrors: std::cell::Cell::default() }
     }
 
     fn part(&self, name: &str) -> &DeployRepo {
@@ -72,7 +75,11 @@ impl Place {
                 let look = mirror.look(&["refs/tags/v"]).unwrap();
                 let tag = |(name, commit): (&String, &CommitId)| (name["refs/tags/".len()..].to_owned(), *commit);
                 let tags = look.refs.iter().map(tag).collect();
-                copy_commits(&repo.git(), &Repository::open_bare(&folder).unwrap());
+                if self.whole.contains(name) {
+                    mirror.fetch(&look.heads.clone().into_iter().collect::<Vec<_>>()).unwrap();
+                } else {
+                    copy_commits(&repo.git(), &Repository::open_bare(&folder).unwrap());
+                }
                 Arc::new(Part {
                     mirror,
                     heads: look.heads,

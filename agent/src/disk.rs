@@ -133,6 +133,19 @@ pub fn revision(root: &Path, revision: &str) -> Result<Checkout, Problems> {
     Ok(Checkout { tree, commit: Some(commit_id(commit.id())), branch, heads, pins })
 }
 
+/// Reads a commit of a submodule that is checked out in a folder.
+///
+/// # Errors
+/// As [`revision`], and when the folder is not a repository of its own: the one around it is another one.
+pub fn submodule(folder: &Path, commit: CommitId) -> Result<Checkout, Problems> {
+    if !folder.join(".git").exists() {
+        return Err(Problem::setup(format!("{} is not checked out", folder.display()))
+            .hint("git submodule update --init checks it out")
+            .into());
+    }
+    revision(folder, &commit.to_string())
+}
+
 /// A walk, and what it collects.
 struct Walk<'a> {
     git: Option<&'a Repository>,

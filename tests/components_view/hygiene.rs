@@ -1,6 +1,9 @@
 //! Branch hygiene: each thing that is to be found, and what is not to be taken for it.
 
+use std::sync::Arc;
+
 use towpath::board::Releases;
+use towpath::repo::{Part, Parts};
 use towpath_core::hygiene::{Finding, Hygiene, Sort};
 
 use super::{Place, cherry_pick, reading};
@@ -49,6 +52,25 @@ fn components_without_the_branch_and_pins_beside_it_are_found() {
     assert_eq!(beside.len(), 1, "{hygiene:#?}");
     assert_eq!((beside[0].commit, beside[0].branch.as_str()), (Some(stray), "r1.2"));
     assert!(of(&hygiene, Sort::FixMissing).is_empty(), "a move of a submodule is no fix: {hygiene:#?}");
+}
+
+#[test]
+fn a_branch_that_was_deleted_is_missing_and_one_that_gitmodules_fixes_is_enough() {
+    let place = tidy();
+    let mut view = place.view();
+    let address = view.parts.parts.keys().next().unwrap().clone();
+    let mut part = Part::clone(view.parts.parts[&address].as_ref().unwrap());
+    part.deleted.insert("r1.2".into());
+    view.parts = Arc::new(Parts { parts: [(address, Ok(Arc::new(part)))].into(), ..(*view.parts).clone() });
+    let hygiene = reading(view).hygiene().unwrap();
+    assert_eq!(of(&hygiene, Sort::BranchMissing).len(), 1, "{hygiene:#?}");
+
+    let place = Place::new(&["lib"]);
+    place.pin("master", "lib", place.part("lib").commit("stable", "first", &[("a", "1")]));
+    let modules = place.deploy.text("master", ".gitmodules").unwrap().replace("branch = .", "branch = stable");
+    place.deploy.commit("master", "follow stable", &[(".gitmodules", &modules)]);
+    place.deploy.branch("develop", "master");
+    assert!(look(&place).findings.is_empty(), "{:#?}", look(&place));
 }
 
 #[test]

@@ -7,11 +7,12 @@ mod declarations;
 mod gitmodules;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-pub use self::declarations::{Declarations, Declared, Required, TOWPATH_YAML, read_declarations};
+pub use self::declarations::{Declarations, Declared, Library, Required, TOWPATH_YAML, libraries, read_declarations};
 pub use self::gitmodules::{GITMODULES, Submodule, address, read_gitmodules};
 use crate::fault::{Place, Problem};
 use crate::revision::CommitId;
@@ -30,6 +31,9 @@ pub struct Pin {
 
 /// What is known of the commits that submodules are pinned to, by their folders; or why nothing is.
 pub type Pins = BTreeMap<String, Result<Pin, Problem>>;
+
+/// The files of submodules that are libraries, by their folders; or why they cannot be had.
+pub type Libraries = BTreeMap<String, Result<Arc<Tree>, Problem>>;
 
 /// A component at one revision of the deploy repository: what templates see as `components.<name>`.
 #[derive(Clone, Debug, PartialEq, Eq)]

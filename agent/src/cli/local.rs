@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use towpath_core::components::{self, Libraries, TOWPATH_YAML, read_declarations};
 use towpath_core::environment;
 use towpath_core::fault::{Place, Problem, Problems};
 use towpath_core::lane::{BranchNames, LaneRule};
@@ -48,13 +50,54 @@ pub(super) struct Subject {
 }
 
 impl Source {
+    fn root(&self) -> PathBuf {
+        let here = || std::env::current_dir().map(|here| disk::root_around(&here)).unwrap_or_else(|_| ".".into());
+        self.folder.clone().unwrap_or_else(here)
+    }
+
+    /// The files of the submodules that are libraries: as they stand where the files of the checkout are read as they
+    /// stand, else at the commits that they are pinned to.
+    fn libraries(&self, checkout: &Checkout) -> Libraries {
+        let text = checkout.tree.text(TOWPATH_YAML).ok().flatten().unwrap_or_default();
+        // What is wrong with it is told by whoever renders it.
+        let declarations = read_declarations(text).unwrap_or_default();
+        let read = |path: &str| {
+            let folder = self.root().join(path);
+            let commit = checkout.tree.submodule(path)?;
+            let found = match &self.revision {
+                Some(_) => disk::submodule(&folder, commit),
+                None => disk::folder(&folder),
+            };
+            let refused = |problems: Problems| {
+                let first = problems.into_vec().remove(0);
+                let message = format!("library {path} at {commit}: {}", first.message);
+                Problem {
+                    message,
+                    hint: first.hint.or(Some("git submodule update --init checks it out".to_owned())),
+                    ..first
+                }
+            };
+            let is_empty = |library: &Checkout| library.tree.is_empty();
+            let missing = || {
+                Problem::setup(format!("library {path} at {commit}: it is not checked out"))
+                    .hint(format!("git submodule update --init {path}"))
+            };
+            let library = match found {
+                Ok(library) if is_empty(&library) => Err(missing()),
+                Ok(library) => Ok(Arc::new(library.tree)),
+                Err(problems) => Err(refused(problems)),
+            };
+            Some((path.to_owned(), library))
+        };
+        components::libraries(&declarations).into_iter().filter_map(read).collect()
+    }
+
     /// Reads the files.
     ///
     /// # Errors
     /// Everything that is refused.
     pub(super) fn checkout(&self) -> Result<Checkout, Problems> {
-        let here = || std::env::current_dir().map(|here| disk::root_around(&here)).unwrap_or_else(|_| ".".into());
-        let folder = self.folder.clone().unwrap_or_else(here);
+        let folder = self.root();
         match &self.revision {
             Some(revision) => disk::revision(&folder, revision),
             None => disk::folder(&folder),
@@ -99,6 +142,7 @@ impl Source {
             branch: self.branch.clone().unwrap_or_else(|| branch(environment, branches, checkout)),
             commit: checkout.commit.unwrap_or(CommitId::from_bytes([0; 20])),
             pins: checkout.pins.clone(),
+            libraries: self.libraries(checkout),
         };
         let rendered = render::render(&checkout.tree, environment, &facts, None)?;
         policy::clear(&rendered, &policy::Facts { environment, scopes, claimed: &|_| None }, None)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use towpath_core::components::{self, Pin, Pins, Submodule};
+use towpath_core::components::{self, Libraries, Pin, Pins, Submodule};
 use towpath_core::fault::{Place, Problem};
 use towpath_core::lane::Heads;
 use towpath_core::revision::CommitId;
@@ -101,6 +101,20 @@ impl Parts {
         self.parts.get(&address).cloned().unwrap_or_else(|| Err(unknown()))
     }
 
+    /// The files of the submodules that a revision names as its libraries. Reads the mirrors, contacts nobody.
+    pub fn libraries(&self, tree: &Tree) -> Libraries {
+        let text = tree.text(components::TOWPATH_YAML).ok().flatten().unwrap_or_default();
+        // What is wrong with it is told by whoever renders it.
+        let declarations = components::read_declarations(text).unwrap_or_default();
+        let needed = components::libraries(&declarations);
+        if needed.is_empty() {
+            return Libraries::new();
+        }
+        let is_needed = |pinned: &Pinned| needed.contains(&pinned.submodule.path.as_str());
+        let libraries = self.of(tree).into_iter().filter(is_needed);
+        libraries.map(|pinned| (pinned.submodule.path.clone(), pinned.library())).collect()
+    }
+
     /// What is known of the commits that the submodules of a revision are pinned to. Reads the mirrors, contacts nobody.
     pub fn pins(&self, tree: &Tree) -> Pins {
         self.of(tree).into_iter().map(|pinned| (pinned.submodule.path.clone(), pinned.pin())).collect()
@@ -108,6 +122,22 @@ impl Parts {
 }
 
 impl Pinned {
+    /// Its files, for one that is a library.
+    fn library(&self) -> Result<Arc<Tree>, Problem> {
+        let Submodule { path, url, .. } = &self.submodule;
+        let of_this = |problem: Problem| Problem {
+            message: format!("library {path} ({url}) at {}: {}", self.commit, problem.message),
+            ..problem
+        };
+        let part = self.part.clone().map_err(of_this)?;
+        // A mirror of commits alone is not damaged: its files are not here yet.
+        part.mirror.root(self.commit).map_err(|absent| {
+            let why = part.missing.get(&self.commit).or(part.problem.as_ref()).cloned();
+            of_this(why.unwrap_or(absent))
+        })?;
+        part.mirror.tree(self.commit).map_err(|problems| of_this(problems.into_vec().remove(0)))
+    }
+
     /// What is known of its commit.
     ///
     /// # Errors

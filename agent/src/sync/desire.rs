@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use towpath_core::candidate::Candidate;
-use towpath_core::components::Pins;
+use towpath_core::components::{Libraries, Pins};
 use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::manifest::ObjectKey;
 use towpath_core::policy::{self, Cleared};
@@ -100,11 +100,15 @@ async fn render_and_clear(
         branch: wanted.branch.clone(),
         commit,
         pins: (**pins).clone(),
+        libraries: Libraries::new(),
     };
+    let parts = pass.view.parts.clone();
     let turn = RENDERING.acquire().await.expect("the semaphore is never closed");
     let (rendered, cache) = blocking(move || {
-        let rendered =
-            mirror.tree(commit).and_then(|tree| render::render(&tree, &environment, &facts, Some(&mut cache)));
+        let rendered = mirror.tree(commit).and_then(|tree| {
+            let facts = render::Facts { libraries: parts.libraries(&tree), ..facts };
+            render::render(&tree, &environment, &facts, Some(&mut cache))
+        });
         (rendered, cache)
     })
     .await;

@@ -1,6 +1,7 @@
 //! The API's view of releases: which component stands where, what lies between two revisions, and how clean branches are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State as Has};
@@ -26,6 +27,11 @@ use crate::resources::Environment;
 static AT_ONCE: Semaphore = Semaphore::const_new(2);
 /// Looks at the branches of all repositories at one time; the first one is long.
 static LOOKS: Semaphore = Semaphore::const_new(1);
+
+/// How long the page waits for the look at the branches; after that it is shown without.
+const SHOWN_WITHIN: Duration = Duration::from_secs(2);
+/// How long the API waits for it.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(8);
 
 /// The matrices of all repositories, or of one environment.
 #[derive(Serialize, Deserialize, Debug)]
@@ -82,8 +88,7 @@ pub(super) async fn components(
         None => None,
         Some(name) => Some(state.environment(name).ok_or_else(|| Refusal::no_environment(name))?),
     };
-    let _permit = AT_ONCE.acquire().await.expect("it is never closed");
-    Ok(Json(Matrices { repositories: blocking(move || matrices(&state, only.as_ref())).await }))
+    Ok(Json(Matrices { repositories: read(state, only).await }))
 }
 
 /// What lies between two revisions.
@@ -99,7 +104,10 @@ pub(super) async fn changelog(Has(state): Has<State>, Query(query): Query<Ends>)
 
 /// How clean the branches are.
 pub(super) async fn hygiene(Has(state): Has<State>, Query(query): Query<OfRepository>) -> Result<Json<Looks>, Refusal> {
-    let looked = looks(&state).await;
+    let Some(looked) = looks(&state, ANSWERED_WITHIN).await else {
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the branches are still being compared");
+        return Err(refusal.hint("ask again in a moment: what was compared is kept"));
+    };
     let Some(name) = query.repository else { return Ok(Json(Looks { repositories: looked })) };
     let repositories: Vec<Looked> =
         looked.into_iter().filter(|looked| is_called(&looked.hygiene.repository, &name)).collect();
@@ -112,15 +120,9 @@ pub(super) async fn hygiene(Has(state): Has<State>, Query(query): Query<OfReposi
 
 /// The page with the matrix and the branches.
 pub(super) async fn page(Has(state): Has<State>) -> Html<String> {
-    let of = state.clone();
-    let permit = AT_ONCE.acquire().await.expect("it is never closed");
-    let found = blocking(move || {
-        let _permit = permit;
-        matrices(&of, None)
-    })
-    .await;
-    let looked = looks(&state).await;
-    Html(page::releases(&found, &looked, Timestamp::now()))
+    let found = read(state.clone(), None).await;
+    let looked = looks(&state, SHOWN_WITHIN).await;
+    Html(page::releases(&found, looked.as_deref(), Timestamp::now()))
 }
 
 /// What the candidate of an environment brings, or why that is not known; none where there is no candidate.
@@ -188,21 +190,39 @@ fn unknown(revision: &str, why: String) -> Next {
     Next { revision: revision.to_owned(), components: Vec::new(), removed: Vec::new(), problems: vec![why] }
 }
 
-async fn looks(state: &State) -> Vec<Looked> {
+/// Looks at the branches of all repositories; none where that is not done within some time. It goes on then, and is kept
+/// for whoever asks next.
+async fn looks(state: &State, within: Duration) -> Option<Vec<Looked>> {
     let all = state.board.releases();
-    let permit = LOOKS.acquire().await.expect("it is never closed");
+    let looking = async {
+        let permit = LOOKS.acquire().await.expect("it is never closed");
+        blocking(move || {
+            let _permit = permit;
+            all.into_iter().map(looked).collect()
+        })
+        .await
+    };
+    tokio::time::timeout(within, looking).await.ok()
+}
+
+fn looked((id, releases): (Id, Arc<dyn Releases>)) -> Looked {
+    let repository = format!("{}/{}", id.0, id.1);
+    match releases.hygiene() {
+        Ok(hygiene) => Looked { hygiene: Hygiene { repository, ..(*hygiene).clone() }, problem: None },
+        Err(problem) => {
+            let hygiene = Hygiene { repository, ..Hygiene::default() };
+            Looked { hygiene, problem: Some(problem.to_string()) }
+        }
+    }
+}
+
+/// The matrices, read beside the runtime's own threads.
+async fn read(state: State, only: Option<Arc<Environment>>) -> Vec<Matrix> {
+    let permit = AT_ONCE.acquire().await.expect("it is never closed");
     blocking(move || {
+        // Held until the work is done, also where nobody waits for it any more.
         let _permit = permit;
-        let looked = |(id, releases): (Id, Arc<dyn Releases>)| {
-            let repository = format!("{}/{}", id.0, id.1);
-            match releases.hygiene() {
-                Ok(hygiene) => Looked { hygiene: Hygiene { repository, ..(*hygiene).clone() }, problem: None },
-                Err(problem) => {
-                    Looked { hygiene: Hygiene { repository, ..Hygiene::default() }, problem: Some(problem.to_string()) }
-                }
-            }
-        };
-        all.into_iter().map(looked).collect()
+        matrices(&state, only.as_ref())
     })
     .await
 }

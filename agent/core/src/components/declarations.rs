@@ -19,6 +19,8 @@ pub struct Declarations {
     pub components: BTreeMap<String, Declared>,
     /// Values that must be there once the layers are merged, as keys joined by dots.
     pub required: Vec<Required>,
+    /// The submodule whose partials are shared.
+    pub library: Option<Library>,
     /// Rules for tickets, for a later room to read.
     pub tickets: Map<String, Value>,
 }
@@ -36,6 +38,15 @@ pub struct Declared {
     pub place: Place,
 }
 
+/// A submodule whose own files hold partials for many deploy repositories.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Library {
+    /// Folder of the submodule.
+    pub path: String,
+    /// Where it is said.
+    pub place: Place,
+}
+
 /// One value that must be there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Required {
@@ -43,6 +54,11 @@ pub struct Required {
     pub path: String,
     /// Where it is said.
     pub place: Place,
+}
+
+/// The folders of the submodules whose files are needed, and not only their commits.
+pub fn libraries(declarations: &Declarations) -> Vec<&str> {
+    declarations.library.iter().map(|library| library.path.as_str()).collect()
 }
 
 /// Reads `towpath.yaml`.
@@ -125,7 +141,7 @@ impl Reader<'_, '_> {
 
     fn declarations(&mut self, body: &Value) -> Declarations {
         let mut declarations = Declarations::default();
-        for (key, value) in self.map(body, &[], &["approvers", "components", "required", "tickets"]) {
+        for (key, value) in self.map(body, &[], &["approvers", "components", "library", "required", "tickets"]) {
             match key {
                 "approvers" => {
                     for (path, approvers) in self.map(value, &["approvers"], &[]) {
@@ -147,6 +163,15 @@ impl Reader<'_, '_> {
                         let declared = self.component(component, name);
                         declarations.components.insert(name.to_owned(), declared);
                     }
+                }
+                "library" => {
+                    let path = self.text(value, &["library"]).map(|path| path.trim_matches('/').to_owned());
+                    if path.as_ref().is_some_and(String::is_empty) {
+                        let hint = "name the folder of a submodule, or delete the line";
+                        self.problem(&["library"], "library names nothing".to_owned(), hint);
+                    }
+                    let place = self.place(&["library"]);
+                    declarations.library = path.map(|path| Library { path, place });
                 }
                 "required" => {
                     let required = self.texts(value, &["required"]);
@@ -222,6 +247,10 @@ mod tests {
         assert_eq!(declarations.approvers["environments/prod"], ["bob", "ops"]);
         assert_eq!(declarations.approvers[""], ["alice"]);
         assert_eq!(declarations.required[0].path, "database.host");
+        assert_eq!(libraries(&declarations), Vec::<&str>::new());
+        let declarations = read_declarations("library: libs/shared/\n").unwrap();
+        assert_eq!(libraries(&declarations), ["libs/shared"]);
+        assert_eq!(declarations.library.unwrap().place, Place::point(TOWPATH_YAML, 1, 1));
         assert_eq!(read_declarations("# nothing yet\n").unwrap(), Declarations::default());
     }
 
@@ -233,6 +262,8 @@ mod tests {
             ("[alice]", "alice", "towpath.yaml:3:3: approvers./ is no list"),
             ("[alice]", "[]", "towpath.yaml:3:3: approvers./ names nobody"),
             ("shop/web", "shop/web:v1", "towpath.yaml:8:5: components.web.image has a tag already"),
+            ("tickets:", "library: {}\ntickets:", "towpath.yaml:11:1: library is no text"),
+            ("tickets:", "library: /\ntickets:", "towpath.yaml:11:1: library names nothing"),
             ("[database.host]", "[1]", "towpath.yaml:10:12: required.0 is no text"),
         ] {
             let said = messages(read_declarations(&FULL.replace(from, to)).unwrap_err());

@@ -9,6 +9,7 @@ mod config_maps;
 mod context;
 mod helpers;
 mod layout;
+mod library;
 mod nearest;
 mod objects;
 mod output;
@@ -28,12 +29,13 @@ pub use self::cache::RenderCache;
 use self::config_maps::Renames;
 use self::context::{Context, digest, key_of};
 use self::layout::{Layout, Source};
+use self::library::Shared;
 pub(crate) use self::nearest::nearest;
 use self::partials::{cycles, mention, reached};
 use self::reading::{LineStarts, excerpt, read_piece, reserved};
 use self::template::Template;
 use self::walk::{Partials, is_missing};
-use crate::components::{self, Component, Declarations, Pins};
+use crate::components::{self, Component, Declarations, Libraries, Pins};
 use crate::environment::Environment;
 use crate::fault::{Place, Problem, Problems};
 use crate::limits;
@@ -54,6 +56,8 @@ pub struct Facts {
     pub commit: CommitId,
     /// What is known of the commits of the submodules.
     pub pins: Pins,
+    /// The files of the submodules that are libraries.
+    pub libraries: Libraries,
 }
 
 /// The manifests of one environment at one revision. Only [`render`] builds it.
@@ -86,7 +90,7 @@ impl Rendered {
 /// 1. sort the files by what they are for
 /// 2. read what the repository says about itself
 /// 3. layer the values
-/// 4. read templates and partials
+/// 4. read templates and partials, those of the library too
 /// 5. render each file, or take from the cache what was rendered before
 /// 6. make ConfigMaps of configuration files, and let references follow
 ///
@@ -175,7 +179,13 @@ impl Render<'_> {
         self.check_required(&declarations, &values, &layout);
         let context = Context::new(self.environment, self.facts, values, &components);
 
-        let partials = self.partials(&layout);
+        let facts = self.facts;
+        let (shared, found) = declarations.library.as_ref().map_or_else(Default::default, |declared| {
+            library::partials(declared, self.tree, &facts.libraries, &layout.partials)
+        });
+        let is_whole = found.is_empty();
+        self.problems.extend(found);
+        let partials = self.partials(&layout, shared, is_whole);
         let mut manifests = Vec::new();
         let mut bytes = 0;
         let mut sources: Vec<(Source<'_>, bool)> = Vec::new();
@@ -269,10 +279,18 @@ impl Render<'_> {
         }
     }
 
-    /// All partials, or `None` where one of them cannot be read: then templates are read and not rendered.
-    fn partials(&mut self, layout: &Layout<'_>) -> Option<Partials> {
+    /// All partials, with those of the library, which may not be whole already. `None` where one of them cannot be read:
+    /// then templates are read and not rendered.
+    fn partials(&mut self, layout: &Layout<'_>, library: Vec<Shared<'_>>, mut is_whole: bool) -> Option<Partials> {
         let mut partials = Partials::new();
-        let mut is_whole = true;
+        for shared in library {
+            match self.compiled(Source { path: &shared.path, file: shared.file }) {
+                Some(template) => {
+                    partials.insert(shared.name, template);
+                }
+                None => is_whole = false,
+            }
+        }
         for (name, source) in &layout.partials {
             match self.compiled(*source) {
                 Some(template) => {

@@ -19,7 +19,13 @@ fn testdata() -> PathBuf {
 }
 
 fn facts() -> Facts {
-    Facts { cluster: "lab".into(), branch: "r1.2".into(), commit: CommitId::from_bytes([0xc0; 20]), pins: Pins::new() }
+    Facts {
+        cluster: "lab".into(),
+        branch: "r1.2".into(),
+        commit: CommitId::from_bytes([0xc0; 20]),
+        pins: Pins::new(),
+        libraries: Libraries::new(),
+    }
 }
 
 fn environment(path: &str, values: Value) -> Environment {
@@ -53,21 +59,27 @@ fn tree(files: &[(&str, &str)]) -> Tree {
     builder.build()
 }
 
-/// Renders one case: `environment.yaml` has `path`, `values`, and `submodules` with their commits.
-fn case(folder: &Path) -> Result<Rendered, Problems> {
+/// Every file of a folder.
+fn files_of(root: &Path) -> TreeBuilder {
     let mut builder = TreeBuilder::default();
-    let repository = folder.join("repo");
-    let mut open = vec![repository.clone()];
+    let mut open = vec![root.to_owned()];
     while let Some(next) = open.pop() {
         for entry in fs::read_dir(&next).unwrap().map(Result::unwrap) {
             if entry.file_type().unwrap().is_dir() {
                 open.push(entry.path());
                 continue;
             }
-            let path = entry.path().strip_prefix(&repository).unwrap().to_str().unwrap().replace('\\', "/");
+            let path = entry.path().strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
             builder.file(path, blob(&fs::read(entry.path()).unwrap())).unwrap();
         }
     }
+    builder
+}
+
+/// Renders one case: `environment.yaml` has `path`, `values`, `submodules` with their commits, and `libraries`: folders of
+/// submodules with the folder of the case in which their files are.
+fn case(folder: &Path) -> Result<Rendered, Problems> {
+    let mut builder = files_of(&folder.join("repo"));
     let said = fs::read_to_string(folder.join("environment.yaml")).unwrap_or_default();
     let said = yaml::read(&said).unwrap().pop().map_or_else(|| json!({}), |document| document.body);
     for (path, commit) in said["submodules"].as_object().into_iter().flatten() {
@@ -77,9 +89,14 @@ fn case(folder: &Path) -> Result<Rendered, Problems> {
     let values = said.get("values").cloned().unwrap_or_else(|| json!({}));
     let tree = builder.build();
     let environment = environment(path, values);
+    let files = |(path, below): (&String, &Value)| {
+        (path.clone(), Ok(Arc::new(files_of(&folder.join(below.as_str().unwrap())).build())))
+    };
+    let libraries = said["libraries"].as_object().into_iter().flatten().map(files).collect();
+    let facts = Facts { libraries, ..facts() };
     let mut cache = RenderCache::default();
-    let result = render(&tree, &environment, &facts(), Some(&mut cache));
-    let again = render(&tree, &environment, &facts(), Some(&mut cache));
+    let result = render(&tree, &environment, &facts, Some(&mut cache));
+    let again = render(&tree, &environment, &facts, Some(&mut cache));
     assert_eq!(result, again, "the cache changes nothing");
     result
 }
@@ -121,6 +138,11 @@ macro_rules! cases {
 }
 
 cases! {
+    a_library_does_not_replace_own_partials = "a-library-does-not-replace-own-partials",
+    a_library_is_a_submodule_with_known_files = "a-library-is-a-submodule-with-known-files",
+    a_library_shares_partials = "a-library-shares-partials",
+    what_is_wrong_in_a_library_is_named_there = "what-is-wrong-in-a-library-is-named-there",
+    a_library_must_be_a_submodule = "a-library-must-be-a-submodule",
     a_missing_folder_is_an_error = "a-missing-folder-is-an-error",
     a_null_value_is_missing = "a-null-value-is-missing",
     a_plain_folder = "a-plain-folder",
@@ -565,6 +587,7 @@ fn a_shared_cache_never_changes_what_is_rendered() {
                     branch: branch.into(),
                     commit: CommitId::from_bytes([commit; 20]),
                     pins: Pins::new(),
+                    libraries: Libraries::new(),
                 };
                 let (tree, environment) = (tree(&files), environment(path, values));
                 let alone = render(&tree, &environment, &facts, None);

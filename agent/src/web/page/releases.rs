@@ -17,13 +17,16 @@ use super::{frame, time};
 const MAX_OPEN: usize = 5;
 
 /// The page of releases.
-pub(in crate::web) fn releases(matrices: &[Matrix], looks: &[Looked], now: Timestamp) -> String {
+pub(in crate::web) fn releases(matrices: &[Matrix], looks: Option<&[Looked]>, now: Timestamp) -> String {
     let main = html! {
         p.back { a href="/" { "All environments" } }
         div.headline { h1 { "Releases" } }
         @if matrices.is_empty() { p.plain { "There are no environments yet." } }
         @for matrix in matrices { (matrix_of(matrix, now)) }
-        @for looked in looks { (hygiene(looked)) }
+        @match looks {
+            Some(looks) => @for looked in looks { (hygiene(looked)) },
+            None => section { h2 { "Branches" } p.plain { "They are still being compared. Reload the page in a moment." } },
+        }
     };
     frame("Releases – Towpath", main)
 }
