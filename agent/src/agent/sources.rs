@@ -31,6 +31,8 @@ pub struct Origin {
     pub address: String,
     /// Namespace and name of the Secret.
     pub secret: Option<(String, String)>,
+    /// Whether its files are needed too, and not only its commits.
+    pub is_whole: bool,
 }
 
 /// What somebody needs of a repository.
@@ -40,6 +42,8 @@ pub struct Wanted {
     pub branches: BTreeSet<String>,
     /// Commits that submodules are pinned to.
     pub commits: BTreeSet<CommitId>,
+    /// Whether somebody needs its files.
+    pub is_whole: bool,
 }
 
 /// Every repository that some Repository needs.
@@ -141,7 +145,8 @@ impl Source {
             return;
         }
         let Seen { part, branches, missing } = self.lock().clone();
-        let wanted = Wanted { branches: branches.union(&wanted.branches).cloned().collect(), commits: wanted.commits };
+        let branches = branches.union(&wanted.branches).cloned().collect();
+        let wanted = Wanted { branches, ..wanted };
         let before = Before { part: part.and_then(Result::ok), missing };
         let mut found = self.try_look(&shared, &mut looking, &before, &wanted).await;
         let was_refused = found.as_ref().is_ok_and(|part| part.problem.as_ref().is_some_and(is_setup));
@@ -206,7 +211,8 @@ impl Source {
         let folder = self.folder(shared);
         let terms = Terms { ssh: shared.settings.ssh.clone(), ..Terms::default() };
         let known = credentials.clone();
-        let mirror = Arc::new(blocking(move || Mirror::open_commits_on(&folder, remote, known, terms)).await?);
+        let open = if self.origin.is_whole { Mirror::open_on } else { Mirror::open_commits_on };
+        let mirror = Arc::new(blocking(move || open(&folder, remote, known, terms)).await?);
         looking.open = Some(Open { mirror: mirror.clone(), credentials, read_at: Instant::now(), _watch: watch });
         Ok(mirror)
     }
@@ -227,12 +233,13 @@ impl Source {
 
     /// Its mirror's folder. Repositories with the same address share none where their Secrets differ.
     fn folder(&self, shared: &Shared) -> PathBuf {
-        let Origin { address, secret } = &self.origin;
+        let Origin { address, secret, is_whole } = &self.origin;
         let (namespace, name) = secret.as_ref().map(|(a, b)| (a.as_str(), b.as_str())).unwrap_or_default();
         let hash = hex::encode(&sha2::Sha256::digest(format!("{namespace}/{name} {address}"))[..8]);
         let last = address.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
         let last: String = last.trim_end_matches(".git").chars().filter(char::is_ascii_alphanumeric).take(40).collect();
-        shared.settings.cache.join("components").join(format!("{last}-{hash}.git"))
+        let kind = if *is_whole { "libraries" } else { "components" };
+        shared.settings.cache.join(kind).join(format!("{last}-{hash}.git"))
     }
 }
 

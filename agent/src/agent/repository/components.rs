@@ -28,7 +28,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const READ: &str = "ComponentsRead";
 
 /// The submodules of one revision.
-type Submodules = Arc<Vec<(Submodule, CommitId)>>;
+type Submodules = Arc<Vec<Needed>>;
+
+/// A submodule of a revision.
+struct Needed {
+    submodule: Submodule,
+    commit: CommitId,
+    /// Whether its files are needed: it is a library.
+    is_whole: bool,
+}
 
 /// What is known of the components' repositories.
 #[derive(Default)]
@@ -60,7 +68,8 @@ impl Task {
                 let secret = secret_for(&resolved.components, address);
                 let source = secret.map(|secret| {
                     let secret = secret.map(|name| (resolved.home.clone(), name.to_owned()));
-                    shared.sources.of(&Origin { address: address.clone(), secret }, &self.local_change)
+                    let is_whole = needs[address].is_whole;
+                    shared.sources.of(&Origin { address: address.clone(), secret, is_whole }, &self.local_change)
                 });
                 (address.clone(), source)
             })
@@ -186,11 +195,12 @@ fn needs(
             },
         };
         revisions.insert(commit, submodules.clone());
-        for (submodule, pinned) in submodules.iter() {
+        for Needed { submodule, commit, is_whole } in submodules.iter() {
             let Ok(address) = components::address(deploy, &submodule.url) else { continue };
             let wanted = needs.entry(address).or_default();
             wanted.branches.extend(lane.map(|lane| submodule.branch_for(lane).to_owned()));
-            wanted.commits.insert(*pinned);
+            wanted.commits.insert(*commit);
+            wanted.is_whole |= is_whole;
         }
     }
     (needs, revisions)
@@ -200,9 +210,13 @@ fn needs(
 fn submodules_of(tree: &Tree) -> Submodules {
     let text = tree.text(components::GITMODULES).ok().flatten().unwrap_or_default();
     let named = components::read_gitmodules(text).unwrap_or_default();
-    let pinned = named.into_iter().filter_map(|submodule| {
+    let declared = tree.text(components::TOWPATH_YAML).ok().flatten().unwrap_or_default();
+    let declarations = components::read_declarations(declared).unwrap_or_default();
+    let libraries = components::libraries(&declarations);
+    let needed = named.into_iter().filter_map(|submodule| {
         let commit = tree.submodule(&submodule.path)?;
-        Some((submodule, commit))
+        let is_whole = libraries.contains(&submodule.path.as_str());
+        Some(Needed { submodule, commit, is_whole })
     });
-    Arc::new(pinned.collect())
+    Arc::new(needed.collect())
 }
