@@ -237,12 +237,14 @@ async fn token(
             .hint("correct the address of the token service in the registry's configuration")
     })?;
     let scope = realm.scope.clone().unwrap_or_else(|| format!("repository:{}:pull", image.path()));
-    let mut query = address.query_pairs_mut();
-    if let Some(service) = &realm.service {
-        query.append_pair("service", service);
+    // In a block of its own: it must not live across a wait.
+    {
+        let mut query = address.query_pairs_mut();
+        if let Some(service) = &realm.service {
+            query.append_pair("service", service);
+        }
+        query.append_pair("scope", &scope);
     }
-    query.append_pair("scope", &scope);
-    drop(query);
     let server = format!("the token server {} of registry {registry}", host_of(&address));
     let mut request = client.get(address);
     if let Some(login) = key.and_then(|key| key.login.as_ref()) {
