@@ -2,6 +2,8 @@
 
 mod door;
 
+use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -63,6 +65,19 @@ impl Shop {
         self.world.follow(name, spec).await;
     }
 
+    /// What `towpath images` prints.
+    fn images(&self, arguments: &[&str]) -> String {
+        let output = Command::new(support::agent::binary().unwrap())
+            .arg("images")
+            .args(arguments)
+            .args(["-n", &self.world.namespace])
+            .env("KUBECONFIG", self.world.plane.admin_kubeconfig())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     async fn live(&self) -> Value {
         self.world.get("apps/v1", "Deployment", "web").await.unwrap_or_default()
     }
@@ -82,7 +97,8 @@ fn ready(status: &EnvironmentStatus) -> (&str, &str) {
 }
 
 fn running_images(status: &EnvironmentStatus) -> Vec<&str> {
-    status.images.iter().filter(|image| image.until.is_none()).map(|image| image.image.as_str()).collect()
+    let images = status.images.iter().flatten();
+    images.filter(|image| image.until.is_none()).map(|image| image.image.as_str()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +110,7 @@ async fn a_missing_image_is_waited_for_by_name_and_moved_to_when_it_is_pushed() 
     shop.follow("image-missing", json!({})).await;
     let status = shop.world.runs("image-missing", "master").await;
     assert_eq!(running_images(&status), [shop.image(&first)]);
-    assert_eq!(status.images[0].component.as_deref(), Some("web"));
+    assert_eq!(status.images.unwrap()[0].component.as_deref(), Some("web"));
 
     let second = shop.release("two");
     let wanted = shop.image(&second);
@@ -117,9 +133,14 @@ async fn a_missing_image_is_waited_for_by_name_and_moved_to_when_it_is_pushed() 
     let status = shop.world.runs("image-missing", "master").await;
     assert_eq!(image(&shop.live().await), wanted);
     // What a rollback needs is remembered.
-    assert_eq!(running_images(&status), [wanted]);
-    assert_eq!(status.images[1].image, shop.image(&first));
-    assert!(status.images[1].until.is_some());
+    assert_eq!(running_images(&status), [wanted.as_str()]);
+    assert_eq!(shop.images(&["-o", "name"]), wanted.clone() + "\n");
+    let both = shop.images(&["--in-use", "-o", "name"]);
+    assert_eq!(both.lines().collect::<BTreeSet<_>>(), [wanted.as_str(), &shop.image(&first)].into());
+    let table = shop.images(&["--in-use"]);
+    let line = table.lines().find(|line| line.starts_with(&wanted)).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!((words[1], words[2], words[4]), ("image-missing/image-missing", "web", "now"), "{table}");
 
     // An image that is gone from the registry stops neither what runs nor what stays as it is.
     let settings = config_map("settings", "1");

@@ -225,9 +225,9 @@ pub struct EnvironmentStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<ComponentStatus>,
     /// The images that its objects name, what runs first; then those that the syncs in the history ran before, at most 200
-    /// together.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub images: Vec<ImageStatus>,
+    /// together. Absent until that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Vec<ImageStatus>>,
     /// How many more there are.
     #[serde(default, skip_serializing_if = "is_none_left")]
     pub images_left_out: u32,

@@ -73,7 +73,8 @@ pub(super) async fn missing(
     kinds: &Kinds,
     desired: &Cleared,
 ) -> Vec<Problem> {
-    let runs = |image: &str| pass.status.images.iter().any(|known| known.until.is_none() && known.image == image);
+    let known = || pass.status.images.iter().flatten();
+    let runs = |image: &str| known().any(|known| known.until.is_none() && known.image == image);
     // One that has its digest was looked up for that, or runs.
     let is_asked = |named: &&NamedImage| named.check == Check::Exists && !runs(&named.image);
     let wanted: Vec<&NamedImage> = desired.named_images().iter().filter(is_asked).collect();
