@@ -32,3 +32,4 @@ mod hooks;
 mod crossing;
 mod components_view;
 mod preflight;
+mod registry;

@@ -33,6 +33,7 @@ use crate::board::Shelf;
 pub use crate::board::{Board, Id};
 use crate::cluster::{self, Cluster};
 use crate::metrics::Metrics;
+use crate::registry::Registries;
 use crate::releases::Reading;
 use crate::repo::View;
 use crate::resources::{Environment, Repository};
@@ -76,6 +77,8 @@ pub struct Shared {
     pub slots: Slots,
     /// Which environment has which object.
     pub claims: Claims,
+    /// The door to registries.
+    pub registries: Registries,
     /// The repositories of components.
     sources: sources::Sources,
     /// The custom resources as they are now, for the page and the API.
@@ -218,6 +221,7 @@ impl Shared {
             cluster,
             slots: Slots::default(),
             claims: Claims::default(),
+            registries: Registries::default(),
             sources: sources::Sources::default(),
             board,
             metrics,

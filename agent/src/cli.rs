@@ -17,6 +17,7 @@ mod history;
 mod components;
 mod changelog;
 mod branches;
+mod images;
 mod suspend;
 mod bump;
 mod release;
@@ -64,6 +65,8 @@ enum Command {
     Sync(sync::Args),
     /// Show the last syncs of an environment.
     History(history::Args),
+    /// List the images that environments run.
+    Images(images::Args),
     /// Show one sync as the ledger has it.
     Show(show::Args),
     /// Show which component stands where in which environment.
@@ -132,6 +135,7 @@ async fn execute(command: Command) -> Result<Code, Failure> {
         Command::Get(args) => get::run(args).await,
         Command::Sync(args) => sync::run(args).await,
         Command::History(args) => history::run(args).await,
+        Command::Images(args) => images::run(args).await,
         Command::Show(args) => show::run(args).await,
         Command::Components(args) => components::run(args).await,
         Command::Changelog(args) => changelog::run(args).await,

@@ -10,6 +10,7 @@ pub mod board;
 pub mod metrics;
 pub mod cluster;
 pub mod repo;
+pub mod registry;
 pub mod web;
 pub mod ledger;
 pub mod bump;

@@ -249,6 +249,12 @@ pub struct EnvironmentSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub after: Vec<After>,
+    /// Secrets of the type `kubernetes.io/dockerconfigjson`, in `namespace`: put into the templates of pods that say
+    /// nothing of `imagePullSecrets` themselves, and shown to registries in which images of components are looked up.
+    /// `ca.crt` beside the logins is the authority that vouches for these registries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub image_pull_secrets: Vec<String>,
     /// Neither synced nor mended while it is true.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,

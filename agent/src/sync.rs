@@ -6,12 +6,13 @@
 //! 2. desire: tree → render → policy
 //! 3. observe: what is there, by the watches, and by name for what they do not know
 //! 4. plan
-//! 5. preflight: a dry run of everything that would change
-//! 6. enroll: write down who will be a member
-//! 7. apply namespaces and definitions, and dry-run what needs them
-//! 8. apply the waves below 0, then the BeforeSync hooks, then the other waves
-//! 9. prune, only after everything was applied
-//! 10. health, the AfterSync hooks, and the decision
+//! 5. images: where components say so, nothing is moved to that no registry has
+//! 6. preflight: a dry run of everything that would change
+//! 7. enroll: write down who will be a member
+//! 8. apply namespaces and definitions, and dry-run what needs them
+//! 9. apply the waves below 0, then the BeforeSync hooks, then the other waves
+//! 10. prune, only after everything was applied
+//! 11. health, the AfterSync hooks, and the decision
 //!
 //! A pass never waits for the cluster to become healthy. Where a wave or a hook is not done, the pass ends, and the next
 //! one finds by what is applied and healthy where to go on. What a person must mend is in the report, never an early exit
@@ -28,6 +29,7 @@ mod gate;
 mod handover;
 mod health;
 mod hooks;
+mod images;
 mod in_use;
 mod members;
 mod neighbours;
@@ -68,6 +70,7 @@ use self::course::{Course, Journal, Role};
 use self::preflight::Rehearsal;
 use self::work::Work;
 use crate::cluster::{Account, Cluster, Kind, Kinds, Stored, WatchHandle};
+use crate::registry::Registries;
 use crate::repo::View;
 use claims::Wants;
 
@@ -93,6 +96,8 @@ pub struct Pass<'a> {
     pub environment: &'a Environment,
     /// Its status before.
     pub status: &'a EnvironmentStatus,
+    /// The registries that images of components are looked up in.
+    pub registries: &'a Registries,
     /// What is known of its repository.
     pub view: &'a View,
     /// What it may move to, or why that cannot be said.
@@ -131,6 +136,8 @@ pub struct Memory {
     cleared: PolicyCache,
     /// What was known of components.
     pins: pins::Remembered,
+    /// What registries said of their images.
+    images: images::Lookups,
     desired: Option<(DesiredKey, Arc<Cleared>)>,
     refused: Option<(DesiredKey, Vec<Problem>)>,
     known: HashMap<ObjectKey, Known>,
@@ -179,7 +186,7 @@ impl Memory {
 
     /// When another pass is needed although nothing wakes one.
     pub fn look_at(&self) -> Option<Instant> {
-        self.ownership.look_at()
+        self.ownership.look_at().into_iter().chain(self.images.look_at()).min()
     }
 
     /// What was refused, and what of the same revision stands all the same.
@@ -237,6 +244,8 @@ struct Progress {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     leftovers: Leftovers,
+    /// The images of what was worked on, and the components that they are of.
+    images: Vec<(String, Option<String>)>,
     drift: Vec<(String, String)>,
     notices: Vec<Notice>,
     /// Objects that somebody fights over.
@@ -278,6 +287,7 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
     let started = Timestamp::now();
     let environment = pass.environment;
     memory.ownership.begin();
+    memory.images.begin();
     if environment.suspend {
         memory.watches.clear();
         return report::suspended(pass);
@@ -364,7 +374,7 @@ async fn attempt(
         Ok(kinds) => kinds,
         Err(problem) => return untouched(problem),
     };
-    let found = desire::desired(pass, memory, wanted, &mut kinds).await;
+    let found = desire::desired(pass, memory, wanted, &account, &mut kinds).await;
     if let Err(problem) = members::load(pass, memory).await {
         return untouched(problem);
     }
@@ -417,6 +427,12 @@ async fn attempt(
     refused.dedup();
     if is_move && !refused.is_empty() {
         return Attempt::Untouched(refused);
+    }
+    if is_move && !course.has_begun {
+        let missing = images::missing(pass, memory, &account, &kinds, &desired).await;
+        if !missing.is_empty() {
+            return Attempt::Untouched(missing);
+        }
     }
     let work = Work { pass, account: &account, desired: &desired, observed: &observed, plan: &plan };
     let stopped = work.hooks(&kinds).stopped(&course, Phase::BeforeSync);
@@ -485,6 +501,7 @@ async fn attempt(
     stages.done("hooks");
     summarize(&plan, &observed, memory, &mut progress);
     progress.course = Some(course);
+    progress.images = images::seen(&desired);
     Attempt::Done(Box::new(progress))
 }
 

@@ -7,5 +7,6 @@ pub mod deploy_repo;
 pub mod faults;
 pub mod git_server;
 pub mod process;
+pub mod registry;
 pub mod webhook;
 pub mod world;

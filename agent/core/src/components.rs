@@ -12,7 +12,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-pub use self::declarations::{Declarations, Declared, Library, Required, TOWPATH_YAML, libraries, read_declarations};
+pub use self::declarations::{
+    Check, Declarations, Declared, Library, Required, TOWPATH_YAML, libraries, read_declarations,
+};
 pub use self::gitmodules::{GITMODULES, Submodule, address, read_gitmodules};
 use crate::fault::{Place, Problem};
 use crate::revision::CommitId;
@@ -52,14 +54,52 @@ pub struct Component {
     pub tag: Option<String>,
     /// Image with its tag, and its digest where it is pinned to that, where `towpath.yaml` names the image.
     pub image: Option<String>,
+    /// Whether its image is looked up.
+    pub check: Check,
     /// Why it has no version or no tag.
     pub lacks: Option<Problem>,
+}
+
+/// The image of a component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedImage {
+    /// Its name, with the digest where that is known.
+    pub image: String,
+    /// The component.
+    pub component: String,
+    /// Folder of its submodule.
+    pub path: String,
+    /// Its commit.
+    pub commit: CommitId,
+    /// What people call the commit: the version, or its first digits where there is none.
+    pub version: String,
+    /// Whether it is looked up before an environment moves to it.
+    pub check: Check,
+}
+
+impl NamedImage {
+    /// Whether it has to be named by its digest, and that is not known yet.
+    pub fn lacks_digest(&self) -> bool {
+        self.check == Check::Digest && !self.image.contains('@')
+    }
 }
 
 impl Component {
     /// The first 7 digits of its commit.
     pub fn short(&self) -> String {
         self.commit.short()
+    }
+
+    /// Its image, where that is known.
+    pub fn named_image(&self) -> Option<NamedImage> {
+        Some(NamedImage {
+            image: self.image.clone()?,
+            component: self.name.clone(),
+            path: self.path.clone(),
+            commit: self.commit,
+            version: self.version.clone().unwrap_or_else(|| self.short()),
+            check: self.check,
+        })
     }
 
     /// What templates see.
@@ -179,11 +219,13 @@ fn component(
     if let Some(tag) = tag.as_ref().filter(|tag| !is_tag(tag)) {
         return Err(refuse(format!("{tag:?} is no tag of an image"), CHARACTERS));
     }
-    let digest = pin.ok().and_then(|pin| pin.digest).map(|digest| format!("@{digest}")).unwrap_or_default();
+    let check = declared.map(|declared| declared.check).unwrap_or_default();
     let repository = declared.and_then(|declared| declared.image.as_ref());
+    let digest = pin.ok().and_then(|pin| pin.digest).filter(|_| check == Check::Digest);
+    let digest = digest.map(|digest| format!("@{digest}")).unwrap_or_default();
     let image = repository.zip(tag.as_ref()).map(|(image, tag)| format!("{image}:{tag}{digest}"));
     let (name, path, branch) = (name.to_owned(), path.to_owned(), branch.to_owned());
-    Ok(Component { name, path, commit, branch, version: version.ok(), tag, image, lacks })
+    Ok(Component { name, path, commit, branch, version: version.ok(), tag, image, check, lacks })
 }
 
 const VARIABLES: &str = "a tag is made of {{version}}, {{commit}}, {{short}}, {{branch}} and {{time}}";
@@ -300,9 +342,10 @@ mod tests {
         let found = components(&tree, &declarations, "r1.2", &pins).unwrap();
         assert_eq!(found["web"].image.as_deref(), Some("harbor.example:5000/shop/web:v1.0-12-e6e5d98"));
         assert_eq!(found["web"].to_json()["version"], "v1.0-12-e6e5d98");
+        assert!(!found["web"].named_image().unwrap().lacks_digest());
         pins.get_mut("components/web").unwrap().as_mut().unwrap().digest = Some("sha256:ab".into());
         let found = components(&tree, &declarations, "r1.2", &pins).unwrap();
-        assert_eq!(found["web"].image.as_deref(), Some("harbor.example:5000/shop/web:v1.0-12-e6e5d98@sha256:ab"));
+        assert_eq!(found["web"].image.as_deref(), Some("harbor.example:5000/shop/web:v1.0-12-e6e5d98"));
 
         // Nothing is invented: without a version there is neither a tag nor an image.
         let none = known("components/web", Err(Problem::setup("there is no tag vX.Y")));
@@ -312,6 +355,26 @@ mod tests {
             assert!(web.lacks.as_ref().unwrap().message.contains(said));
             assert!(web.to_json().get("image").is_none());
         }
+    }
+
+    #[test]
+    fn an_image_is_named_by_its_digest_where_that_is_wanted() {
+        let declarations = read_declarations(&FULL.replace("check: Exists", "check: Digest")).unwrap();
+        let tree = tree(&["components/web"]);
+        let mut pins = known("components/web", Ok("v1.0-12-e6e5d98"));
+        let named = |pins: &Pins| components(&tree, &declarations, "r1.2", pins).unwrap()["web"].named_image();
+        let image = named(&pins).unwrap();
+        assert!(image.lacks_digest());
+        assert_eq!(image.version, "v1.0-12-e6e5d98");
+        pins.get_mut("components/web").unwrap().as_mut().unwrap().digest = Some("sha256:ab".into());
+        let image = named(&pins).unwrap();
+        assert!(!image.lacks_digest());
+        assert_eq!(image.image, "harbor.example:5000/shop/web:r1.2-abababa@sha256:ab");
+        assert!(named(&Pins::new()).unwrap().lacks_digest());
+        let never = read_declarations(&FULL.replace("check: Exists", "check: Never")).unwrap();
+        let image = components(&tree, &never, "r1.2", &pins).unwrap()["web"].named_image().unwrap();
+        assert_eq!(image.image, "harbor.example:5000/shop/web:r1.2-abababa");
+        assert!(!image.lacks_digest());
     }
 
     #[test]

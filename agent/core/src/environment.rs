@@ -125,6 +125,8 @@ pub struct Environment {
     pub logs: LogMode,
     /// What must have run and passed a revision before this one moves to it.
     pub after: Vec<Required>,
+    /// Pull secrets, in the namespace of the pods: for pods that name none, and for looking images up.
+    pub image_pull_secrets: Vec<String>,
     /// Neither synced nor mended.
     pub suspend: bool,
     /// What becomes of its members when it is deleted.
@@ -167,6 +169,7 @@ pub(crate) fn sample() -> Environment {
         health: HealthRules::default(),
         logs: LogMode::Failing,
         after: Vec::new(),
+        image_pull_secrets: Vec::new(),
         suspend: false,
         deletion_policy: DeletionPolicy::Orphan,
         moved_from: None,

@@ -16,6 +16,7 @@ pub mod candidate;
 pub mod tree;
 pub mod manifest;
 pub mod redact;
+pub mod images;
 pub mod pointer;
 pub mod ignore;
 pub mod health;

@@ -22,11 +22,13 @@ use serde_json::{Map, Value};
 
 pub use cache::PolicyCache;
 
+use crate::components::NamedImage;
 use crate::course::{self, Phase, Wave};
 use crate::environment::Environment;
 use crate::fault::{Place, Problem, Problems};
 use crate::fingerprint::{self, Fingerprint};
 use crate::ignore::Rule;
+use crate::images;
 use crate::left;
 use crate::limits;
 use crate::manifest::{Identity, Manifest, ObjectKey, Packed, annotation_of};
@@ -66,6 +68,8 @@ pub struct Desired {
     pub scales: Option<Box<ObjectKey>>,
     /// When it is applied.
     pub wave: Wave,
+    /// The images that it names.
+    pub images: Box<[Box<str>]>,
     phases: BTreeSet<Phase>,
     manifest: Arc<Packed>,
     stamp: Arc<Stamp>,
@@ -95,6 +99,8 @@ pub struct Hook {
     pub timeout: Duration,
     /// Where it comes from.
     pub source: Place,
+    /// The images that it names.
+    pub images: Box<[Box<str>]>,
     stamp: Arc<Stamp>,
 }
 
@@ -109,6 +115,7 @@ impl Hook {
             timeout: hooks::deadline_seconds(&body).map_or(environment.timeout, Duration::from_secs),
             body,
             source: desired.source.clone(),
+            images: desired.images.clone(),
             stamp: desired.stamp.clone(),
         }
     }
@@ -128,6 +135,7 @@ impl Hook {
             replace: false,
             scales: None,
             wave: self.wave,
+            images: Box::default(),
             phases: BTreeSet::new(),
             manifest: Arc::new(Packed::of(manifest)),
             stamp: self.stamp.clone(),
@@ -142,6 +150,8 @@ struct Stamp {
     apply_set: String,
     /// The rules that leave fields out.
     ignore: Vec<Rule>,
+    /// The pull secrets of pods that name none.
+    pull_secrets: Vec<String>,
 }
 
 /// Everything an environment should have, allowed by every rule.
@@ -150,6 +160,7 @@ pub struct Cleared {
     objects: Vec<Arc<Desired>>,
     by_key: HashSet<ByKey>,
     hooks: Vec<Hook>,
+    named_images: Vec<NamedImage>,
     content: String,
     warnings: Vec<Problem>,
 }
@@ -194,6 +205,17 @@ impl Cleared {
         &self.hooks
     }
 
+    /// Every image that an object or a hook names, each once.
+    pub fn images(&self) -> BTreeSet<&str> {
+        let images = self.objects.iter().map(|object| &object.images).chain(self.hooks.iter().map(|hook| &hook.images));
+        images.flatten().map(|image| &**image).collect()
+    }
+
+    /// The components that have one of them.
+    pub fn named_images(&self) -> &[NamedImage] {
+        &self.named_images
+    }
+
     /// A digest of everything, hooks included: another one means that something differs.
     pub fn content(&self) -> &str {
         &self.content
@@ -211,7 +233,15 @@ impl Cleared {
 /// # Errors
 /// Everything that any rule refused.
 pub fn clear(rendered: &Rendered, facts: &Facts, cache: Option<&mut PolicyCache>) -> Result<Cleared, Problems> {
-    judge(rendered.packed(), rendered.warnings().to_vec(), facts, cache.unwrap_or(&mut PolicyCache::default()))
+    let warnings = rendered.warnings().to_vec();
+    let mut cleared = judge(rendered.packed(), warnings, facts, cache.unwrap_or(&mut PolicyCache::default()))?;
+    if !rendered.images().is_empty() {
+        let used = cleared.images();
+        let named = rendered.images().iter().filter(|named| used.contains(named.image.as_str())).cloned();
+        cleared.named_images = named.collect();
+        cleared.warnings.extend(cleared.named_images.iter().filter(|named| named.lacks_digest()).map(unpinned));
+    }
+    Ok(cleared)
 }
 
 fn judge(
@@ -236,6 +266,7 @@ fn judge(
         environment: facts.environment.name.to_string(),
         apply_set: apply_set(facts.environment),
         ignore: facts.environment.ignore.iter().filter(|rule| rule.leaves_out()).cloned().collect(),
+        pull_secrets: facts.environment.image_pull_secrets.clone(),
     });
     let mut found = Vec::new();
     let mut objects = Vec::with_capacity(manifests.len());
@@ -285,7 +316,7 @@ fn judge(
     hooks.sort_by(|a, b| (a.wave, &a.key).cmp(&(b.wave, &b.key)));
     let content = content(&objects, &hooks);
     let by_key = objects.iter().cloned().map(ByKey).collect();
-    Ok(Cleared { objects, by_key, hooks, content, warnings })
+    Ok(Cleared { objects, by_key, hooks, named_images: Vec::new(), content, warnings })
 }
 
 /// The digest of everything that is desired.
@@ -353,6 +384,7 @@ fn judge_one(
     Some(Desired {
         fingerprint: fingerprint::of_desired(&body),
         scales: left::scaled_by(&key, &body).map(Box::new),
+        images: images::images_of(&key, &body),
         key,
         api_version,
         source,
@@ -366,14 +398,22 @@ fn judge_one(
     })
 }
 
+fn unpinned(named: &NamedImage) -> Problem {
+    Problem::content(format!("component {}: its image is not named by its digest here", named.component))
+        .at(Place::file(&named.path))
+        .hint("an agent looks it up in the registry and adds it")
+}
+
 fn unknown_kind(manifest: &Manifest) -> Problem {
     Problem::setup(format!("the cluster has no kind {} in {}", manifest.key.kind, manifest.api_version))
         .at(manifest.source.clone())
         .hint("install its CustomResourceDefinition, add it to this environment, or correct apiVersion and kind")
 }
 
-/// A document as it is sent: in its namespace, without what is ignored or the server's own, with our labels.
+/// A document as it is sent: in its namespace, with pull secrets and our labels, without what is ignored or the server's
+/// own.
 fn complete(mut body: Map<String, Value>, key: &ObjectKey, stamp: &Stamp) -> Map<String, Value> {
+    images::put_pull_secrets(key, &mut body, &stamp.pull_secrets);
     let by_annotation = marks::pointers(annotation_of(&body, annotation::IGNORE).unwrap_or_default());
     let by_rule = stamp.ignore.iter().filter(|rule| rule.is_about(key)).flat_map(|rule| rule.pointers.iter().cloned());
     let mut ignored: Vec<Pointer> = by_annotation.into_iter().flatten().chain(by_rule).collect();

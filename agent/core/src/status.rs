@@ -3,9 +3,11 @@
 //! [`EnvironmentStatus`] is the `status` of the custom resource, and what the page, the API and the command line show.
 
 mod conditions;
+mod images;
 mod leftovers;
 mod syncs;
 
+pub use images::{ImageStatus, ImagesSeen, MAX_IMAGES};
 pub use leftovers::{KeptStatus, LeftoverStatus, Leftovers};
 pub use syncs::{
     ContentStatus, HookOutcome, HookStatus, Outcome, Recorded, SyncHealth, SyncRecord, SyncStatus, Trigger, WaitReason,
@@ -20,6 +22,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::conditions::IMAGE_WAIT;
 use self::conditions::{conditions, state_of};
 use crate::decide::Decision;
 use crate::fault::Problem;
@@ -221,6 +224,13 @@ pub struct EnvironmentStatus {
     /// is made or moved later.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<ComponentStatus>,
+    /// The images that its objects name, what runs first; then those that the syncs in the history ran before, at most 200
+    /// together. Absent until that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Vec<ImageStatus>>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_none_left")]
+    pub images_left_out: u32,
     /// The sync that is under way, or was stopped by a hook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncStatus>,
@@ -336,6 +346,8 @@ pub struct Report {
     pub content: Option<ContentStatus>,
     /// The components of `settled_on`.
     pub components: Vec<ComponentStatus>,
+    /// The images of the revision that was worked on, if the pass came so far.
+    pub images: Option<ImagesSeen>,
     /// The sync that goes on.
     pub under_way: Option<SyncStatus>,
     /// What the ledger knows of the last sync: what ends now is counted on from there.
@@ -379,6 +391,7 @@ impl Report {
             handled_request: None,
             content: None,
             components: Vec::new(),
+            images: None,
             under_way: before.sync.clone(),
             recorded: None,
             ended: Vec::new(),
@@ -442,6 +455,9 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
         for hook in status.history.iter_mut().skip(MAX_LOGGED).flat_map(|sync| &mut sync.hooks) {
             hook.log.clear();
         }
+    }
+    if let Some(seen) = &report.images {
+        images::fold(&mut status, seen, now);
     }
     for (object, message) in &report.drift {
         let count = status.drift.as_ref().map_or(0, |drift| drift.count) + 1;
@@ -508,6 +524,10 @@ fn note_health(status: &mut EnvironmentStatus, now: Timestamp) {
         let message = message.filter(|_| !is_healthy);
         last.health = Some(SyncHealth { is_healthy, since: now, message });
     }
+}
+
+fn is_none_left(number: &u32) -> bool {
+    *number == 0
 }
 
 fn is_zero(number: &u64) -> bool {

@@ -339,6 +339,7 @@ impl Task {
             cluster_name: &self.shared.settings.cluster_name,
             environment,
             status: &self.status,
+            registries: &self.shared.registries,
             view: &seen,
             wanted: &at_start,
             request: request.as_ref(),

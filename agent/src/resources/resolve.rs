@@ -153,6 +153,7 @@ impl Environment {
             health,
             logs,
             after,
+            image_pull_secrets,
             suspend,
             deletion_policy,
             moved_from,
@@ -192,6 +193,11 @@ impl Environment {
         }
         let ignore: Vec<Rule> =
             ignore.into_iter().enumerate().map(|(place, rule)| rule.resolve(place, &mut found)).collect();
+        for (place, name) in image_pull_secrets.iter().enumerate() {
+            if !names::is_dns_subdomain(name) {
+                found.push(Problem::setup(format!("spec.imagePullSecrets[{place}]: {name:?} is not a name")));
+            }
+        }
         let after = after.iter().enumerate();
         let after = after.filter_map(|(place, after)| after.resolve(place, &mut found)).collect();
         let health = HealthRules::read(&health).unwrap_or_else(|problems| {
@@ -235,6 +241,7 @@ impl Environment {
                     Logs::Never => LogMode::Never,
                 },
                 after,
+                image_pull_secrets,
                 suspend,
                 deletion_policy: match deletion_policy {
                     Deletion::Orphan => DeletionPolicy::Orphan,
@@ -376,6 +383,15 @@ mod tests {
         let good = Ignore { managers: vec!["tuner".into()], ..Ignore::default() };
         let resolved = environment(|environment| environment.spec.ignore = vec![good]).unwrap();
         assert!(!resolved.ignore[0].leaves_out());
+    }
+
+    #[test]
+    fn a_pull_secret_has_a_name() {
+        let named = |name: &str| environment(|environment| environment.spec.image_pull_secrets = vec![name.into()]);
+        assert_eq!(named("harbor").unwrap().image_pull_secrets, ["harbor"]);
+        for bad in ["", "Harbor", "a/b"] {
+            assert!(named(bad).unwrap_err().to_string().contains("spec.imagePullSecrets[0]"), "{bad}");
+        }
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(super) struct Course {
     pub(super) sync: SyncStatus,
     /// Whether it brings something new. Then waves wait for each other; mending waits for nothing.
     pub(super) is_change: bool,
+    /// Whether an earlier pass has begun it: its images were there then.
+    pub(super) has_begun: bool,
     /// Why this pass works on it.
     pub(super) role: Role,
     /// Another sync that was under way, and that this one ends.
@@ -188,6 +190,7 @@ pub(super) async fn take_up(
             Some(sync) => !sync.applied,
             None => differs(pass, is_move, desired),
         };
+    let has_begun = same.is_some();
     let mut sync = match same {
         Some(sync) if sync.revision == revision => sync,
         Some(sync) => {
@@ -229,7 +232,7 @@ pub(super) async fn take_up(
         sync.requested_by = request.by.clone();
         sync.request = Some(request.id.clone());
     }
-    Course { sync, is_change, role, overtaken: other, is_over: false }
+    Course { sync, is_change, has_begun, role, overtaken: other, is_over: false }
 }
 
 /// Whether the content differs from what was applied last.

@@ -13,9 +13,9 @@ use towpath_core::policy::{self, Cleared};
 use towpath_core::render;
 use towpath_core::revision::Revision;
 
-use super::{DesiredKey, Memory, Pass, pins};
+use super::{DesiredKey, Memory, Pass, images, pins};
 use crate::blocking::blocking;
-use crate::cluster::Kinds;
+use crate::cluster::{AccountClient, Kinds};
 use crate::repo::View;
 
 /// Renders that run at one time. More would only hold more trees in memory, on as many threads.
@@ -29,17 +29,45 @@ pub(super) async fn revision(view: &View, candidate: Option<&Candidate>) -> Opti
     blocking(move || mirror.revision(candidate.commit, &candidate.branch)).await.ok()
 }
 
-/// What should be there at a revision. What was rendered or refused before is not rendered again.
+/// What should be there at a revision, with every image that has to be named by its digest named so.
 ///
 /// # Errors
-/// Everything that the tree, the render room or the policy room found.
+/// Everything that the tree, the render room or the policy room found, and every digest that is not known.
 pub(super) async fn desired(
     pass: &Pass<'_>,
     memory: &mut Memory,
     wanted: &Candidate,
+    account: &AccountClient,
     kinds: &mut Arc<Kinds>,
 ) -> Result<Arc<Cleared>, Vec<Problem>> {
-    let pins = pins::pins(pass, memory, wanted.commit).await?;
+    let mut pins = pins::pins(pass, memory, wanted.commit).await?;
+    let cleared = with_pins(pass, memory, wanted, &pins, kinds).await?;
+    let lacking: Vec<_> = cleared.named_images().iter().filter(|named| named.lacks_digest()).collect();
+    if lacking.is_empty() {
+        return Ok(cleared);
+    }
+    match images::look_up(pass, memory, account, kinds, &lacking).await {
+        Ok(digests) => {
+            let digests = lacking.iter().map(|named| named.path.clone()).zip(digests).collect();
+            pins = pins::with_digests(memory, wanted.commit, &pins, digests)?;
+        }
+        Err(problems) => {
+            // It is in git all the same, whatever its images are called.
+            memory.wanted = Some(cleared.objects().iter().map(|object| object.key.clone()).collect());
+            return Err(problems);
+        }
+    }
+    with_pins(pass, memory, wanted, &pins, kinds).await
+}
+
+/// What should be there at a revision. What was rendered or refused before is not rendered again.
+async fn with_pins(
+    pass: &Pass<'_>,
+    memory: &mut Memory,
+    wanted: &Candidate,
+    pins: &Arc<Pins>,
+    kinds: &mut Arc<Kinds>,
+) -> Result<Arc<Cleared>, Vec<Problem>> {
     let key = |kinds: &Kinds| DesiredKey {
         candidate: wanted.clone(),
         generation: pass.environment.generation,
@@ -57,13 +85,13 @@ pub(super) async fn desired(
         return Err(problems.clone());
     }
 
-    let mut result = render_and_clear(pass, memory, wanted, &pins, kinds).await;
+    let mut result = render_and_clear(pass, memory, wanted, pins, kinds).await;
     let lacks_a_kind =
         |problems: &Problems| problems.iter().any(|problem| problem.message.starts_with("the cluster has no kind"));
     if result.as_ref().is_err_and(lacks_a_kind) {
         // Somebody may have installed it since the cluster was asked.
         *kinds = pass.cluster.kinds(Some(Instant::now())).await.map_err(|problem| vec![problem])?;
-        result = render_and_clear(pass, memory, wanted, &pins, kinds).await;
+        result = render_and_clear(pass, memory, wanted, pins, kinds).await;
     }
     match result {
         Ok(cleared) => {

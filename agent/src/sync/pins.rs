@@ -61,19 +61,27 @@ pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId)
     }
     let running: BTreeMap<(String, String), ComponentStatus> =
         pass.status.components.iter().map(|one| ((one.path.clone(), one.commit.clone()), one.clone())).collect();
+    // The same commit has the same components: what was looked up of them is not asked again.
+    let before = memory.pins.0.get(&commit).map(|known| known.pins.clone()).unwrap_or_default();
     let (mirror, by) = (pass.view.mirror.clone(), parts.clone());
     let (pins, commits) = blocking(move || {
         let tree = mirror.tree(commit)?;
         let commits = tree.submodules().map(|(path, commit)| (path.to_owned(), commit)).collect();
         let pins = by.of(&tree).into_iter().map(|pinned| {
             let path = pinned.submodule.path.clone();
-            let pin = match running.get(&(path.clone(), pinned.commit.to_string())) {
+            let runs = running.get(&(path.clone(), pinned.commit.to_string()));
+            let mut pin = match runs {
                 // One whose version was not known may have one by now.
                 Some(ComponentStatus { version: Some(version), committed_at, digest, .. }) => {
                     Ok(Pin { version: Ok(version.clone()), committed_at: *committed_at, digest: digest.clone() })
                 }
                 _ => pinned.pin(),
             };
+            let known = |before: &Result<Pin, Problem>| before.as_ref().ok().and_then(|pin| pin.digest.clone());
+            let digest = runs.and_then(|runs| runs.digest.clone()).or(before.get(&path).and_then(known));
+            if let Ok(pin) = &mut pin {
+                pin.digest = pin.digest.take().or(digest);
+            }
             (path, pin)
         });
         Ok::<_, Problems>((pins.collect::<Pins>(), commits))
@@ -85,5 +93,34 @@ pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId)
         memory.pins.0.clear();
     }
     memory.pins.0.insert(commit, Known { by: Arc::downgrade(&parts), pins: pins.clone(), commits });
+    Ok(pins)
+}
+
+/// The same, with digests of images by the folders of their components. They are remembered.
+///
+/// # Errors
+/// Why nothing is known of a component: then its image cannot be pinned.
+pub(super) fn with_digests(
+    memory: &mut Memory,
+    commit: CommitId,
+    pins: &Arc<Pins>,
+    digests: Vec<(String, String)>,
+) -> Result<Arc<Pins>, Vec<Problem>> {
+    let mut pinned = (**pins).clone();
+    let mut problems = Vec::new();
+    for (path, digest) in digests {
+        match pinned.get_mut(&path) {
+            Some(Ok(pin)) => pin.digest = Some(digest),
+            Some(Err(problem)) => problems.push(problem.clone()),
+            None => problems.push(Problem::passing(format!("nothing is known of component {path} yet"))),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let pins = Arc::new(pinned);
+    if let Some(known) = memory.pins.0.get_mut(&commit) {
+        known.pins = pins.clone();
+    }
     Ok(pins)
 }

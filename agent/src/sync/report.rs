@@ -6,7 +6,7 @@ use towpath_core::decide::{self, Decision};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::health::{self, Health};
 use towpath_core::revision::Revision;
-use towpath_core::status::{ContentStatus, Outcome, Report, SyncRecord};
+use towpath_core::status::{ContentStatus, ImagesSeen, Outcome, Report, SyncRecord};
 
 use super::course::{self, Journal};
 use super::{Memory, Pass, Progress, Wanted, desire};
@@ -59,6 +59,12 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         journal.close(course, &progress, is_sync);
     }
     problems.extend(progress.problems.iter().cloned());
+    let images = std::mem::take(&mut progress.images);
+    let images = worked_on.as_ref().filter(|_| has_progress).map(|on| ImagesSeen {
+        images,
+        revision: on.to_string(),
+        is_applied: progress.is_applied,
+    });
 
     let worst = has_progress.then(|| health::worst(progress.unhealthy.values().map(|unhealthy| unhealthy.health)));
     let rolling_since = if progress.is_applied && is_move { Some(now) } else { pass.status.rolling_since };
@@ -89,6 +95,7 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         candidate,
         gate: pass.wanted.as_ref().ok().and_then(|wanted| wanted.gate.clone()),
         components: worked_on.as_ref().map(|on| memory.components_of(on.commit)).unwrap_or_default(),
+        images,
         settled_on: worked_on.clone().filter(|_| progress.is_applied),
         content,
         attempted: refused.or(worked_on),

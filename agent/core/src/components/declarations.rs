@@ -34,6 +34,8 @@ pub struct Declared {
     pub image: Option<String>,
     /// How the tag is made: text with `{{commit}}`, `{{short}}`, `{{branch}}` or `{{version}}`.
     pub tag: Option<String>,
+    /// Whether its image is looked up in the registry.
+    pub check: Check,
     /// Where it is said.
     pub place: Place,
 }
@@ -47,11 +49,25 @@ pub struct Library {
     pub place: Place,
 }
 
+/// What is asked of a registry before an environment moves to an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Check {
+    /// Nothing. It is the default, for an agent may be where it reaches no registry, and the nodes that pull do.
+    #[default]
+    Never,
+    /// Whether it is there.
+    Exists,
+    /// The same, and its digest, by which it is then named.
+    Digest,
+}
+
 /// One value that must be there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Required {
     /// Its keys, joined by dots.
     pub path: String,
+    /// The component that needs it, if one does.
+    pub component: Option<String>,
     /// Where it is said.
     pub place: Place,
 }
@@ -160,7 +176,7 @@ impl Reader<'_, '_> {
                 }
                 "components" => {
                     for (name, component) in self.map(value, &["components"], &[]) {
-                        let declared = self.component(component, name);
+                        let declared = self.component(component, name, &mut declarations.required);
                         declarations.components.insert(name.to_owned(), declared);
                     }
                 }
@@ -175,8 +191,8 @@ impl Reader<'_, '_> {
                 }
                 "required" => {
                     let required = self.texts(value, &["required"]);
-                    declarations.required =
-                        required.into_iter().map(|(path, place)| Required { path, place }).collect();
+                    let required = required.into_iter().map(|(path, place)| Required { path, component: None, place });
+                    declarations.required.extend(required);
                 }
                 "tickets" => {
                     self.map(value, &["tickets"], &[]);
@@ -188,19 +204,33 @@ impl Reader<'_, '_> {
         declarations
     }
 
-    fn component(&mut self, value: &Value, name: &str) -> Declared {
+    fn component(&mut self, value: &Value, name: &str, required: &mut Vec<Required>) -> Declared {
         let at = ["components", name];
-        let mut declared = Declared { path: None, image: None, tag: None, place: self.place(&at) };
-        for (key, value) in self.map(value, &at, &["path", "image", "tag"]) {
+        let mut declared = Declared { path: None, image: None, tag: None, check: Check::Never, place: self.place(&at) };
+        for (key, value) in self.map(value, &at, &["path", "image", "tag", "check", "required"]) {
             let field = ["components", name, key];
+            if key == "required" {
+                let needed = self.texts(value, &field).into_iter();
+                let component = Some(name.to_owned());
+                required.extend(needed.map(|(path, place)| Required { path, component: component.clone(), place }));
+            }
             let text = match key {
-                "path" | "image" | "tag" => self.text(value, &field),
+                "path" | "image" | "tag" | "check" => self.text(value, &field),
                 _ => None,
             };
             let Some(text) = text else { continue };
             match key {
                 "path" => declared.path = Some(text.trim_matches('/').to_owned()),
                 "tag" => declared.tag = Some(text),
+                "check" => match text.as_str() {
+                    "Never" => declared.check = Check::Never,
+                    "Exists" => declared.check = Check::Exists,
+                    "Digest" => declared.check = Check::Digest,
+                    _ => {
+                        let message = format!("{} cannot be {text:?}", field.join("."));
+                        self.problem(&field, message, "write Never, Exists or Digest");
+                    }
+                },
                 _ => {
                     let last = text.rsplit('/').next().unwrap_or(&text);
                     if last.contains([':', '@']) {
@@ -213,6 +243,10 @@ impl Reader<'_, '_> {
                     declared.image = Some(text);
                 }
             }
+        }
+        if declared.check != Check::Never && declared.image.is_none() {
+            let message = format!("components.{name}.check: there is no image to look up");
+            self.problem(&["components", name, "check"], message, "name its image");
         }
         declared
     }
@@ -229,6 +263,8 @@ components:
     path: components/web
     image: harbor.example:5000/shop/web
     tag: "{{branch}}-{{short}}"
+    check: Exists
+    required: [web.port]
 required: [database.host]
 tickets: {stages: [test, staging]}
 "#;
@@ -246,7 +282,10 @@ mod tests {
         let declarations = read_declarations(FULL).unwrap();
         assert_eq!(declarations.approvers["environments/prod"], ["bob", "ops"]);
         assert_eq!(declarations.approvers[""], ["alice"]);
-        assert_eq!(declarations.required[0].path, "database.host");
+        let required: Vec<_> =
+            declarations.required.iter().map(|one| (one.path.as_str(), one.component.as_deref())).collect();
+        assert_eq!(required, [("web.port", Some("web")), ("database.host", None)]);
+        assert_eq!(declarations.components["web"].check, Check::Exists);
         assert_eq!(libraries(&declarations), Vec::<&str>::new());
         let declarations = read_declarations("library: libs/shared/\n").unwrap();
         assert_eq!(libraries(&declarations), ["libs/shared"]);
@@ -262,9 +301,17 @@ mod tests {
             ("[alice]", "alice", "towpath.yaml:3:3: approvers./ is no list"),
             ("[alice]", "[]", "towpath.yaml:3:3: approvers./ names nobody"),
             ("shop/web", "shop/web:v1", "towpath.yaml:8:5: components.web.image has a tag already"),
-            ("tickets:", "library: {}\ntickets:", "towpath.yaml:11:1: library is no text"),
-            ("tickets:", "library: /\ntickets:", "towpath.yaml:11:1: library names nothing"),
-            ("[database.host]", "[1]", "towpath.yaml:10:12: required.0 is no text"),
+            ("tickets:", "library: {}\ntickets:", "towpath.yaml:13:1: library is no text"),
+            ("tickets:", "library: /\ntickets:", "towpath.yaml:13:1: library names nothing"),
+            ("[database.host]", "[1]", "towpath.yaml:12:12: required.0 is no text"),
+            ("check: Exists", "check: true", "towpath.yaml:10:5: components.web.check is no text"),
+            ("check: Exists", "check: Maybe", "towpath.yaml:10:5: components.web.check cannot be \"Maybe\""),
+            (
+                "    image: harbor.example:5000/shop/web\n",
+                "",
+                "towpath.yaml:9:5: components.web.check: there is no image",
+            ),
+            ("[web.port]", "web.port", "towpath.yaml:11:5: components.web.required is no list"),
         ] {
             let said = messages(read_declarations(&FULL.replace(from, to)).unwrap_err());
             assert!(said[0].starts_with(expected), "{said:?}");

@@ -352,3 +352,30 @@ fn what_takes_more_with_it_is_never_replaced() {
     let said = replaced("PersistentVolumeClaim").unwrap_err().to_string();
     assert!(said.contains("never replaced"), "{said}");
 }
+
+#[test]
+fn pods_get_the_pull_secrets_of_their_environment_before_they_are_compared() {
+    let deployment = |pods: Value| {
+        let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": pods});
+        let spec = json!({"selector": {"matchLabels": {"app": "a"}}, "template": template});
+        manifest(1, json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}, "spec": spec}))
+    };
+    let with = |secrets: &[&str], pods: Value| {
+        let secrets = secrets.iter().map(|name| (*name).to_owned()).collect();
+        let environment = Environment { image_pull_secrets: secrets, ..environment() };
+        let scopes = Scopes::offline();
+        let facts = Facts { environment: &environment, scopes: &scopes, claimed: &|_| None };
+        let cleared = judge_all(vec![deployment(pods)], &facts).unwrap();
+        let object = cleared.objects()[0].clone();
+        let secrets = Value::Object(object.body()).pointer("/spec/template/spec/imagePullSecrets").cloned();
+        (secrets, object.fingerprint, cleared.content().to_owned())
+    };
+    let pods = json!({"containers": [{"name": "a", "image": "web:1"}]});
+    let (none, without, content) = with(&[], pods.clone());
+    assert_eq!(none, None);
+    let (put, fingerprint, other) = with(&["harbor"], pods);
+    assert_eq!(put, Some(json!([{"name": "harbor"}])));
+    assert!(fingerprint != without && other != content);
+    let (kept, ..) = with(&["harbor"], json!({"containers": [{"name": "a"}], "imagePullSecrets": [{"name": "own"}]}));
+    assert_eq!(kept, Some(json!([{"name": "own"}])));
+}

@@ -35,7 +35,7 @@ use self::partials::{cycles, mention, reached};
 use self::reading::{LineStarts, excerpt, read_piece, reserved};
 use self::template::Template;
 use self::walk::{Partials, is_missing};
-use crate::components::{self, Component, Declarations, Libraries, Pins};
+use crate::components::{self, Component, Declarations, Libraries, NamedImage, Pins};
 use crate::environment::Environment;
 use crate::fault::{Place, Problem, Problems};
 use crate::limits;
@@ -64,6 +64,7 @@ pub struct Facts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rendered {
     manifests: Vec<Arc<Packed>>,
+    images: Vec<NamedImage>,
     warnings: Vec<Problem>,
 }
 
@@ -76,6 +77,11 @@ impl Rendered {
     /// The same, as they are kept.
     pub fn packed(&self) -> &[Arc<Packed>] {
         &self.manifests
+    }
+
+    /// The images of components, whether an object has them or not.
+    pub fn images(&self) -> &[NamedImage] {
+        &self.images
     }
 
     /// What is not wrong and should be known: scalars that are read differently elsewhere, templates that change with
@@ -233,7 +239,8 @@ impl Render<'_> {
         Problems::check(self.problems)?;
         self.warnings.sort();
         self.warnings.dedup();
-        Ok(Rendered { manifests, warnings: self.warnings })
+        let images = components.values().filter_map(Component::named_image).collect();
+        Ok(Rendered { manifests, images, warnings: self.warnings })
     }
 
     fn declarations(&mut self, layout: &Layout<'_>) -> Declarations {
@@ -273,7 +280,9 @@ impl Render<'_> {
             if values::find(values, &path).is_none() {
                 let files = layout.values.join(" or ");
                 let hint = if files.is_empty() { "add a values.yaml".to_owned() } else { format!("add it to {files}") };
-                let message = format!("required variable values.{} is missing", required.path);
+                let component =
+                    required.component.as_ref().map(|name| format!("component {name}: ")).unwrap_or_default();
+                let message = format!("{component}required variable values.{} is missing", required.path);
                 self.problems.push(Problem::content(message).at(required.place.clone()).hint(hint));
             }
         }

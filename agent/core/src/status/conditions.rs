@@ -7,6 +7,9 @@ use crate::decide::Decision;
 use crate::fault::Fault;
 use crate::health::Health;
 
+/// How a problem begins that is an image that no registry has yet.
+pub const IMAGE_WAIT: &str = "waits for image ";
+
 pub(super) fn state_of(status: &EnvironmentStatus, report: &Report) -> State {
     let needs_a_person = report.problems.iter().any(|problem| problem.fault != Fault::Passing);
     // Also where only the settings changed, and a wave or a hook is waited for.
@@ -66,6 +69,7 @@ fn readiness(status: &EnvironmentStatus, report: &Report) -> (bool, &'static str
         let reason = match first.fault {
             Fault::Content => "ContentFailed",
             Fault::Setup => "SetupFailed",
+            Fault::Passing if first.message.starts_with(IMAGE_WAIT) => "WaitsForImage",
             Fault::Passing => "Retrying",
         };
         return (false, reason, format!("{first}{others}"));

@@ -14,7 +14,7 @@ fn revision(number: u8) -> Revision {
     }
 }
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
@@ -30,6 +30,7 @@ fn report() -> Report {
         handled_request: None,
         content: None,
         components: Vec::new(),
+        images: None,
         under_way: None,
         recorded: None,
         ended: Vec::new(),
@@ -56,7 +57,7 @@ fn has(status: &EnvironmentStatus, type_: &str) -> bool {
     status.conditions.iter().any(|condition| condition.type_ == type_)
 }
 
-fn record(number: i64, outcome: Outcome) -> SyncRecord {
+pub(super) fn record(number: i64, outcome: Outcome) -> SyncRecord {
     SyncRecord {
         number: 0,
         request: None,

@@ -1,0 +1,180 @@
+//! Images of components are looked up before an environment moves to them. What runs already is never asked about.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use towpath_core::components::{Check, NamedImage};
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::manifest::{Identity, ObjectKey};
+use towpath_core::policy::Cleared;
+use towpath_core::revision::CommitId;
+use towpath_core::status::IMAGE_WAIT;
+
+use super::{Memory, Pass};
+use crate::cluster::{AccountClient, Kinds};
+use crate::registry::{ImageName, Keys, Looked, Registries};
+
+/// When an image that was missing is looked for again: at first, and at the longest. Divided by the time scale.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Images of one environment that are looked up at one time.
+const CONCURRENCY: usize = 4;
+/// Images that are remembered to be there.
+const MAX_FOUND: usize = 1000;
+
+/// What registries said.
+#[derive(Default)]
+pub(super) struct Lookups {
+    /// Images that are there, and their digests. A tag may move, so it counts for one commit of the component.
+    found: HashMap<(String, CommitId), String>,
+    /// Images that are waited for.
+    waits: BTreeMap<String, Wait>,
+    /// The request of a person that was answered by a look.
+    request: Option<String>,
+}
+
+/// An image that is not there, or of which that is not known.
+struct Wait {
+    problem: Problem,
+    looks: u32,
+    again: Instant,
+    /// Whether anybody still wants it.
+    is_wanted: bool,
+}
+
+impl Lookups {
+    /// Begins a pass: what the last one did not want is forgotten.
+    pub(super) fn begin(&mut self) {
+        self.waits.retain(|_, wait| std::mem::take(&mut wait.is_wanted));
+        if self.found.len() > MAX_FOUND {
+            self.found.clear();
+        }
+    }
+
+    /// When to look again.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.waits.values().filter(|wait| wait.is_wanted).map(|wait| wait.again).min()
+    }
+}
+
+/// The images of a revision, as a report tells of them.
+pub(super) fn seen(desired: &Cleared) -> Vec<(String, Option<String>)> {
+    let component = |image: &str| desired.named_images().iter().find(|named| named.image == image);
+    let images = desired.images().into_iter();
+    images.map(|image| (image.to_owned(), component(image).map(|named| named.component.clone()))).collect()
+}
+
+/// Why an environment cannot move to a revision: the images that a registry does not have, or of which that is not known.
+pub(super) async fn missing(
+    pass: &Pass<'_>,
+    memory: &mut Memory,
+    account: &AccountClient,
+    kinds: &Kinds,
+    desired: &Cleared,
+) -> Vec<Problem> {
+    let known = || pass.status.images.iter().flatten();
+    let runs = |image: &str| known().any(|known| known.until.is_none() && known.image == image);
+    // One that has its digest was looked up for that, or runs.
+    let is_asked = |named: &&NamedImage| named.check == Check::Exists && !runs(&named.image);
+    let wanted: Vec<&NamedImage> = desired.named_images().iter().filter(is_asked).collect();
+    look_up(pass, memory, account, kinds, &wanted).await.err().unwrap_or_default()
+}
+
+/// Looks images up, and gives their digests in the same order. An image that was there for a commit of its component is
+/// not asked about again, and one that was missing only in its time, or at once when a person asks for a sync.
+///
+/// # Errors
+/// For every image that is missing, or of which that is not known.
+pub(super) async fn look_up(
+    pass: &Pass<'_>,
+    memory: &mut Memory,
+    account: &AccountClient,
+    kinds: &Kinds,
+    wanted: &[&NamedImage],
+) -> Result<Vec<String>, Vec<Problem>> {
+    let lookups = &mut memory.images;
+    let request = pass.request.map(|request| &request.id);
+    let is_urged = request.is_some() && lookups.request.as_ref() != request;
+    let is_due = |named: &&&NamedImage| {
+        let is_known = lookups.found.contains_key(&(named.image.clone(), named.commit));
+        let waits = lookups.waits.get(&named.image).is_some_and(|wait| wait.again > Instant::now());
+        !is_known && (is_urged || !waits)
+    };
+    let due: Vec<&NamedImage> = wanted.iter().filter(is_due).copied().collect();
+    if !due.is_empty() {
+        lookups.request = request.cloned();
+        let (keys, lacking) = keys(pass, account, kinds).await.map_err(|problem| vec![problem])?;
+        let looks: Vec<_> = due.iter().map(|named| look(pass.registries, named, &keys, &lacking)).collect();
+        let looked: Vec<_> = futures::stream::iter(looks).buffered(CONCURRENCY).collect().await;
+        for (named, looked) in due.iter().zip(looked) {
+            match looked {
+                Ok(digest) => {
+                    lookups.waits.remove(&named.image);
+                    lookups.found.insert((named.image.clone(), named.commit), digest);
+                }
+                Err(problem) => {
+                    let looks = lookups.waits.get(&named.image).map_or(0, |wait| wait.looks);
+                    let pause = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(looks)).min(LONGEST_PAUSE);
+                    let again = Instant::now() + pause / pass.time_scale;
+                    let wait = Wait { problem, looks: looks + 1, again, is_wanted: true };
+                    lookups.waits.insert(named.image.clone(), wait);
+                }
+            }
+        }
+    }
+    let mut problems = Vec::new();
+    let mut digests = Vec::new();
+    for named in wanted {
+        if let Some(digest) = lookups.found.get(&(named.image.clone(), named.commit)) {
+            digests.push(digest.clone());
+        } else if let Some(wait) = lookups.waits.get_mut(&named.image) {
+            wait.is_wanted = true;
+            problems.push(wait.problem.clone());
+        }
+    }
+    if problems.is_empty() { Ok(digests) } else { Err(problems) }
+}
+
+/// Asks the registry for one image.
+async fn look(registries: &Registries, named: &NamedImage, keys: &Keys, lacking: &[String]) -> Result<String, Problem> {
+    let NamedImage { image, component, version, .. } = named;
+    let name = ImageName::parse(image)?;
+    match registries.look_up(&name, keys).await {
+        Looked::Found(digest) => Ok(digest),
+        Looked::Missing => {
+            let host = name.host();
+            let said = format!("{IMAGE_WAIT}{image} of component {component} at {version}: {host} does not have it");
+            Err(Problem::passing(said).hint("push it; it is looked for again by itself"))
+        }
+        Looked::Unknown(problem) => {
+            let mut said = format!("image {image} of component {component} at {version}: {}", problem.message);
+            if problem.fault == Fault::Setup && !lacking.is_empty() {
+                said = format!("{said} ({} of spec.imagePullSecrets cannot be read)", lacking.join(", "));
+            }
+            Err(Problem { message: said, ..problem })
+        }
+    }
+}
+
+/// The logins that the environment names, and the Secrets among them that cannot be read: one may come with the very sync
+/// that waits, and matters only where a registry asks for it. They are read as the environment's account, in the namespace
+/// of its pods, so that nobody makes the agent use what that account may not see.
+///
+/// # Errors
+/// When a Secret is no pull secret, or the API server does not answer.
+async fn keys(pass: &Pass<'_>, account: &AccountClient, kinds: &Kinds) -> Result<(Keys, Vec<String>), Problem> {
+    let (mut keys, mut lacking) = (Keys::default(), Vec::new());
+    for name in &pass.environment.image_pull_secrets {
+        let namespace = Some(pass.environment.namespace.clone());
+        let key = Identity { group: String::new(), kind: "Secret".to_owned(), namespace, name: name.clone() };
+        let kind = kinds.get("v1", "Secret").ok_or_else(|| Problem::passing("the cluster serves no Secrets now"))?;
+        match account.read(kind, &ObjectKey::from(key)).await {
+            Ok(Some(secret)) => keys.add(name, &secret)?,
+            Ok(None) => lacking.push(format!("Secret {name}")),
+            Err(problem) if problem.fault == Fault::Passing => return Err(problem),
+            Err(_) => lacking.push(format!("Secret {name}")),
+        }
+    }
+    Ok((keys, lacking))
+}

@@ -1,0 +1,302 @@
+//! Images are looked up before an environment moves to them: on a real registry.
+
+mod door;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::deploy_repo::DeployRepo;
+use support::faults::{Action, Answer, On, Proxy};
+use support::registry::{Access, PASSWORD, ROBOT, Registry, pull_secret};
+use support::world::World;
+use towpath_core::status::{EnvironmentStatus, State};
+
+use crate::manifests::{config_map, deployment, image};
+
+/// A deploy repository with one component, and the registry of its images.
+struct Shop {
+    world: World,
+    registry: Registry,
+    component: DeployRepo,
+    /// What stands before the `/` of images.
+    host: String,
+}
+
+impl Shop {
+    async fn new(name: &str, access: Access) -> Shop {
+        let world = World::new(name).await;
+        let registry = Registry::start(&world.folder(), access).await.unwrap();
+        let component = DeployRepo::new(world.folder().join("web.git"));
+        let host = registry.address().to_string();
+        Shop { world, registry, component, host }
+    }
+
+    /// Writes the deploy repository, with what `towpath.yaml` says of the component beside its image.
+    fn declare(&self, more: &str) {
+        let image = format!("image: \"{}/shop/web\"", self.host);
+        let declared = format!("components:\n  web: {{{image}, tag: \"{{{{short}}}}\", {more}}}\n");
+        let web = deployment("web", "{{components.web.image}}");
+        let files = [
+            ("towpath.yaml", declared.as_str()),
+            ("templates/web.yaml.hbs", &web),
+            ("environments/prod/values.yaml", "{}"),
+        ];
+        self.world.repo.commit("master", "What is deployed", &files);
+    }
+
+    /// Commits to the component and moves its submodule there. Gives its tag.
+    fn release(&self, content: &str) -> String {
+        let commit = self.component.commit("master", &format!("Say {content}"), &[("index.html", content)]);
+        self.world.repo.submodule("master", "components/web", "../web.git", commit);
+        commit.short()
+    }
+
+    fn image(&self, tag: &str) -> String {
+        format!("{}/shop/web:{tag}", self.host)
+    }
+
+    async fn follow(&mut self, name: &str, more: Value) {
+        let mut spec = json!({"lane": "master", "path": "environments/prod"});
+        for (field, value) in more.as_object().unwrap() {
+            spec[field] = value.clone();
+        }
+        self.world.follow(name, spec).await;
+    }
+
+    /// What `towpath images` prints.
+    fn images(&self, arguments: &[&str]) -> String {
+        let output = Command::new(support::agent::binary().unwrap())
+            .arg("images")
+            .args(arguments)
+            .args(["-n", &self.world.namespace])
+            .env("KUBECONFIG", self.world.plane.admin_kubeconfig())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    async fn live(&self) -> Value {
+        self.world.get("apps/v1", "Deployment", "web").await.unwrap_or_default()
+    }
+
+    /// Changes the Deployment by hand and waits until that is mended.
+    async fn is_mended(&self) {
+        self.world.patch("apps/v1", "Deployment", "web", json!({"spec": {"replicas": 5}})).await;
+        self.world
+            .object_where("apps/v1", "Deployment", "web", "mended", |object| object["spec"]["replicas"] == 2)
+            .await;
+    }
+}
+
+fn ready(status: &EnvironmentStatus) -> (&str, &str) {
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    ready.map_or(("", ""), |ready| (ready.reason.as_str(), ready.message.as_str()))
+}
+
+fn running_images(status: &EnvironmentStatus) -> Vec<&str> {
+    let images = status.images.iter().flatten();
+    images.filter(|image| image.until.is_none()).map(|image| image.image.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_image_is_waited_for_by_name_and_moved_to_when_it_is_pushed() {
+    let mut shop = Shop::new("image-missing", Access::Open).await;
+    shop.declare("check: Exists");
+    let first = shop.release("one");
+    shop.registry.push("shop/web", &first, "one").await;
+    shop.follow("image-missing", json!({})).await;
+    let status = shop.world.runs("image-missing", "master").await;
+    assert_eq!(running_images(&status), [shop.image(&first)]);
+    assert_eq!(status.images.unwrap()[0].component.as_deref(), Some("web"));
+
+    let second = shop.release("two");
+    let wanted = shop.image(&second);
+    let waits = |status: &EnvironmentStatus| ready(status).0 == "WaitsForImage";
+    let status = shop.world.status_where("image-missing", "waiting", waits).await;
+    let (_, said) = ready(&status);
+    assert!(said.starts_with(&format!("waits for image {wanted} of component web at ")), "{said}");
+    assert!(said.contains("does not have it"), "{said}");
+    assert_eq!(status.state, State::OutOfSync);
+    assert_eq!(running_images(&status), [shop.image(&first)]);
+    shop.is_mended().await;
+    assert_eq!(image(&shop.live().await), shop.image(&first));
+    // It is known after a restart, too.
+    shop.world.kill_agent();
+    shop.world.start_agent();
+    shop.is_mended().await;
+    shop.world.status_where("image-missing", "waiting", waits).await;
+
+    shop.registry.push("shop/web", &second, "two").await;
+    let status = shop.world.runs("image-missing", "master").await;
+    assert_eq!(image(&shop.live().await), wanted);
+    // What a rollback needs is remembered.
+    assert_eq!(running_images(&status), [wanted.as_str()]);
+    assert_eq!(shop.images(&["-o", "name"]), wanted.clone() + "\n");
+    let both = shop.images(&["--in-use", "-o", "name"]);
+    assert_eq!(both.lines().collect::<BTreeSet<_>>(), [wanted.as_str(), &shop.image(&first)].into());
+    let table = shop.images(&["--in-use"]);
+    let line = table.lines().find(|line| line.starts_with(&wanted)).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!((words[1], words[2], words[4]), ("image-missing/image-missing", "web", "now"), "{table}");
+
+    // An image that is gone from the registry stops neither what runs nor what stays as it is.
+    let settings = config_map("settings", "1");
+    let digest = shop.registry.push("shop/web", &second, "two").await;
+    shop.registry.delete("shop/web", &digest).await;
+    shop.world.repo.commit("master", "Settings", &[("environments/prod/settings.yaml", &settings)]);
+    shop.world.runs("image-missing", "master").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_registry_is_away_nothing_moves_and_what_runs_is_mended() {
+    let mut shop = Shop::new("registry-away", Access::Open).await;
+    shop.declare("check: Exists");
+    let first = shop.release("one");
+    shop.registry.push("shop/web", &first, "one").await;
+    shop.follow("registry-away", json!({})).await;
+    shop.world.runs("registry-away", "master").await;
+
+    let second = shop.release("two");
+    shop.registry.push("shop/web", &second, "two").await;
+    // The push may have come too late for the first look; then this is the second one.
+    shop.world.runs("registry-away", "master").await;
+    shop.registry.go_away();
+    let third = shop.release("three");
+    let away = |status: &EnvironmentStatus| ready(status).1.contains("cannot be reached");
+    let status = shop.world.status_where("registry-away", "told", away).await;
+    assert_eq!((ready(&status).0, status.state), ("Retrying", State::OutOfSync));
+    assert!(ready(&status).1.contains(&shop.image(&third)), "{:?}", ready(&status));
+    shop.is_mended().await;
+    assert_eq!(image(&shop.live().await), shop.image(&second));
+
+    shop.registry.come_back().await.unwrap();
+    shop.registry.push("shop/web", &third, "three").await;
+    shop.world.runs("registry-away", "master").await;
+    assert_eq!(image(&shop.live().await), shop.image(&third));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_login_names_its_secret_and_pods_get_it() {
+    let mut shop = Shop::new("pull-secret", Access::Token).await;
+    shop.declare("check: Exists");
+    let first = shop.release("one");
+    shop.registry.push("shop/web", &first, "one").await;
+    shop.follow("pull-secret", json!({"imagePullSecrets": ["harbor"]})).await;
+    let told = |what: &'static str| move |status: &EnvironmentStatus| ready(status).1.contains(what);
+    let status = shop.world.status_where("pull-secret", "asked for a login", told("asks for a login")).await;
+    assert_eq!(status.state, State::Blocked);
+    assert!(ready(&status).1.contains("Secret harbor of spec.imagePullSecrets cannot be read"), "{:?}", ready(&status));
+
+    let secret = |password: &str| {
+        pull_secret("pull-secret", "harbor", &Registry::docker_config(&shop.host, ROBOT, password), None)
+    };
+    shop.world.apply(secret("yesterday's")).await;
+    let refused = told("refuses the login of Secret harbor");
+    let status = shop.world.status_where("pull-secret", "refused", refused).await;
+    assert!(!serde_json::to_string(&status).unwrap().contains("yesterday's"));
+    assert!(!shop.world.agent_log().contains("yesterday's"));
+    assert_eq!(shop.live().await, Value::Null, "nothing was applied");
+
+    shop.world.apply(secret(PASSWORD)).await;
+    shop.world.runs("pull-secret", "master").await;
+    let put = shop.live().await.pointer("/spec/template/spec/imagePullSecrets").cloned();
+    assert_eq!(put, Some(json!([{"name": "harbor"}])));
+    // It was read with the rights of the environment's account, and no other Secret was.
+    let mark = shop.world.mark();
+    let second = shop.release("two");
+    shop.registry.push("shop/web", &second, "two").await;
+    shop.world.runs("pull-secret", "master").await;
+    let secrets: Vec<_> =
+        shop.world.requests_since(mark).into_iter().filter(|request| request.resource == "secrets").collect();
+    assert!(!secrets.is_empty());
+    for request in &secrets {
+        let account = request.impersonated.as_deref();
+        assert_eq!(account, Some("system:serviceaccount:pull-secret:towpath-deployer"), "{request:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_asked_too_much_is_not_stormed() {
+    let mut shop = Shop::new("registry-busy", Access::Open).await;
+    let proxy = Proxy::before(&shop.registry.url()).await.unwrap();
+    shop.host = proxy.address().to_string();
+    shop.declare("check: Exists");
+    let first = shop.release("one");
+    shop.registry.push("shop/web", &first, "one").await;
+    let busy = Answer { status: 429, headers: Vec::new(), body: String::new() }.header("retry-after", "4");
+    proxy.inject(On::everything().first(1), Action::Answer(busy));
+    let began = Instant::now();
+    shop.follow("registry-busy", json!({})).await;
+    let told = |status: &EnvironmentStatus| ready(status).1.contains("429");
+    let status = shop.world.status_where("registry-busy", "told", told).await;
+    assert_eq!(ready(&status).0, "Retrying");
+    // A person who asks again and again changes nothing about it.
+    for number in 0..5 {
+        shop.world.request_sync("registry-busy", &format!("request-{number}")).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    if began.elapsed() < Duration::from_secs(4) {
+        assert_eq!(proxy.seen().len(), 1, "{:?}", proxy.seen());
+    }
+    shop.world.runs("registry-busy", "master").await;
+    assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!(proxy.seen().len(), 2, "{:?}", proxy.seen());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_named_by_its_digest_and_keeps_it_while_its_component_stays() {
+    let mut shop = Shop::new("image-digest", Access::Open).await;
+    shop.declare("check: Digest");
+    let first = shop.release("one");
+    shop.follow("image-digest", json!({})).await;
+    let waits = |status: &EnvironmentStatus| ready(status).0 == "WaitsForImage";
+    shop.world.status_where("image-digest", "waiting", waits).await;
+    let digest = shop.registry.push("shop/web", &first, "one").await;
+    let status = shop.world.runs("image-digest", "master").await;
+    let pinned = format!("{}@{digest}", shop.image(&first));
+    assert_eq!(image(&shop.live().await), pinned);
+    assert_eq!(running_images(&status), [pinned.as_str()]);
+
+    // The tag moves, and then the registry goes: what runs is what ran, also for an agent that starts anew.
+    assert_ne!(shop.registry.push("shop/web", &first, "another").await, digest);
+    shop.registry.go_away();
+    shop.world.kill_agent();
+    shop.world.start_agent();
+    shop.is_mended().await;
+    assert_eq!(image(&shop.live().await), pinned);
+    // A revision in which the component stays moves without the registry.
+    let settings = config_map("settings", "1");
+    shop.world.repo.commit("master", "Settings", &[("environments/prod/settings.yaml", &settings)]);
+    shop.world.runs("image-digest", "master").await;
+    assert_eq!(image(&shop.live().await), pinned);
+
+    let second = shop.release("two");
+    let away = |status: &EnvironmentStatus| ready(status).1.contains("cannot be reached");
+    shop.world.status_where("image-digest", "told", away).await;
+    shop.is_mended().await;
+    assert_eq!(image(&shop.live().await), pinned);
+    shop.registry.come_back().await.unwrap();
+    let digest = shop.registry.push("shop/web", &second, "two").await;
+    shop.world.runs("image-digest", "master").await;
+    assert_eq!(image(&shop.live().await), format!("{}@{digest}", shop.image(&second)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_a_component_needs_is_asked_for_before_anything_is_applied() {
+    let mut shop = Shop::new("image-required", Access::Open).await;
+    shop.declare("required: [web.port]");
+    shop.release("one");
+    shop.follow("image-required", json!({})).await;
+    let lacks = |status: &EnvironmentStatus| ready(status).0 == "ContentFailed";
+    let status = shop.world.status_where("image-required", "refused", lacks).await;
+    let (_, said) = ready(&status);
+    assert!(said.starts_with("towpath.yaml:2:"), "{said}");
+    assert!(said.contains("component web: required variable values.web.port is missing"), "{said}");
+    assert!(said.contains("environments/prod/values.yaml"), "{said}");
+    assert_eq!(shop.live().await, Value::Null);
+    shop.world.repo.commit("master", "A port", &[("environments/prod/values.yaml", "web: {port: 80}")]);
+    shop.world.runs("image-required", "master").await;
+}
