@@ -10,6 +10,7 @@ use towpath_core::fault::Problem;
 use towpath_core::matrix::Standing;
 use towpath_core::revision::{CommitId, clean_line};
 
+use super::super::fetch::Holds;
 use super::super::tree::{commit_id, oid};
 use super::{MAX_COMMIT_BYTES, Mirror, SHOWN_CHARACTERS};
 
@@ -85,11 +86,14 @@ impl Mirror {
 
     /// The id of the patch of a commit, which a cherry-pick onto other files around it keeps: `git patch-id`. None for a
     /// merge, for a commit that changes no file, and for one that moves submodules alone, which is another matter on each
-    /// branch; none for one that changes very many files.
+    /// branch; none for one that changes very many files, and none in a mirror that holds commits only.
     ///
     /// # Errors
     /// `Passing` when the commit or what it changes is not in the mirror.
     pub fn patch_id(&self, commit: CommitId) -> Result<Option<String>, Problem> {
+        if self.holds == Holds::Commits {
+            return Ok(None);
+        }
         self.read(&[commit], |repository| patch_id(repository, oid(commit)))
     }
 
