@@ -298,18 +298,20 @@ impl Task {
                 // Whoever did it was ended before it could be said, and somebody may have taken it back since.
                 return Ok(vec![format!("done already, by {}", done.short())]);
             }
-            let moves = blocking(move || match &wanted.component {
-                None => bump::look(&mirror, &parts, &looked_at).map(|found| found.moves),
+            let (moves, stays): (Vec<Move>, Vec<Problem>) = blocking(move || match &wanted.component {
+                None => bump::look(&mirror, &parts, &looked_at).map(|found| (found.moves, found.problems)),
                 Some(component) => {
                     let target = (component.as_str(), wanted.to.as_deref());
                     bump::by_hand(&mirror, &parts, &looked_at, target, may_be_outside)
-                        .map(|moved| moved.into_iter().collect())
+                        .map(|moved| (moved.into_iter().collect(), Vec::new()))
                 }
             })
             .await
             .map_err(one)?;
+            let stays = stays.iter().map(|problem| format!("stays: {problem}"));
             if moves.is_empty() {
-                return Ok(vec![format!("nothing to move on {branch}@{}", lane.head.short())]);
+                let nothing = format!("nothing to move on {branch}@{}", lane.head.short());
+                return Ok(std::iter::once(nothing).chain(stays).collect());
             }
             let mut lines: Vec<String> = moves
                 .iter()
@@ -317,6 +319,7 @@ impl Task {
                     let outside = if moved.is_outside { " (outside of its branch)" } else { "" };
                     format!("{}: {} to {}{outside}", moved.path, moved.names.0, moved.names.1)
                 })
+                .chain(stays)
                 .collect();
             if ask.dry_run {
                 return Ok(lines);
