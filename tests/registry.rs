@@ -14,6 +14,7 @@ use support::world::World;
 use towpath_core::status::{EnvironmentStatus, State};
 
 use crate::manifests::{config_map, deployment, image};
+use crate::waves::{make_ready, waits_for};
 
 /// A deploy repository with one component, and the registry of its images.
 struct Shop {
@@ -36,7 +37,8 @@ impl Shop {
     /// Writes the deploy repository, with what `towpath.yaml` says of the component beside its image.
     fn declare(&self, more: &str) {
         let image = format!("image: \"{}/shop/web\"", self.host);
-        let declared = format!("components:\n  web: {{{image}, tag: \"{{{{short}}}}\", {more}}}\n");
+        let tag = if more.contains("tag: ") { "" } else { "tag: \"{{short}}\", " };
+        let declared = format!("components:\n  web: {{{image}, {tag}{more}}}\n");
         let web = deployment("web", "{{components.web.image}}");
         let files = [
             ("towpath.yaml", declared.as_str()),
@@ -282,6 +284,32 @@ async fn an_image_is_named_by_its_digest_and_keeps_it_while_its_component_stays(
     let digest = shop.registry.push("shop/web", &second, "two").await;
     shop.world.runs("image-digest", "master").await;
     assert_eq!(image(&shop.live().await), format!("{}@{digest}", shop.image(&second)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_on_its_way_keeps_its_digests_for_an_agent_that_was_killed() {
+    let mut shop = Shop::new("image-on-its-way", Access::Open).await;
+    shop.declare("check: Digest, tag: \"{{short}}-never-ready\"");
+    let tag = shop.release("one") + "-never-ready";
+    let digest = shop.registry.push("shop/web", &tag, "one").await;
+    let later = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later", "annotations": {"towpath.dev/wave": "1"}},
+    });
+    shop.world.repo.commit("master", "Later", &[("environments/prod/later.yaml", &later.to_string())]);
+    shop.follow("image-on-its-way", json!({})).await;
+    waits_for(&shop.world, "image-on-its-way", "web").await;
+    let pinned = format!("{}@{digest}", shop.image(&tag));
+    assert_eq!(image(&shop.live().await), pinned);
+    let status = shop.world.status("image-on-its-way").await;
+    assert_eq!((status.running.as_ref(), running_images(&status)), (None, vec![pinned.as_str()]));
+
+    shop.registry.go_away();
+    shop.world.kill_agent();
+    shop.world.start_agent();
+    shop.is_mended().await;
+    make_ready(&shop.world, "app=web");
+    shop.world.runs("image-on-its-way", "master").await;
+    assert_eq!(image(&shop.live().await), pinned);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,8 +71,8 @@ pub enum Looked {
 /// Access to all registries.
 #[derive(Default)]
 pub struct Registries {
-    /// One client for each authority that is trusted; `None` for those of the system.
-    clients: Mutex<HashMap<Option<String>, Client>>,
+    /// One client for each authority that is trusted (`None` for those of the system), on loopback another.
+    clients: Mutex<HashMap<(Option<String>, bool), Client>>,
     /// Registries that are left alone, until when, and why.
     paused: Mutex<HashMap<String, (Instant, String)>>,
 }
@@ -110,7 +110,7 @@ impl Registries {
 
     /// The digest of an image; `None` where the registry does not have it.
     async fn ask(&self, image: &ImageName, key: Option<&Key>) -> Result<Option<String>, Unknown> {
-        let client = self.client(key)?;
+        let client = self.client(key, image.is_local())?;
         let has_authority = key.is_some_and(|key| key.authority.is_some());
         let home = image.manifest(has_authority).map_err(Unknown::from)?;
         let (mut url, mut method, mut authorization) = (home.clone(), Method::HEAD, None);
@@ -151,10 +151,10 @@ impl Registries {
             .into())
     }
 
-    fn client(&self, key: Option<&Key>) -> Result<Client, Unknown> {
+    fn client(&self, key: Option<&Key>, is_local: bool) -> Result<Client, Unknown> {
         let authority = key.and_then(|key| key.authority.clone());
         let mut clients = lock(&self.clients);
-        if let Some(client) = clients.get(&authority) {
+        if let Some(client) = clients.get(&(authority.clone(), is_local)) {
             return Ok(client.clone());
         }
         let mut builder = Client::builder()
@@ -171,12 +171,15 @@ impl Registries {
             })?;
             builder = builder.tls_certs_merge(certificates);
         }
+        if is_local {
+            builder = builder.no_proxy();
+        }
         let client =
             builder.build().map_err(|error| Problem::setup(format!("no http client: {}", innermost(&error))))?;
         if clients.len() >= MAX_CLIENTS {
             clients.clear();
         }
-        clients.insert(authority, client.clone());
+        clients.insert((authority, is_local), client.clone());
         Ok(client)
     }
 }

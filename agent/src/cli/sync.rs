@@ -161,6 +161,8 @@ fn judge(environment: &Environment, request: &str, waited: Duration) -> Verdict 
         return match status.state {
             State::Blocked if waited >= ANSWER => Verdict::Stuck(blocked()),
             State::Blocked => Verdict::Wait("the agent has not answered yet; so far it is blocked".to_owned()),
+            // It is answered when the image is there.
+            _ if condition("Ready").is_some_and(|ready| ready.reason == "WaitsForImage") => Verdict::Wait(message),
             _ => Verdict::Wait("waits for the agent".to_owned()),
         };
     }
@@ -317,6 +319,16 @@ mod tests {
         };
         assert!(matches!(check_after(1, blocked), Verdict::Wait(_)));
         assert!(matches!(check_after(ANSWER.as_secs(), blocked), Verdict::Stuck(_)));
+    }
+
+    #[test]
+    fn who_waits_for_an_image_is_told_which() {
+        let waiting = |environment: &mut Value| {
+            not_ready(environment, "WaitsForImage", "Healthy");
+            environment["status"]["lastHandledRequest"] = "earlier".into();
+        };
+        let Verdict::Wait(said) = check(waiting) else { panic!("it is waited for") };
+        assert_ne!(said, "waits for the agent");
     }
 
     #[test]

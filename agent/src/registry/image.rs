@@ -67,11 +67,15 @@ impl ImageName {
         &self.path
     }
 
+    /// Whether its registry is on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        is_loopback(self.host.rsplit_once(':').map_or(&self.host, |(name, _)| name))
+    }
+
     /// Where its manifest is. Loopback is asked over http, unless there is an authority to trust.
     pub(super) fn manifest(&self, has_authority: bool) -> Result<Url, Problem> {
         let host = if self.host == DOCKER_HUB { DOCKER_HUB_API } else { &self.host };
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        let scheme = if is_loopback(name) && !has_authority { "http" } else { "https" };
+        let scheme = if self.is_local() && !has_authority { "http" } else { "https" };
         let reference = self.digest.as_ref().or(self.tag.as_ref()).map_or("", String::as_str);
         let address = format!("{scheme}://{host}/v2/{}/manifests/{reference}", self.path);
         Url::parse(&address).map_err(|error| Problem::content(format!("{self} cannot be looked up: {error}")))

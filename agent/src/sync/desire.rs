@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use towpath_core::candidate::Candidate;
-use towpath_core::components::{Libraries, Pins};
+use towpath_core::components::{Libraries, NamedImage, Pins};
 use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::manifest::ObjectKey;
 use towpath_core::policy::{self, Cleared};
@@ -46,9 +46,12 @@ pub(super) async fn desired(
     if lacking.is_empty() {
         return Ok(cleared);
     }
-    match images::look_up(pass, memory, account, kinds, &lacking).await {
-        Ok(digests) => {
-            let digests = lacking.iter().map(|named| named.path.clone()).zip(digests).collect();
+    let begun = |named: &NamedImage| Some((named.path.clone(), images::begun(pass, wanted, named)?));
+    let mut digests: Vec<(String, String)> = lacking.iter().filter_map(|named| begun(named)).collect();
+    let asked: Vec<_> = lacking.into_iter().filter(|named| begun(named).is_none()).collect();
+    match images::look_up(pass, memory, account, kinds, &asked).await {
+        Ok(found) => {
+            digests.extend(asked.iter().map(|named| named.path.clone()).zip(found));
             pins = pins::with_digests(memory, wanted.commit, &pins, digests)?;
         }
         Err(problems) => {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use towpath_core::candidate::Candidate;
 use towpath_core::components::{Check, NamedImage};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::manifest::{Identity, ObjectKey};
@@ -11,7 +12,7 @@ use towpath_core::policy::Cleared;
 use towpath_core::revision::CommitId;
 use towpath_core::status::IMAGE_WAIT;
 
-use super::{Memory, Pass};
+use super::{Memory, Pass, course};
 use crate::cluster::{AccountClient, Kinds};
 use crate::registry::{ImageName, Keys, Looked, Registries};
 
@@ -63,6 +64,14 @@ pub(super) fn seen(desired: &Cleared) -> Vec<(String, Option<String>)> {
     let component = |image: &str| desired.named_images().iter().find(|named| named.image == image);
     let images = desired.images().into_iter();
     images.map(|image| (image.to_owned(), component(image).map(|named| named.component.clone()))).collect()
+}
+
+/// The digest that an image has in the objects of a revision that is applied in part already.
+pub(super) fn begun(pass: &Pass<'_>, wanted: &Candidate, named: &NamedImage) -> Option<String> {
+    let revision = course::revision_text(wanted);
+    let known = pass.status.images.iter().flatten();
+    let mut known = known.filter(|known| known.until.is_none() && known.revision == revision);
+    known.find_map(|known| Some(known.image.strip_prefix(&named.image)?.strip_prefix('@')?.to_owned()))
 }
 
 /// Why an environment cannot move to a revision: the images that a registry does not have, or of which that is not known.
