@@ -84,6 +84,7 @@ impl Place {
                     mirror,
                     heads: look.heads,
                     tags,
+                    other_tags: BTreeMap::new(),
                     deleted: BTreeSet::new(),
                     missing: BTreeMap::new(),
                     problem: None,
@@ -235,6 +236,7 @@ fn what_runs_keeps_the_version_that_it_runs_with() {
         commit: first.to_string(),
         committed_at: "2026-01-05T09:00:00Z".parse().unwrap(),
         version: Some("v0.9-3-abcdefa".into()),
+        git_tag: None,
         digest: None,
     };
     let reading = place.reading();

@@ -151,13 +151,16 @@ pub fn by_hand(
             Problem::content(format!("component {path} has no branch {branch}"))
                 .hint("name a commit or tag with --to, or push the branch")
         })?,
-        Some(to) => part.tags.get(to).copied().or_else(|| to.parse().ok()).ok_or_else(|| {
-            let mut tags: Vec<&str> = part.tags.keys().map(String::as_str).collect();
-            tags.reverse();
-            tags.truncate(20);
-            Problem::content(format!("component {path} has no tag {to}, and it is no commit of 40 digits"))
-                .hint(format!("its tags are: {}", if tags.is_empty() { "none".to_owned() } else { tags.join(", ") }))
-        })?,
+        Some(to) => {
+            part.tags.get(to).or(part.other_tags.get(to)).copied().or_else(|| to.parse().ok()).ok_or_else(|| {
+                let mut tags: Vec<&str> = part.tags.keys().chain(part.other_tags.keys()).map(String::as_str).collect();
+                tags.reverse();
+                tags.truncate(20);
+                Problem::content(format!("component {path} has no tag {to}, and it is no commit of 40 digits")).hint(
+                    format!("its tags are: {}", if tags.is_empty() { "none".to_owned() } else { tags.join(", ") }),
+                )
+            })?
+        }
     };
     if commit == pinned.commit {
         return Ok(None);

@@ -11,7 +11,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, Weak};
 
 use towpath_core::changelog::{self, Between, Changelog, End, Moved};
-use towpath_core::components::{self, GITMODULES, Pin, TOWPATH_YAML, components, read_declarations};
+use towpath_core::components::{self, GITMODULES, TOWPATH_YAML, components, read_declarations};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::hygiene::Hygiene;
 use towpath_core::lane::{BranchNames, Heads};
@@ -162,11 +162,10 @@ impl Reading {
         let (branch, commit) = parse(revision)?;
         let tree = self.sketch(view, commit)?;
         let pinned = view.parts.of(&tree);
-        let pin = |pinned: &Pinned| match runs.get(&(pinned.submodule.path.as_str(), &*pinned.commit.to_string())) {
-            Some(ComponentStatus { version: Some(version), committed_at, digest, .. }) => {
-                Ok(Pin { version: Ok(version.clone()), committed_at: *committed_at, digest: digest.clone() })
-            }
-            _ => pinned.pin(),
+        let pin = |pinned: &Pinned| {
+            let commit = pinned.commit.to_string();
+            let runs = runs.get(&(pinned.submodule.path.as_str(), commit.as_str()));
+            runs.and_then(|runs| runs.pin()).map_or_else(|| pinned.pin(), Ok)
         };
         let pins = pinned.iter().map(|pinned| (pinned.submodule.path.clone(), pin(pinned))).collect();
         let held = |pinned: &Pinned| Held {

@@ -27,8 +27,30 @@ pub struct Pin {
     pub version: Result<String, Problem>,
     /// When it was committed.
     pub committed_at: Timestamp,
+    /// The tag that begins with `v` and stands on the commit itself, or why there is none.
+    pub git_tag: Result<String, Problem>,
     /// The digest of its image, such as `sha256:…`, where the image is named by it.
     pub digest: Option<String>,
+}
+
+/// The tag of a commit, of those that begin with `v` and stand on it: the highest, by the numbers in them.
+///
+/// # Errors
+/// `Setup` where none does.
+pub fn tag_on<'a>(
+    commit: CommitId,
+    tags: impl IntoIterator<Item = (&'a String, &'a CommitId)>,
+) -> Result<String, Problem> {
+    let numbers = |tag: &str| -> Vec<u64> {
+        tag.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    };
+    let standing = tags.into_iter().filter(|(_, at)| **at == commit).map(|(tag, _)| tag);
+    // Of two with the same numbers the plain one: v1.2.0 and not v1.2.0-rc.
+    let highest = standing.max_by_key(|tag| (numbers(tag), std::cmp::Reverse(tag.len()), (*tag).clone()));
+    highest.cloned().ok_or_else(|| {
+        Problem::setup(format!("no tag that begins with v stands on {}", commit.short()))
+            .hint("tag the commit, or move the submodule to one that is tagged")
+    })
 }
 
 /// What is known of the commits that submodules are pinned to, by their folders; or why nothing is.
@@ -211,7 +233,8 @@ fn component(
         Problem::content(format!("component {name}: {message}")).at(place.clone()).hint(hint)
     };
     let committed_at = pin.as_ref().map(|pin| pin.committed_at).map_err(Clone::clone);
-    let made_of = MadeOf { commit, branch: Ok(branch.to_owned()), version: version.clone(), committed_at };
+    let git_tag = pin.as_ref().map_err(Clone::clone).and_then(|pin| pin.git_tag.clone());
+    let made_of = MadeOf { commit, branch: Ok(branch.to_owned()), version: version.clone(), committed_at, git_tag };
     let filled = fill(template, |variable| {
         made_of.value(variable).ok_or_else(|| refuse(format!("its tag has {{{{{variable}}}}}"), VARIABLES))
     })?;
@@ -228,7 +251,7 @@ fn component(
     Ok(Component { name, path, commit, branch, version: version.ok(), tag, image, check, lacks })
 }
 
-const VARIABLES: &str = "a tag is made of {{version}}, {{commit}}, {{short}}, {{branch}} and {{time}}";
+const VARIABLES: &str = "a tag is made of {{version}}, {{commit}}, {{short}}, {{branch}}, {{time}} and {{git-tag}}";
 const CHARACTERS: &str = "use letters, digits, _, - and ., at most 128 of them";
 
 /// What the tag of an image can be made of, each or why it is not known.
@@ -242,6 +265,8 @@ pub struct MadeOf {
     pub version: Result<String, Problem>,
     /// When it was committed.
     pub committed_at: Result<Timestamp, Problem>,
+    /// The tag of git that stands on it.
+    pub git_tag: Result<String, Problem>,
 }
 
 impl MadeOf {
@@ -266,6 +291,7 @@ impl MadeOf {
             "branch" => self.branch.clone(),
             "version" => self.version.clone(),
             "time" => self.committed_at.clone().map(|at| at.strftime("%Y-%m-%d-%H-%M").to_string()),
+            "git-tag" => self.git_tag.clone(),
             _ => return None,
         })
     }
@@ -317,7 +343,8 @@ mod tests {
 
     fn known(path: &str, version: Result<&str, Problem>) -> Pins {
         let committed_at = "2022-08-08T14:40:31Z".parse().unwrap();
-        let pin = Pin { version: version.map(str::to_owned), committed_at, digest: None };
+        let git_tag = Err(Problem::setup("no tag"));
+        let pin = Pin { version: version.map(str::to_owned), committed_at, git_tag, digest: None };
         [(path.to_owned(), Ok(pin))].into()
     }
 
@@ -332,6 +359,24 @@ mod tests {
         let by_time = read_declarations(&FULL.replace("{{branch}}-{{short}}", "{{time}}")).unwrap();
         let found = components(&tree, &by_time, "r1.2", &known("components/web", Ok("v1.0-12-e6e5d98"))).unwrap();
         assert_eq!(found["web"].tag.as_deref(), Some("2022-08-08-14-40"));
+    }
+
+    #[test]
+    fn a_tag_of_git_may_be_the_tag_of_the_image() {
+        let (here, there) = (CommitId::from_bytes([0xab; 20]), CommitId::from_bytes([1; 20]));
+        let tags: BTreeMap<String, CommitId> =
+            [("v1.9.0", here), ("v1.10.0", here), ("v1.10.0-rc", here), ("v2.0.0", there)]
+                .map(|(tag, at)| (tag.to_owned(), at))
+                .into();
+        assert_eq!(tag_on(here, &tags).as_deref(), Ok("v1.10.0"));
+        assert!(tag_on(CommitId::from_bytes([2; 20]), &tags).is_err());
+        let declarations = read_declarations(&FULL.replace("{{branch}}-{{short}}", "{{git-tag}}")).unwrap();
+        let mut pins = known("components/web", Ok("v1.10-0-abababa"));
+        let lacking = components(&tree(&["components/web"]), &declarations, "r1.2", &pins).unwrap();
+        assert_eq!(lacking["web"].image, None);
+        pins.get_mut("components/web").unwrap().as_mut().unwrap().git_tag = tag_on(here, &tags);
+        let found = components(&tree(&["components/web"]), &declarations, "r1.2", &pins).unwrap();
+        assert_eq!(found["web"].tag.as_deref(), Some("v1.10.0"));
     }
 
     #[test]

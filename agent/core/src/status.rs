@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::conditions::IMAGE_WAIT;
 use self::conditions::{conditions, state_of};
+use crate::components::Pin;
 use crate::decide::Decision;
 use crate::fault::Problem;
 use crate::health::Health;
@@ -193,9 +194,25 @@ pub struct ComponentStatus {
     /// Its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The tag of git that stands on its commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_tag: Option<String>,
     /// The digest of its image, where that is pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+}
+
+impl ComponentStatus {
+    /// What is known of its commit, as it runs. None where its version was not known: it may be by now.
+    pub fn pin(&self) -> Option<Pin> {
+        let untagged = || Err(Problem::setup(format!("no tag stood on {} when it was released", self.commit)));
+        Some(Pin {
+            version: Ok(self.version.clone()?),
+            committed_at: self.committed_at,
+            git_tag: self.git_tag.clone().map_or_else(untagged, Ok),
+            digest: self.digest.clone(),
+        })
+    }
 }
 
 /// The `status` of an Environment.

@@ -262,6 +262,7 @@ fn bring(mirror: Arc<Mirror>, before: Before, wanted: &Wanted) -> Part {
             mirror: mirror.clone(),
             heads: Heads::new(),
             tags: BTreeMap::new(),
+            other_tags: BTreeMap::new(),
             deleted: BTreeSet::new(),
             missing: BTreeMap::new(),
             problem: None,
@@ -291,6 +292,7 @@ fn try_to_bring(mirror: &Mirror, part: &mut Part, wanted: &Wanted) -> Result<(),
     part.deleted = part.heads.keys().filter(|branch| !heads.contains_key(*branch)).cloned().collect();
     part.heads.extend(heads);
     part.tags = look.tags;
+    part.other_tags = look.other_tags;
     let mut passing = None;
     for commit in wanted.commits.iter().filter(|commit| is_missing(commit)) {
         if let Err(problem) = mirror.fetch_commit(*commit, &all) {

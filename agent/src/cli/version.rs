@@ -40,12 +40,17 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<Code, Failure> {
     // A checkout in CI often belongs to somebody else.
     crate::repo::init();
-    let Versioned { version, committed_at, branch } = disk::version(&args.path)?;
+    let Versioned { version, committed_at, git_tag, branch } = disk::version(&args.path)?;
     let branch = args.branch.clone().or(branch).ok_or_else(|| {
         Problem::setup("no branch is checked out").hint("name it with --branch, in GitLab CI as \"$CI_COMMIT_BRANCH\"")
     });
-    let made_of =
-        MadeOf { commit: version.commit, branch, version: Ok(version.to_string()), committed_at: Ok(committed_at) };
+    let made_of = MadeOf {
+        commit: version.commit,
+        branch,
+        version: Ok(version.to_string()),
+        committed_at: Ok(committed_at),
+        git_tag,
+    };
     let tag = args.tag.as_ref().map(|template| made_of.tag(template)).transpose()?;
     match args.output {
         None => output::data(tag.as_ref().unwrap_or(&version.to_string()))?,

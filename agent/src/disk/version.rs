@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use git2::{ErrorCode, Repository};
 use jiff::Timestamp;
-use towpath_core::components::{Pin, Pins};
+use towpath_core::components::{self, Pin, Pins};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::revision::{CommitId, clean_line};
 use towpath_core::version::{self, Ancestry, Version};
@@ -25,6 +25,8 @@ pub struct Versioned {
     pub version: Version,
     /// When that was committed.
     pub committed_at: Timestamp,
+    /// The tag that begins with `v` and stands on it, or why there is none.
+    pub git_tag: Result<String, Problem>,
     /// The branch that is checked out.
     pub branch: Option<String>,
 }
@@ -49,9 +51,10 @@ pub fn version(folder: &Path) -> Result<Versioned, Problem> {
         Problem::setup(format!("there is no commit in {}: {why}", folder.display())).hint("check one out")
     })?;
     let version = describe(&git, commit_id(commit.id()))?;
+    let git_tag = tags(&git).and_then(|tags| components::tag_on(version.commit, &tags));
     let branch = git.head().ok().filter(git2::Reference::is_branch);
     let branch = branch.and_then(|head| head.shorthand().ok().map(ToOwned::to_owned));
-    Ok(Versioned { version, committed_at: time(&commit), branch })
+    Ok(Versioned { version, committed_at: time(&commit), git_tag, branch })
 }
 
 /// What the repositories of submodules say of some commits, where they were cloned: by the paths of the submodules from
@@ -75,7 +78,8 @@ pub(super) fn pins<'a>(
         let of_this =
             |problem: Problem| Problem { message: format!("submodule {path}: {}", problem.message), ..problem };
         let version = describe(&clone, commit).map(|version| version.to_string()).map_err(of_this);
-        Some((path.to_owned(), Ok(Pin { version, committed_at: time(&found), digest: None })))
+        let git_tag = tags(&clone).and_then(|tags| components::tag_on(commit, &tags)).map_err(of_this);
+        Some((path.to_owned(), Ok(Pin { version, committed_at: time(&found), git_tag, digest: None })))
     };
     submodules.into_iter().filter_map(pin).collect()
 }
@@ -96,16 +100,12 @@ fn clone_of(git: &Repository, path: &Path, name: Option<&str>) -> Option<Reposit
     places.find_map(|place| Repository::open_bare(place).ok())
 }
 
-fn describe(git: &Repository, commit: CommitId) -> Result<Version, Problem> {
-    // libgit2 looks for this file in the folder of a worktree, where it never is.
-    let cut_short = git.commondir().join("shallow");
-    if std::fs::metadata(cut_short).is_ok_and(|file| file.len() > 0) {
-        let message = "the clone is shallow: commits before it are missing, so they cannot be counted";
-        return Err(Problem::setup(message).hint(WHOLE));
-    }
-    let unreadable = |error: git2::Error| {
-        Problem::setup(format!("the repository cannot be read: {}", clean_line(error.message(), 200)))
-    };
+fn unreadable(error: git2::Error) -> Problem {
+    Problem::setup(format!("the repository cannot be read: {}", clean_line(error.message(), 200)))
+}
+
+/// The tags that begin with `v`, and the commits that they stand on.
+fn tags(git: &Repository) -> Result<BTreeMap<String, CommitId>, Problem> {
     let mut tags = BTreeMap::new();
     for reference in git.references_glob("refs/tags/v*").map_err(unreadable)? {
         let reference = reference.map_err(unreadable)?;
@@ -115,6 +115,17 @@ fn describe(git: &Repository, commit: CommitId) -> Result<Version, Problem> {
             tags.insert(name.to_owned(), commit_id(at.id()));
         }
     }
+    Ok(tags)
+}
+
+fn describe(git: &Repository, commit: CommitId) -> Result<Version, Problem> {
+    // libgit2 looks for this file in the folder of a worktree, where it never is.
+    let cut_short = git.commondir().join("shallow");
+    if std::fs::metadata(cut_short).is_ok_and(|file| file.len() > 0) {
+        let message = "the clone is shallow: commits before it are missing, so they cannot be counted";
+        return Err(Problem::setup(message).hint(WHOLE));
+    }
+    let tags = tags(git)?;
     let read = |id: CommitId| {
         let commit = git.find_commit(oid(id)).map_err(|error| match error.code() {
             ErrorCode::NotFound => {

@@ -33,6 +33,8 @@ pub struct Part {
     pub heads: Heads,
     /// Its tags `vX.Y`, and the commits that they stand on.
     pub tags: BTreeMap<String, CommitId>,
+    /// Its other tags that begin with `v`.
+    pub other_tags: BTreeMap<String, CommitId>,
     /// Branches among them that the server no longer has.
     pub deleted: BTreeSet<String>,
     /// Commits that submodules are pinned to and that could not be had, and why.
@@ -55,9 +57,10 @@ pub struct Pinned {
 impl Part {
     /// Whether nothing of it is another.
     pub fn is_same(&self, other: &Part) -> bool {
-        let Part { mirror, heads, tags, deleted, missing, problem } = self;
+        let Part { mirror, heads, tags, other_tags, deleted, missing, problem } = self;
         Arc::ptr_eq(mirror, &other.mirror)
-            && (heads, tags, deleted) == (&other.heads, &other.tags, &other.deleted)
+            && (heads, tags, other_tags) == (&other.heads, &other.tags, &other.other_tags)
+            && *deleted == other.deleted
             && (missing, problem) == (&other.missing, &other.problem)
     }
 }
@@ -156,6 +159,7 @@ impl Pinned {
         })?;
         let version = part.mirror.describe(self.commit, &part.tags);
         let version = version.map(|version| version.to_string()).map_err(of_this);
-        Ok(Pin { version, committed_at: revision.committed_at, digest: None })
+        let git_tag = components::tag_on(self.commit, part.tags.iter().chain(&part.other_tags)).map_err(of_this);
+        Ok(Pin { version, committed_at: revision.committed_at, git_tag, digest: None })
     }
 }

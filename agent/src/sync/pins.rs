@@ -41,6 +41,7 @@ impl Memory {
                 commit: commits.get(path)?.to_string(),
                 committed_at: pin.committed_at,
                 version: pin.version.clone().ok(),
+                git_tag: pin.git_tag.clone().ok(),
                 digest: pin.digest.clone(),
             })
         });
@@ -70,13 +71,7 @@ pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId)
         let pins = by.of(&tree).into_iter().map(|pinned| {
             let path = pinned.submodule.path.clone();
             let runs = running.get(&(path.clone(), pinned.commit.to_string()));
-            let mut pin = match runs {
-                // One whose version was not known may have one by now.
-                Some(ComponentStatus { version: Some(version), committed_at, digest, .. }) => {
-                    Ok(Pin { version: Ok(version.clone()), committed_at: *committed_at, digest: digest.clone() })
-                }
-                _ => pinned.pin(),
-            };
+            let mut pin = runs.and_then(ComponentStatus::pin).map_or_else(|| pinned.pin(), Ok);
             let known = |before: &Result<Pin, Problem>| before.as_ref().ok().and_then(|pin| pin.digest.clone());
             let digest = runs.and_then(|runs| runs.digest.clone()).or(before.get(&path).and_then(known));
             if let Ok(pin) = &mut pin {

@@ -27,6 +27,8 @@ pub struct ComponentLook {
     pub heads: Heads,
     /// The tags `vX.Y`, and what they lead to; for an annotated tag that is not the tag itself.
     pub tags: BTreeMap<String, CommitId>,
+    /// The other tags that begin with `v`.
+    pub other_tags: BTreeMap<String, CommitId>,
 }
 
 /// Versions that were found, for as long as the tags are these.
@@ -37,7 +39,7 @@ pub(super) struct Described {
 }
 
 impl Mirror {
-    /// Some branches on the server now, and all tags `vX.Y`, in one request. Changes nothing here.
+    /// Some branches on the server now, and all tags that begin with `v`, in one request. Changes nothing here.
     ///
     /// # Errors
     /// As [`Mirror::heads`], and `Setup` when a name is none of a branch.
@@ -62,8 +64,10 @@ impl Mirror {
             // A prefix also fits longer names.
             if let Some(branch) = name.strip_prefix(HEADS).filter(|_| names.contains(&name)) {
                 look.heads.insert(branch.to_owned(), commit);
-            } else if let Some(tag) = name.strip_prefix(TAGS).filter(|tag| VersionTag::parse(tag).is_some()) {
-                look.tags.insert(tag.to_owned(), commit);
+            } else if let Some(tag) = name.strip_prefix(TAGS) {
+                let is_version = VersionTag::parse(tag).is_some();
+                let tags = if is_version { &mut look.tags } else { &mut look.other_tags };
+                tags.insert(tag.to_owned(), commit);
             }
         }
         Ok(look)
