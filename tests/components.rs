@@ -538,3 +538,75 @@ async fn secret(world: &World, name: &str, data: Value) {
         }))
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_way_from_a_commit_in_a_component_to_a_new_release() {
+    let mut shop = Shop::new("whole-way", "").await;
+    let server = GitServer::start(shop.world.folder());
+    for name in ["deploy.git", "web.git"] {
+        server.require_login(name, "towpath", "reads");
+        server.require_login_to_push(name, "towpath", "writes");
+    }
+    secret(&shop.world, "reads", json!({"username": "towpath", "password": "reads"})).await;
+    secret(&shop.world, "writes", json!({"username": "towpath", "password": "writes"})).await;
+    let lanes = ["develop", "release", "master"];
+    let bumps: Vec<Value> = lanes.iter().map(|lane| json!({"lane": lane, "bump": "Commit", "window": "1s"})).collect();
+    let spec = json!({
+        "url": server.url("deploy.git"), "interval": "2s", "steward": true, "bumps": bumps,
+        "secretRef": {"name": "reads"}, "writeSecretRef": {"name": "writes"},
+    });
+    shop.world.repository_with(spec).await;
+    for (name, lane) in [("dev", "develop"), ("test", "release"), ("staging", "master")] {
+        let namespace = format!("whole-way-{name}");
+        shop.world.namespace_for_deployer(&namespace).await;
+        let spec = json!({"lane": lane, "path": "environments/all", "namespace": namespace});
+        shop.world.environment(&namespace, spec).await;
+    }
+    let token = shop.world.folder().join("token");
+    std::fs::write(&token, "a-token-for-the-test\n").unwrap();
+    shop.world.listen();
+    shop.world.start_options().arguments.extend(["--token-file".into(), token.display().to_string()]);
+    shop.world.start_agent();
+    let environments = [("whole-way-dev", "develop"), ("whole-way-test", "r1.2"), ("whole-way-staging", "master")];
+    for (environment, branch) in environments {
+        shop.world.runs(environment, branch).await;
+    }
+    for (environment, branch) in environments {
+        let commit = shop.web.commit(branch, &format!("Work on {branch}"), &[("w", branch)]);
+        shop.is_pinned(branch, commit).await;
+        shop.world.runs(environment, branch).await;
+        let live = shop.world.get_in(environment, "apps/v1", "Deployment", "web").await.unwrap();
+        assert_eq!(image(&live), format!("registry.example/web:v1.0-2-{}", commit.short()));
+    }
+    let (code, said, errors) = shop.towpath(&["release", "cut", "r1.3"]);
+    assert_eq!(code, 0, "{said}{errors}");
+    shop.world.runs("whole-way-test", "r1.3").await;
+    // The tag is on the commit that runs: what was cut is a version of the new release, for dev too once it moves.
+    let head = shop.web.head("r1.3");
+    let live = shop.world.get_in("whole-way-test", "apps/v1", "Deployment", "web").await.unwrap();
+    assert_eq!(image(&live), format!("registry.example/web:v1.3-0-{}", head.short()));
+    let fix = shop.web.commit("r1.3", "Fix the release", &[("f", "1")]);
+    shop.is_pinned("r1.3", fix).await;
+    shop.world.runs("whole-way-test", "r1.3").await;
+
+    let asked = |arguments: &[&str]| -> Value {
+        let output = Command::new(agent::binary().unwrap())
+            .args(arguments)
+            .args(["-o", "json"])
+            .env("TOWPATH_AGENT", format!("http://127.0.0.1:{}", shop.world.port()))
+            .env("TOWPATH_TOKEN_FILE", &token)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let matrix = asked(&["components"]).to_string();
+    for branch in ["develop", "r1.3", "master"] {
+        assert!(matrix.contains(&shop.web.head(branch).to_string()), "{branch}: {matrix}");
+    }
+    assert!(matrix.contains(&format!("v1.3-1-{}", fix.short())), "{matrix}");
+    let changelog = asked(&["changelog", "whole-way-staging..whole-way-test"]).to_string();
+    for subject in ["Fix the release", "Work on develop", "Work on master"] {
+        assert!(changelog.contains(subject), "{changelog}");
+    }
+}

@@ -328,3 +328,40 @@ async fn a_variable_that_a_component_needs_is_asked_for_before_anything_is_appli
     shop.world.repo.commit("master", "A port", &[("environments/prod/values.yaml", "web: {port: 80}")]);
     shop.world.runs("image-required", "master").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_is_pinned_only_when_its_image_is_there() {
+    let mut shop = Shop::new("image-bumped", Access::Password).await;
+    shop.world.own_key("east").await;
+    shop.declare("check: Exists");
+    let first = shop.release("one");
+    shop.registry.push("shop/web", &first, "one").await;
+    let logins = Registry::docker_config(&shop.host, ROBOT, PASSWORD);
+    shop.world.apply(pull_secret(&shop.world.namespace, "harbor", &logins, None)).await;
+    let bumps = json!([{"lane": "master", "bump": "Commit", "window": "0s"}]);
+    let spec = json!({"interval": "2s", "steward": true, "bumps": bumps, "imagePullSecrets": ["harbor"]});
+    shop.world.repository_with(spec).await;
+    let environment = json!({"lane": "master", "path": "environments/prod", "imagePullSecrets": ["harbor"]});
+    shop.world.environment("image-bumped", environment).await;
+    shop.world.start_agent();
+    shop.world.runs("image-bumped", "master").await;
+
+    let head = shop.world.repo.head("master");
+    let second = shop.component.commit("master", "Say two", &[("index.html", "two")]).short();
+    let waited_for = format!("component components/web waits for its image {}", shop.image(&second));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let status = support::world::repository(&shop.world, "shop").await.status.unwrap_or_default();
+        if status.conditions.iter().any(|told| told.type_ == "Bumped" && told.message.starts_with(&waited_for)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status:#?}\n{}", shop.world.agent_log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(shop.world.repo.head("master"), head, "nothing is pinned that cannot run");
+    shop.registry.push("shop/web", &second, "two").await;
+    let wanted = shop.image(&second);
+    let runs_it = |object: &Value| image(object) == wanted;
+    shop.world.object_where("apps/v1", "Deployment", "web", "of the second", runs_it).await;
+    assert_ne!(shop.world.repo.head("master"), head);
+}

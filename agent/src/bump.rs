@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use towpath_core::bump::{self, Author, Move, Place};
-use towpath_core::components::Submodule;
+use towpath_core::components::{self, Check, Pins, Submodule};
 use towpath_core::fault::Problem;
 use towpath_core::revision::CommitId;
 use towpath_core::signature::{self, SigningKey};
+use towpath_core::tree::TreeBuilder;
 
 use crate::repo::{Credentials, Mirror, Outcome, Part, Parts, Person, Pinned, Update};
 
@@ -40,6 +41,48 @@ pub struct Steward {
     pub key: Arc<SigningKey>,
     /// To push to the deploy repository with.
     pub credentials: Credentials,
+}
+
+/// The image that a move would bring, where `towpath.yaml` asks for it to be looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Folder of the submodule.
+    pub path: String,
+    /// Its image, with its tag and without a digest.
+    pub image: String,
+}
+
+/// The images of moves that are to be looked up first. Reads the mirrors, contacts nobody.
+///
+/// # Errors
+/// When `towpath.yaml` of the branch cannot be read, or the tag of an image cannot be made.
+pub fn images(mirror: &Mirror, parts: &Parts, lane: &Lane, moves: &[Move]) -> Result<Vec<Image>, Problem> {
+    let first = |problems: Vec<Problem>| problems.into_iter().next().unwrap_or_else(|| Problem::content("unreadable"));
+    let tree = mirror.tree(lane.head).map_err(|problems| first(problems.into_vec()))?;
+    let Some(text) = tree.text(components::TOWPATH_YAML)? else { return Ok(Vec::new()) };
+    let declarations = components::read_declarations(text).map_err(first)?;
+    if declarations.components.values().all(|declared| declared.check == Check::Never) {
+        return Ok(Vec::new());
+    }
+    // The components as they would be.
+    let mut after = TreeBuilder::default();
+    let mut pins = Pins::new();
+    for pinned in parts.of(&tree) {
+        let path = pinned.submodule.path.clone();
+        let moved = moves.iter().find(|one| one.path == path).map(|one| one.to);
+        let pinned = Pinned { commit: moved.unwrap_or(pinned.commit), ..pinned };
+        after.submodule(path.clone(), pinned.commit)?;
+        pins.insert(path, pinned.pin());
+    }
+    let found = components::components(&after.build(), &declarations, &lane.branch, &pins).map_err(first)?;
+    let moved = found.into_values().filter(|one| moves.iter().any(|moved| moved.path == one.path));
+    let mut images = Vec::new();
+    for component in moved.filter(|one| one.check != Check::Never) {
+        let lacking = || Problem::setup(format!("component {}: its image has no tag", component.path));
+        let image = component.image.clone().ok_or_else(|| component.lacks.clone().unwrap_or_else(lacking))?;
+        images.push(Image { path: component.path, image });
+    }
+    Ok(images)
 }
 
 /// What a push came to.

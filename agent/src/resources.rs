@@ -70,6 +70,11 @@ pub struct RepositorySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     pub bumps: Vec<BumpSpec>,
+    /// Secrets of the type `kubernetes.io/dockerconfigjson` in the same namespace, to look images up with before a component
+    /// is moved whose `towpath.yaml` asks for that (`check`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub image_pull_secrets: Vec<String>,
     /// Where a signed record of every sync is kept. Without it none is: the last 20 syncs stand in the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<LedgerSpec>,

@@ -49,6 +49,8 @@ pub struct ResolvedRepository {
     pub components: Vec<Allowed>,
     /// Branches whose submodules follow their components.
     pub bumps: Vec<BumpRule>,
+    /// The Secrets to look images up with.
+    pub image_pull_secrets: Vec<String>,
 }
 
 /// Reads a duration such as `90s` or `1h30m`.
@@ -117,6 +119,7 @@ impl Repository {
             write_secret: self.spec.write_secret_ref.as_ref().or(own).map(|secret| secret.name.clone()),
             components,
             bumps,
+            image_pull_secrets: self.spec.image_pull_secrets.clone(),
         })
     }
 }

@@ -19,6 +19,7 @@ use crate::blocking::blocking;
 use crate::bump::{self, Lane, Pushed, Steward};
 use crate::cluster::Severity;
 use crate::cut::Cut;
+use crate::registry::{ImageName, Keys, Looked};
 use crate::repo::{self, Credentials, Mirror};
 use crate::resources::{Answer, Ask, Bump, BumpAsk, CutAsk, Outside, Repository, ResolvedRepository, What, secret_for};
 
@@ -36,6 +37,11 @@ const MAX_NAMED: usize = 10;
 const ASKED_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 /// How long a push that was refused is not tried again where nothing has changed.
 const REFUSED_FOR: Duration = Duration::from_secs(300);
+/// When an image that was missing is looked for again: at first, and at the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Images that are waited for at one time.
+const MAX_WAITS: usize = 1000;
 /// The condition that says whether components move as they should.
 const BUMPED: &str = "Bumped";
 
@@ -48,12 +54,21 @@ pub(super) struct Stewarding {
     problem: Option<Problem>,
     /// Pushes that were refused, by branch.
     refused: BTreeMap<String, Refused>,
+    /// Images that are waited for.
+    waits: BTreeMap<String, Wait>,
     /// The last commits, the newest first; none before the status was read.
     done: Option<Vec<String>>,
     /// The answer to the last request.
     answer: Option<Answer>,
     /// When there will be something to do.
     pub(super) look_in: Option<Duration>,
+}
+
+/// An image that is not there, or of which that is not known.
+struct Wait {
+    problem: Problem,
+    looks: u32,
+    again: Instant,
 }
 
 /// A push that was refused.
@@ -114,25 +129,29 @@ impl Task {
                 self.stewarding.look_in = Some(look_in);
                 return Ok(found.problems);
             }
+            let (moves, waits) = self.with_images(resolved, &lane, found.moves).await?;
+            let problems: Vec<Problem> = waits.into_iter().chain(found.problems).collect();
+            if moves.is_empty() {
+                return Ok(problems);
+            }
             let refused_for = self.shared.settings.scaled(REFUSED_FOR);
             if let Some(refused) = self.stewarding.refused.get(branch)
-                && (refused.lane.head, &refused.moves) == (lane.head, &found.moves)
+                && (refused.lane.head, &refused.moves) == (lane.head, &moves)
                 && refused.at.elapsed() < refused_for
             {
                 return Err(refused.problem.clone());
             }
             self.stewarding.refused.remove(branch);
             let author = Author { cluster: self.shared.settings.cluster_name.clone(), request: None };
-            match self.commit(resolved, &lane, found.moves.clone(), author).await {
+            match self.commit(resolved, &lane, moves.clone(), author).await {
                 Ok(Some(_)) => {
                     self.stewarding.since.remove(branch);
-                    return Ok(found.problems);
+                    return Ok(problems);
                 }
                 Ok(None) => self.fetch(resolved).await?,
                 Err(problem) => {
                     if problem.fault != Fault::Passing {
-                        let refused =
-                            Refused { lane, moves: found.moves, problem: problem.clone(), at: Instant::now() };
+                        let refused = Refused { lane, moves, problem: problem.clone(), at: Instant::now() };
                         self.stewarding.refused.insert(branch.to_owned(), refused);
                     }
                     return Err(problem);
@@ -140,6 +159,86 @@ impl Task {
             }
         }
         Err(Problem::passing(format!("branch {branch} moves faster than its components can be committed")))
+    }
+
+    /// The moves whose images are there, and what the others wait for. They are looked for again ever more slowly.
+    async fn with_images(
+        &mut self,
+        resolved: &ResolvedRepository,
+        lane: &Lane,
+        mut moves: Vec<Move>,
+    ) -> Result<(Vec<Move>, Vec<Problem>), Problem> {
+        let Some((mirror, _)) = self.lane(&lane.branch) else { return Ok((Vec::new(), Vec::new())) };
+        let parts = self.components.parts.clone();
+        let images = {
+            let (lane, moves) = (lane.clone(), moves.clone());
+            blocking(move || bump::images(&mirror, &parts, &lane, &moves)).await?
+        };
+        if images.is_empty() {
+            return Ok((moves, Vec::new()));
+        }
+        let mut keys = Keys::default();
+        for name in &resolved.image_pull_secrets {
+            let secret = self.shared.cluster.secret(&resolved.home, name).await?;
+            let secret = serde_json::to_value(secret).map_err(|error| Problem::setup(error.to_string()))?;
+            keys.add(name, &secret)?;
+        }
+        let mut problems = Vec::new();
+        for image in images {
+            let waits = self.stewarding.waits.get(&image.image);
+            let problem = match waits.filter(|wait| wait.again > Instant::now()) {
+                Some(wait) => Some(wait.problem.clone()),
+                None => {
+                    let looks = waits.map_or(0, |wait| wait.looks);
+                    let problem = self.look_up(&image, &keys).await;
+                    if let Some(problem) = problem.clone() {
+                        let pause = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(looks)).min(LONGEST_PAUSE);
+                        let again = Instant::now() + self.shared.settings.scaled(pause);
+                        let wait = Wait { problem, looks: looks + 1, again };
+                        self.stewarding.waits.insert(image.image.clone(), wait);
+                    } else {
+                        self.stewarding.waits.remove(&image.image);
+                    }
+                    problem
+                }
+            };
+            if let Some(problem) = problem {
+                moves.retain(|one| one.path != image.path);
+                if let Some(wait) = self.stewarding.waits.get(&image.image) {
+                    let remaining = wait.again.saturating_duration_since(Instant::now());
+                    let look_in = self.stewarding.look_in.map_or(remaining, |known| known.min(remaining));
+                    self.stewarding.look_in = Some(look_in);
+                }
+                problems.push(problem);
+            }
+        }
+        while self.stewarding.waits.len() > MAX_WAITS {
+            self.stewarding.waits.pop_first();
+        }
+        Ok((moves, problems))
+    }
+
+    /// Why a component does not move to an image; none where it is there.
+    async fn look_up(&self, image: &bump::Image, keys: &Keys) -> Option<Problem> {
+        let bump::Image { path, image } = image;
+        let name = match ImageName::parse(image) {
+            Ok(name) => name,
+            Err(problem) => return Some(problem),
+        };
+        match self.shared.registries.look_up(&name, keys).await {
+            Looked::Found(_) => None,
+            Looked::Missing => Some(
+                Problem::passing(format!(
+                    "component {path} waits for its image {image}: {} does not have it",
+                    name.host()
+                ))
+                .hint("push it; it is looked for again by itself"),
+            ),
+            Looked::Unknown(problem) => {
+                let message = format!("component {path} waits for its image {image}: {}", problem.message);
+                Some(Problem { message, ..problem })
+            }
+        }
     }
 
     fn lane(&self, branch: &str) -> Option<(Arc<Mirror>, Lane)> {
@@ -323,6 +422,14 @@ impl Task {
                 .collect();
             if ask.dry_run {
                 return Ok(lines);
+            }
+            let (moves, waits) = self.with_images(resolved, &lane, moves).await.map_err(one)?;
+            if !waits.is_empty() {
+                // A person decides whether to wait, or to ask for the rest.
+                return Err(waits
+                    .into_iter()
+                    .map(|wait| Problem { fault: wait.fault.min(Fault::Setup), ..wait })
+                    .collect());
             }
             let cluster = self.shared.settings.cluster_name.clone();
             let author = Author { cluster, request: Some((ask.id.clone(), ask.by.clone())) };
