@@ -210,6 +210,25 @@ async fn what_runs_keeps_its_version_and_what_has_none_does_not_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_component_without_versions_is_mended_too_while_its_server_is_away() {
+    let mut shop = Shop::new("by-time", "{{time}}").await;
+    git(shop.web.path(), &["tag", "-d", "v1.0"]);
+    shop.world.repository_with(json!({"interval": "2s"})).await;
+    shop.environment("by-time", "master").await;
+    shop.world.start_agent();
+    shop.world.runs("by-time", "master").await;
+    let image = "registry.example/web:2026-01-05-09-01";
+    shop.runs_image(image).await;
+    shop.world.kill_agent();
+    std::fs::rename(shop.web.path(), shop.world.folder().join("gone.git")).unwrap();
+    std::fs::remove_dir_all(shop.world.folder().join("cache")).unwrap();
+    shop.world.start_agent();
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": "drifted"}]}}}});
+    shop.world.patch("apps/v1", "Deployment", "web", patch).await;
+    shop.runs_image(image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_moves_within_the_window_are_one_commit_and_one_push() {
     let mut shop = Shop::new("gathered", "{{short}}").await;
     let api = component(&shop.world, "api");

@@ -237,7 +237,7 @@ fn what_runs_keeps_the_version_that_it_runs_with() {
         committed_at: "2026-01-05T09:00:00Z".parse().unwrap(),
         version: Some("v0.9-3-abcdefa".into()),
         git_tag: None,
-        digest: None,
+        digests: BTreeMap::new(),
     };
     let reading = place.reading();
     let version =

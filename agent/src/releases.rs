@@ -24,7 +24,7 @@ use crate::board::Releases;
 use crate::repo::{MIN_PREFIX, Mirror, Parts, Pinned, View};
 
 /// Revisions of which it is remembered what they say of components.
-const MAX_REVISIONS: usize = 500;
+const MAX_REVISIONS: usize = 4000;
 /// Pairs of commits of which it is remembered how they stand to each other.
 const MAX_STANDINGS: usize = 20_000;
 /// Pairs of commits of which it is remembered what lies between them: at most 200 commits each.
@@ -77,7 +77,7 @@ impl Seen {
     }
 }
 
-/// What was read once. Where it grows beyond its limit, it begins anew.
+/// What was read once. Where it grows beyond its limit, half of it is forgotten.
 struct Memory<K, V> {
     known: Mutex<HashMap<K, V>>,
     limit: usize,
@@ -95,7 +95,12 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
     fn keep(&self, key: K, value: &V) {
         let mut known = self.known.lock().expect("nothing panics while it holds this lock");
         if known.len() >= self.limit {
-            known.clear();
+            // In no order: a page that reads more than the limit still finds most of it.
+            let mut count = 0;
+            known.retain(|_, _| {
+                count += 1;
+                count % 2 == 0
+            });
         }
         known.insert(key, value.clone());
     }
@@ -165,7 +170,7 @@ impl Reading {
         let pin = |pinned: &Pinned| {
             let commit = pinned.commit.to_string();
             let runs = runs.get(&(pinned.submodule.path.as_str(), commit.as_str()));
-            runs.and_then(|runs| runs.pin()).map_or_else(|| pinned.pin(), Ok)
+            runs.map_or_else(|| pinned.pin(), |runs| Ok(runs.pin(|| pinned.pin())))
         };
         let pins = pinned.iter().map(|pinned| (pinned.submodule.path.clone(), pin(pinned))).collect();
         let held = |pinned: &Pinned| Held {
@@ -264,13 +269,13 @@ impl Releases for Reading {
 
     fn hygiene(&self) -> Result<Arc<Hygiene>, Problem> {
         let view = (self.see)()?;
-        let mut known = self.hygiene.lock().expect("nothing panics while it holds this lock");
+        let known = || self.hygiene.lock().expect("nothing panics while it holds this lock");
         let seen = Seen::of(&view);
-        if let Some((_, hygiene)) = known.as_ref().filter(|(known, _)| known.is(&seen)) {
+        if let Some((_, hygiene)) = known().as_ref().filter(|(known, _)| known.is(&seen)) {
             return Ok(hygiene.clone());
         }
         let hygiene = Arc::new(self.look_at_branches(&view));
-        *known = Some((seen, hygiene.clone()));
+        *known() = Some((seen, hygiene.clone()));
         Ok(hygiene)
     }
 }

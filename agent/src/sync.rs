@@ -48,7 +48,7 @@ pub use farewell::{Farewell, Parting, farewell};
 pub use gate::{Wanted, wanted};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -71,7 +71,7 @@ use self::preflight::Rehearsal;
 use self::work::Work;
 use crate::cluster::{Account, Cluster, Kind, Kinds, Stored, WatchHandle};
 use crate::registry::Registries;
-use crate::repo::View;
+use crate::repo::{Parts, View};
 use claims::Wants;
 
 /// Objects that are sent at one time.
@@ -139,7 +139,8 @@ pub struct Memory {
     /// What registries said of their images.
     images: images::Lookups,
     desired: Option<(DesiredKey, Arc<Cleared>)>,
-    refused: Option<(DesiredKey, Vec<Problem>)>,
+    /// What was refused, by what was known of components then: a library may be there by now.
+    refused: Option<(DesiredKey, Weak<Parts>, Vec<Problem>)>,
     known: HashMap<ObjectKey, Known>,
     inventory: Option<Inventory>,
     /// The inventory as it is stored; `None` where that is not known.

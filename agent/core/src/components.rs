@@ -29,8 +29,9 @@ pub struct Pin {
     pub committed_at: Timestamp,
     /// The tag that begins with `v` and stands on the commit itself, or why there is none.
     pub git_tag: Result<String, Problem>,
-    /// The digest of its image, such as `sha256:…`, where the image is named by it.
-    pub digest: Option<String>,
+    /// The digests of its images, such as `sha256:…`, by their names with tags, where they are named by them. One
+    /// repository may be built into several images.
+    pub digests: BTreeMap<String, String>,
 }
 
 /// The tag of a commit, of those that begin with `v` and stand on it: the highest, by the numbers in them.
@@ -244,9 +245,11 @@ fn component(
     }
     let check = declared.map(|declared| declared.check).unwrap_or_default();
     let repository = declared.and_then(|declared| declared.image.as_ref());
-    let digest = pin.ok().and_then(|pin| pin.digest).filter(|_| check == Check::Digest);
-    let digest = digest.map(|digest| format!("@{digest}")).unwrap_or_default();
-    let image = repository.zip(tag.as_ref()).map(|(image, tag)| format!("{image}:{tag}{digest}"));
+    let image = repository.zip(tag.as_ref()).map(|(image, tag)| {
+        let image = format!("{image}:{tag}");
+        let digest = pin.as_ref().ok().and_then(|pin| pin.digests.get(&image)).filter(|_| check == Check::Digest);
+        digest.map_or(image.clone(), |digest| format!("{image}@{digest}"))
+    });
     let (name, path, branch) = (name.to_owned(), path.to_owned(), branch.to_owned());
     Ok(Component { name, path, commit, branch, version: version.ok(), tag, image, check, lacks })
 }
@@ -344,8 +347,13 @@ mod tests {
     fn known(path: &str, version: Result<&str, Problem>) -> Pins {
         let committed_at = "2022-08-08T14:40:31Z".parse().unwrap();
         let git_tag = Err(Problem::setup("no tag"));
-        let pin = Pin { version: version.map(str::to_owned), committed_at, git_tag, digest: None };
+        let pin = Pin { version: version.map(str::to_owned), committed_at, git_tag, digests: BTreeMap::new() };
         [(path.to_owned(), Ok(pin))].into()
+    }
+
+    fn has_digest(pins: &mut Pins, image: &str) {
+        let pin = pins.get_mut("components/web").unwrap().as_mut().unwrap();
+        pin.digests.insert(image.to_owned(), "sha256:ab".to_owned());
     }
 
     #[test]
@@ -388,7 +396,8 @@ mod tests {
         assert_eq!(found["web"].image.as_deref(), Some("harbor.example:5000/shop/web:v1.0-12-e6e5d98"));
         assert_eq!(found["web"].to_json()["version"], "v1.0-12-e6e5d98");
         assert!(!found["web"].named_image().unwrap().lacks_digest());
-        pins.get_mut("components/web").unwrap().as_mut().unwrap().digest = Some("sha256:ab".into());
+        let image = "harbor.example:5000/shop/web:v1.0-12-e6e5d98";
+        has_digest(&mut pins, image);
         let found = components(&tree, &declarations, "r1.2", &pins).unwrap();
         assert_eq!(found["web"].image.as_deref(), Some("harbor.example:5000/shop/web:v1.0-12-e6e5d98"));
 
@@ -411,7 +420,10 @@ mod tests {
         let image = named(&pins).unwrap();
         assert!(image.lacks_digest());
         assert_eq!(image.version, "v1.0-12-e6e5d98");
-        pins.get_mut("components/web").unwrap().as_mut().unwrap().digest = Some("sha256:ab".into());
+        // That of another image, or of another tag, is not its own.
+        has_digest(&mut pins, "harbor.example:5000/shop/worker:r1.2-abababa");
+        assert!(named(&pins).unwrap().lacks_digest());
+        has_digest(&mut pins, "harbor.example:5000/shop/web:r1.2-abababa");
         let image = named(&pins).unwrap();
         assert!(!image.lacks_digest());
         assert_eq!(image.image, "harbor.example:5000/shop/web:r1.2-abababa@sha256:ab");

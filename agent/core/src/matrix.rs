@@ -267,7 +267,7 @@ mod tests {
                 version: Ok(format!("v1.0-{byte}-{}", CommitId::from_bytes([*byte; 20]).short())),
                 committed_at: "2026-01-05T09:00:00Z".parse().unwrap(),
                 git_tag: Ok("v1.0".into()),
-                digest: None,
+                digests: BTreeMap::new(),
             };
             pins.insert((*path).to_owned(), if known { Ok(pin) } else { Err(lost()) });
             let standing = Standing { ahead: 0, behind: usize::from(*byte) };

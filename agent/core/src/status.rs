@@ -197,21 +197,23 @@ pub struct ComponentStatus {
     /// The tag of git that stands on its commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git_tag: Option<String>,
-    /// The digest of its image, where that is pinned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
+    /// The digests of its images, by their names with tags, where they are named by them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub digests: BTreeMap<String, String>,
 }
 
 impl ComponentStatus {
-    /// What is known of its commit, as it runs. None where its version was not known: it may be by now.
-    pub fn pin(&self) -> Option<Pin> {
-        let untagged = || Err(Problem::setup(format!("no tag stood on {} when it was released", self.commit)));
-        Some(Pin {
-            version: Ok(self.version.clone()?),
-            committed_at: self.committed_at,
-            git_tag: self.git_tag.clone().map_or_else(untagged, Ok),
-            digest: self.digest.clone(),
-        })
+    /// What is known of its commit, as it runs. What was not known when it was released may be by now, which `look` says.
+    pub fn pin(&self, look: impl FnOnce() -> Result<Pin, Problem>) -> Pin {
+        let untagged = || Problem::setup(format!("no tag stood on {} when it was released", self.commit));
+        let (version, git_tag) = match &self.version {
+            Some(version) => (Ok(version.clone()), self.git_tag.clone().ok_or_else(untagged)),
+            None => match look() {
+                Ok(now) => (now.version, now.git_tag),
+                Err(why) => (Err(why.clone()), self.git_tag.clone().ok_or(why)),
+            },
+        };
+        Pin { version, committed_at: self.committed_at, git_tag, digests: self.digests.clone() }
     }
 }
 

@@ -193,6 +193,9 @@ pub(super) struct Task {
     looked_for: Option<LaneRule>,
 }
 
+/// How soon a pass comes at the earliest for the sake of something that is tried again.
+const SOONEST: Duration = Duration::from_millis(500);
+
 impl Task {
     /// Resolves the resource, takes its name, and joins the slot of its repository.
     fn prepare(
@@ -455,6 +458,8 @@ impl Task {
         };
         let pause = again.map_or(pause, |at| pause.min(until(at)));
         let soon = self.memory.look_at().map(|at| at.saturating_duration_since(Instant::now()));
+        // What is due may be no business of this pass: an Environment that cannot be resolved does not look.
+        let soon = soon.map(|soon| soon.max(settings.scaled(SOONEST)));
         let pause = soon.map_or(pause, |soon| pause.min(soon));
         self.status.pause(pause, settings).max(Duration::from_millis(20))
     }

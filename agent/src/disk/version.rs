@@ -79,7 +79,7 @@ pub(super) fn pins<'a>(
             |problem: Problem| Problem { message: format!("submodule {path}: {}", problem.message), ..problem };
         let version = describe(&clone, commit).map(|version| version.to_string()).map_err(of_this);
         let git_tag = tags(&clone).and_then(|tags| components::tag_on(commit, &tags)).map_err(of_this);
-        Some((path.to_owned(), Ok(Pin { version, committed_at: time(&found), git_tag, digest: None })))
+        Some((path.to_owned(), Ok(Pin { version, committed_at: time(&found), git_tag, digests: BTreeMap::new() })))
     };
     submodules.into_iter().filter_map(pin).collect()
 }

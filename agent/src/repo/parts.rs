@@ -160,6 +160,6 @@ impl Pinned {
         let version = part.mirror.describe(self.commit, &part.tags);
         let version = version.map(|version| version.to_string()).map_err(of_this);
         let git_tag = components::tag_on(self.commit, part.tags.iter().chain(&part.other_tags)).map_err(of_this);
-        Ok(Pin { version, committed_at: revision.committed_at, git_tag, digest: None })
+        Ok(Pin { version, committed_at: revision.committed_at, git_tag, digests: BTreeMap::new() })
     }
 }

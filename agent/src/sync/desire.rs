@@ -46,12 +46,16 @@ pub(super) async fn desired(
     if lacking.is_empty() {
         return Ok(cleared);
     }
-    let begun = |named: &NamedImage| Some((named.path.clone(), images::begun(pass, wanted, named)?));
-    let mut digests: Vec<(String, String)> = lacking.iter().filter_map(|named| begun(named)).collect();
+    let begun = |named: &NamedImage| {
+        let digest = images::begun(pass, wanted, named)?;
+        Some((named.path.clone(), named.image.clone(), digest))
+    };
+    let mut digests: Vec<(String, String, String)> = lacking.iter().filter_map(|named| begun(named)).collect();
     let asked: Vec<_> = lacking.into_iter().filter(|named| begun(named).is_none()).collect();
     match images::look_up(pass, memory, account, kinds, &asked).await {
         Ok(found) => {
-            digests.extend(asked.iter().map(|named| named.path.clone()).zip(found));
+            let found = asked.iter().zip(found);
+            digests.extend(found.map(|(named, digest)| (named.path.clone(), named.image.clone(), digest)));
             pins = pins::with_digests(memory, wanted.commit, &pins, digests)?;
         }
         Err(problems) => {
@@ -82,8 +86,10 @@ async fn with_pins(
     {
         return Ok(cleared.clone());
     }
-    if let Some((known, problems)) = &memory.refused
+    let parts = Arc::downgrade(&pass.view.parts);
+    if let Some((known, by, problems)) = &memory.refused
         && *known == key(kinds)
+        && by.ptr_eq(&parts)
     {
         return Err(problems.clone());
     }
@@ -107,7 +113,7 @@ async fn with_pins(
             let may_change_without_a_commit = problems.iter().any(|problem| problem.fault != Fault::Content);
             let problems = problems.into_vec();
             if !may_change_without_a_commit {
-                memory.refused = Some((key(kinds), problems.clone()));
+                memory.refused = Some((key(kinds), parts, problems.clone()));
             }
             Err(problems)
         }

@@ -70,7 +70,9 @@ pub(super) fn seen(desired: &Cleared) -> Vec<(String, Option<String>)> {
 pub(super) fn begun(pass: &Pass<'_>, wanted: &Candidate, named: &NamedImage) -> Option<String> {
     let revision = course::revision_text(wanted);
     let known = pass.status.images.iter().flatten();
-    let mut known = known.filter(|known| known.until.is_none() && known.revision == revision);
+    // What runs meanwhile, after a hook said no, does not end what was begun.
+    let is_under_way = pass.status.sync.as_ref().is_some_and(|sync| sync.revision == revision);
+    let mut known = known.filter(|known| (known.until.is_none() || is_under_way) && known.revision == revision);
     known.find_map(|known| Some(known.image.strip_prefix(&named.image)?.strip_prefix('@')?.to_owned()))
 }
 

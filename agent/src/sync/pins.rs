@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use towpath_core::components::{Pin, Pins};
+use towpath_core::components::Pins;
 use towpath_core::fault::{Problem, Problems};
 use towpath_core::revision::CommitId;
 use towpath_core::status::ComponentStatus;
@@ -42,7 +42,7 @@ impl Memory {
                 committed_at: pin.committed_at,
                 version: pin.version.clone().ok(),
                 git_tag: pin.git_tag.clone().ok(),
-                digest: pin.digest.clone(),
+                digests: pin.digests.clone(),
             })
         });
         known.collect()
@@ -71,11 +71,10 @@ pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId)
         let pins = by.of(&tree).into_iter().map(|pinned| {
             let path = pinned.submodule.path.clone();
             let runs = running.get(&(path.clone(), pinned.commit.to_string()));
-            let mut pin = runs.and_then(ComponentStatus::pin).map_or_else(|| pinned.pin(), Ok);
-            let known = |before: &Result<Pin, Problem>| before.as_ref().ok().and_then(|pin| pin.digest.clone());
-            let digest = runs.and_then(|runs| runs.digest.clone()).or(before.get(&path).and_then(known));
-            if let Ok(pin) = &mut pin {
-                pin.digest = pin.digest.take().or(digest);
+            let mut pin = runs.map_or_else(|| pinned.pin(), |runs| Ok(runs.pin(|| pinned.pin())));
+            if let (Ok(pin), Some(Ok(before))) = (&mut pin, before.get(&path)) {
+                let known = before.digests.iter().map(|(image, digest)| (image.clone(), digest.clone()));
+                pin.digests = known.chain(std::mem::take(&mut pin.digests)).collect();
             }
             (path, pin)
         });
@@ -91,7 +90,7 @@ pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId)
     Ok(pins)
 }
 
-/// The same, with digests of images by the folders of their components. They are remembered.
+/// The same, with digests of images: the folder of the component, the image with its tag, the digest. They are remembered.
 ///
 /// # Errors
 /// Why nothing is known of a component: then its image cannot be pinned.
@@ -99,13 +98,13 @@ pub(super) fn with_digests(
     memory: &mut Memory,
     commit: CommitId,
     pins: &Arc<Pins>,
-    digests: Vec<(String, String)>,
+    digests: Vec<(String, String, String)>,
 ) -> Result<Arc<Pins>, Vec<Problem>> {
     let mut pinned = (**pins).clone();
     let mut problems = Vec::new();
-    for (path, digest) in digests {
+    for (path, image, digest) in digests {
         match pinned.get_mut(&path) {
-            Some(Ok(pin)) => pin.digest = Some(digest),
+            Some(Ok(pin)) => drop(pin.digests.insert(image, digest)),
             Some(Err(problem)) => problems.push(problem.clone()),
             None => problems.push(Problem::passing(format!("nothing is known of component {path} yet"))),
         }

@@ -88,18 +88,33 @@ pub(super) async fn components(
         None => None,
         Some(name) => Some(state.environment(name).ok_or_else(|| Refusal::no_environment(name))?),
     };
-    Ok(Json(Matrices { repositories: read(state, only).await }))
+    let repositories = at_once(ANSWERED_WITHIN, move || matrices(&state, only.as_ref())).await;
+    Ok(Json(Matrices { repositories: repositories.ok_or_else(slow)? }))
 }
 
 /// What lies between two revisions.
 pub(super) async fn changelog(Has(state): Has<State>, Query(query): Query<Ends>) -> Result<Json<Changelog>, Refusal> {
-    let permit = AT_ONCE.acquire().await.expect("it is never closed");
-    let told = blocking(move || {
-        // Held until the work is done, also where nobody waits for it any more.
-        let _permit = permit;
-        between(&state, &query)
-    });
-    told.await.map(Json)
+    at_once(ANSWERED_WITHIN, move || between(&state, &query)).await.ok_or_else(slow)?.map(Json)
+}
+
+/// What is said of a read that takes long.
+fn slow() -> Refusal {
+    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the commits are still being read");
+    refusal.hint("ask again in a moment: what was read is kept")
+}
+
+/// Reads beside the runtime's own threads, not many at a time; none where that is not done within some time.
+async fn at_once<T: Send + 'static>(within: Duration, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let reading = async {
+        let permit = AT_ONCE.acquire().await.expect("it is never closed");
+        blocking(move || {
+            // Held until the work is done, also where nobody waits for it any more.
+            let _permit = permit;
+            read()
+        })
+        .await
+    };
+    tokio::time::timeout(within, reading).await.ok()
 }
 
 /// How clean the branches are.
@@ -119,10 +134,11 @@ pub(super) async fn hygiene(Has(state): Has<State>, Query(query): Query<OfReposi
 }
 
 /// The page with the matrix and the branches.
-pub(super) async fn page(Has(state): Has<State>) -> Html<String> {
-    let found = read(state.clone(), None).await;
+pub(super) async fn page(Has(state): Has<State>) -> Result<Html<String>, Refusal> {
+    let of_all = state.clone();
+    let found = at_once(ANSWERED_WITHIN, move || matrices(&of_all, None)).await.ok_or_else(slow)?;
     let looked = looks(&state, SHOWN_WITHIN).await;
-    Html(page::releases(&found, looked.as_deref(), Timestamp::now()))
+    Ok(Html(page::releases(&found, looked.as_deref(), Timestamp::now())))
 }
 
 /// What the candidate of an environment brings, or why that is not known; none where there is no candidate.
@@ -132,12 +148,11 @@ pub(super) async fn brings(state: &State, environment: &Environment) -> Option<R
     let releases = state.board.releases_of(&environment.repository_id())?;
     let end = |name: &str, revision: &str| End { name: name.to_owned(), revision: revision.to_owned() };
     let (from, to) = (end("running", &running.revision), end("candidate", &candidate.revision));
-    let permit = AT_ONCE.acquire().await.expect("it is never closed");
-    let told = blocking(move || {
-        let _permit = permit;
-        releases.changelog(from, to)
-    });
-    Some(told.await.map_err(|problem| problem.to_string()))
+    let told = at_once(SHOWN_WITHIN, move || releases.changelog(from, to)).await;
+    Some(match told {
+        Some(told) => told.map_err(|problem| problem.to_string()),
+        None => Err("it is still being read: look again in a moment".to_owned()),
+    })
 }
 
 /// The environments side by side, by repository.
@@ -214,17 +229,6 @@ fn looked((id, releases): (Id, Arc<dyn Releases>)) -> Looked {
             Looked { hygiene, problem: Some(problem.to_string()) }
         }
     }
-}
-
-/// The matrices, read beside the runtime's own threads.
-async fn read(state: State, only: Option<Arc<Environment>>) -> Vec<Matrix> {
-    let permit = AT_ONCE.acquire().await.expect("it is never closed");
-    blocking(move || {
-        // Held until the work is done, also where nobody waits for it any more.
-        let _permit = permit;
-        matrices(&state, only.as_ref())
-    })
-    .await
 }
 
 fn is_called(repository: &str, name: &str) -> bool {
