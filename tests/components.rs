@@ -624,6 +624,9 @@ async fn the_whole_way_from_a_commit_in_a_component_to_a_new_release() {
         assert!(matrix.contains(&shop.web.head(branch).to_string()), "{branch}: {matrix}");
     }
     assert!(matrix.contains(&format!("v1.3-1-{}", fix.short())), "{matrix}");
+    // The deploy repository has a version too.
+    let deploy = shop.world.repo.head("r1.3");
+    assert!(matrix.contains(&format!("v1.3-1-{}", deploy.short())), "{matrix}");
     let changelog = asked(&["changelog", "whole-way-staging..whole-way-test"]).to_string();
     for subject in ["Fix the release", "Work on develop", "Work on master"] {
         assert!(changelog.contains(subject), "{changelog}");

@@ -98,6 +98,7 @@ impl Place {
             branches: BranchNames::default(),
             allowed_from: BTreeSet::new(),
             problem: None,
+            tags: Arc::default(),
             gates: Arc::default(),
             mirror: Arc::new(mirror),
             parts: Arc::new(Parts { deploy: Some(remote), parts: self.parts.iter().map(part).collect() }),

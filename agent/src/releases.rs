@@ -159,12 +159,13 @@ impl Reading {
     fn snapshot_of(&self, view: &View, revision: &str, runs: &[ComponentStatus]) -> Result<Arc<Snapshot>, Problem> {
         let runs: BTreeMap<(&str, &str), &ComponentStatus> =
             runs.iter().map(|one| ((one.path.as_str(), one.commit.as_str()), one)).collect();
-        let key = format!("{revision} {runs:?}");
+        let (branch, commit) = parse(revision)?;
+        let version = view.mirror.describe(commit, &view.tags).ok().map(|version| version.to_string());
+        let key = format!("{revision} {version:?} {runs:?}");
         let known = self.snapshots.get(&key);
         if let Some((_, known)) = known.filter(|(parts, _)| std::ptr::eq(parts.as_ptr(), Arc::as_ptr(&view.parts))) {
             return Ok(known);
         }
-        let (branch, commit) = parse(revision)?;
         let tree = self.sketch(view, commit)?;
         let pinned = view.parts.of(&tree);
         let pin = |pinned: &Pinned| {
@@ -183,7 +184,7 @@ impl Reading {
             Err(problem) => Err(vec![problem]),
         };
         let found = declarations.and_then(|declarations| components(&tree, &declarations, branch, &pins));
-        let snapshot = Arc::new(matrix::snapshot(revision, found, &pins, &held));
+        let snapshot = Arc::new(matrix::snapshot((revision, version), found, &pins, &held));
         self.snapshots.keep(key, &(Arc::downgrade(&view.parts), snapshot.clone()));
         Ok(snapshot)
     }

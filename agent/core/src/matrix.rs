@@ -67,6 +67,9 @@ pub struct Cell {
 pub struct Snapshot {
     /// `branch@sha1:<commit>`.
     pub revision: String,
+    /// The version of the deploy repository itself, where there is a tag `vX.Y`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// The components, by name.
     pub components: Vec<Cell>,
     /// Why they cannot be named.
@@ -143,7 +146,7 @@ pub enum Change<'m> {
 
 /// Folds the components of a revision and what is known of their repositories, by their folders.
 pub fn snapshot(
-    revision: &str,
+    (revision, version): (&str, Option<String>),
     components: Result<BTreeMap<String, Component>, Vec<Problem>>,
     pins: &Pins,
     held: &BTreeMap<String, Held>,
@@ -175,7 +178,12 @@ pub fn snapshot(
             image: component.image,
         }
     };
-    Snapshot { revision: revision.to_owned(), components: components.into_values().map(cell).collect(), problems }
+    Snapshot {
+        revision: revision.to_owned(),
+        version,
+        components: components.into_values().map(cell).collect(),
+        problems,
+    }
 }
 
 /// What one revision would change of another.
@@ -275,7 +283,7 @@ mod tests {
             held.insert((*path).to_owned(), Held { branch: "r1.2".into(), standing });
         }
         let found = components(&builder.build(), &Declarations::default(), "r1.2", &pins);
-        snapshot("r1.2@sha1:00", found, &pins, &held)
+        snapshot(("r1.2@sha1:00", None), found, &pins, &held)
     }
 
     #[test]
@@ -327,7 +335,12 @@ mod tests {
         };
         assert_eq!(column(None, None).spot("web"), Spot::Unknown("it runs nothing yet"));
         assert_eq!(column(None, Some("gone".into())).spot("web"), Spot::Unknown("gone"));
-        let unreadable = Snapshot { revision: "x".into(), components: Vec::new(), problems: vec!["no map".to_owned()] };
+        let unreadable = Snapshot {
+            revision: "x".into(),
+            version: None,
+            components: Vec::new(),
+            problems: vec!["no map".to_owned()],
+        };
         assert_eq!(column(Some(unreadable), None).spot("web"), Spot::Unknown("no map"));
     }
 }

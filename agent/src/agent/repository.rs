@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::lane::{BranchNames, Heads, LaneRule, newest_release};
 use towpath_core::names::annotation;
+use towpath_core::revision::CommitId;
 use towpath_core::status::Condition;
 
 use self::components::Components;
@@ -89,6 +90,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<R
 #[derive(Clone, Default)]
 struct Seen {
     heads: Heads,
+    /// Tags `vX.Y`.
+    tags: Arc<BTreeMap<String, CommitId>>,
     deleted: BTreeSet<String>,
     alarms: Vec<String>,
 }
@@ -193,10 +196,11 @@ impl Task {
     /// moment. Right after a start only some Environments have said which lanes they follow.
     async fn fetch(&mut self, resolved: &ResolvedRepository) -> Result<(), Problem> {
         let mirror = self.mirror(resolved).await?;
-        let heads = {
+        let look = {
             let mirror = mirror.clone();
-            blocking(move || mirror.heads()).await?
+            blocking(move || mirror.heads_and_tags()).await?
         };
+        let heads = look.heads;
         let mut lanes = self.slot.lanes(|namespace| is_for(resolved, namespace));
         lanes.extend(resolved.bumps.iter().filter(|_| resolved.steward).map(|rule| rule.lane.clone()));
         let followed = followed(&heads, &lanes, &self.seen.heads, &resolved.branches);
@@ -224,6 +228,9 @@ impl Task {
             }
         }
         self.seen.heads.extend(followed);
+        if *self.seen.tags != look.tags {
+            self.seen.tags = Arc::new(look.tags);
+        }
         Ok(())
     }
 
@@ -321,6 +328,7 @@ impl Task {
             gates: self.slot.gates(),
             mirror: open.mirror.clone(),
             parts: self.components.parts.clone(),
+            tags: self.seen.tags.clone(),
         };
         self.slot.sight.send_if_modified(|known| {
             let is_news = !matches!(known, Sight::View(known) if known.says_the_same(&view));
@@ -400,12 +408,7 @@ fn is_for(resolved: &ResolvedRepository, namespace: &str) -> bool {
 }
 
 /// The branches that some lane follows or that are known already, out of those that the server has.
-fn followed(
-    heads: &Heads,
-    lanes: &[LaneRule],
-    known: &Heads,
-    branches: &BranchNames,
-) -> BTreeMap<String, towpath_core::revision::CommitId> {
+fn followed(heads: &Heads, lanes: &[LaneRule], known: &Heads, branches: &BranchNames) -> BTreeMap<String, CommitId> {
     let mut names: BTreeSet<&str> = lanes.iter().filter_map(|lane| lane.branch(heads, branches)).collect();
     // An exact commit must be on one of the branches that every repository has.
     if lanes.iter().any(|lane| matches!(lane, LaneRule::Commit(_))) {

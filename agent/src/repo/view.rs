@@ -1,12 +1,13 @@
 //! What the rest of the agent knows of a repository.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use towpath_core::fault::Problem;
 use towpath_core::lane::{BranchNames, Heads};
 use towpath_core::ledger::LedgerName;
 use towpath_core::ledger::passed::Gates;
+use towpath_core::revision::CommitId;
 
 use super::{Mirror, Parts};
 
@@ -27,6 +28,8 @@ pub struct View {
     pub gates: Arc<Gates>,
     /// Where commits are read from.
     pub mirror: Arc<Mirror>,
+    /// Its tags `vX.Y`, and the commits that they stand on. They only say what revisions are called.
+    pub tags: Arc<BTreeMap<String, CommitId>>,
     /// The repositories of components. Another value says that something of them is new.
     pub parts: Arc<Parts>,
 }
@@ -59,7 +62,7 @@ impl View {
 
     /// Whether every environment would come to the same end with the other one.
     pub fn says_the_same(&self, other: &View) -> bool {
-        self.says_the_same_of_git(other) && self.gates == other.gates
+        self.says_the_same_of_git(other) && self.gates == other.gates && self.tags == other.tags
     }
 
     fn says_the_same_of_git(&self, other: &View) -> bool {

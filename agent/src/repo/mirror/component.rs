@@ -9,7 +9,7 @@ use towpath_core::lane::{Heads, is_branch_name};
 use towpath_core::revision::{CommitId, clean_line};
 use towpath_core::version::{self, Ancestry, Version, VersionTag};
 
-use super::super::ls_refs::Asked;
+use super::super::ls_refs::{self, Asked};
 use super::super::packet::is_refusal;
 use super::super::tree::{commit_id, oid};
 use super::{Failure, HEADS, KEPT, Mirror, SHOWN_CHARACTERS, keep, lock, tips};
@@ -71,6 +71,18 @@ impl Mirror {
             }
         }
         Ok(look)
+    }
+
+    /// All branches on the server now, and its tags that begin with `v`, in one request. Changes nothing here.
+    ///
+    /// # Errors
+    /// As [`Mirror::heads`].
+    pub fn heads_and_tags(&self) -> Result<ComponentLook, Problem> {
+        let refs = self.source.refs(Asked { prefixes: &[HEADS, VERSION_TAGS], is_peeled: true })?;
+        let heads = ls_refs::heads(&refs);
+        let tags = refs.into_iter().filter_map(|(name, commit)| Some((name.strip_prefix(TAGS)?.to_owned(), commit)));
+        let (tags, other_tags) = tags.partition(|(tag, _)| VersionTag::parse(tag).is_some());
+        Ok(ComponentLook { heads, tags, other_tags })
     }
 
     /// Brings a commit that need not be where a branch stands, by the gentlest way that works: with some branches (and

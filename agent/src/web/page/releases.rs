@@ -84,7 +84,10 @@ fn at(column: &Column) -> Markup {
     match &column.running {
         Some(running) => {
             let (branch, commit) = words::revision(&running.revision);
-            html! { (branch) " · " code title=(running.revision) { (commit) } }
+            html! {
+                (branch) " · " code title=(running.revision) { (commit) }
+                @if let Some(version) = &running.version { " · " (version) }
+            }
         }
         None if column.unknown.is_some() => html! { "not known" },
         None => html! { "runs nothing yet" },
