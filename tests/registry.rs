@@ -330,6 +330,39 @@ async fn a_variable_that_a_component_needs_is_asked_for_before_anything_is_appli
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_setting_that_needs_a_missing_image_waits_while_the_rest_is_mended() {
+    let mut shop = Shop::new("image-setting", Access::Open).await;
+    shop.declare("check: Digest");
+    let first = shop.release("one");
+    shop.registry.push("shop/web", &first, "one").await;
+    // A second image of the same repository, for who switches it on.
+    let declared = shop.world.repo.text("master", "towpath.yaml").unwrap();
+    let worker = declared.lines().nth(1).unwrap().replace("web: ", "worker: ").replace("shop/web", "shop/worker");
+    let worker = worker.replace("{image", "{path: components/web, image");
+    let template = deployment("worker", "{{components.worker.image}}");
+    let files = [
+        ("towpath.yaml", format!("{declared}{worker}\n")),
+        ("templates/worker.yaml.hbs", format!("{{{{#if values.worker}}}}\n{template}\n{{{{/if}}}}\n")),
+        ("environments/prod/values.yaml", "worker: false\n".to_owned()),
+    ];
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+    shop.world.repo.commit("master", "Two images of one repository", &files);
+    shop.follow("image-setting", json!({})).await;
+    shop.world.runs("image-setting", "master").await;
+    let patch = json!({"spec": {"values": {"worker": true}}});
+    shop.world.patch("towpath.dev/v1alpha1", "Environment", "image-setting", patch).await;
+    let waits = |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("shop/worker"));
+    shop.world.status_where("image-setting", "waiting", waits).await;
+    shop.is_mended().await;
+    let digest = shop.registry.push("shop/worker", &first, "the worker").await;
+    let wanted = format!("{}/shop/worker:{first}@{digest}", shop.host);
+    let has_it = |object: &Value| image(object) == wanted;
+    shop.world.object_where("apps/v1", "Deployment", "worker", "there", has_it).await;
+    assert!(image(&shop.live().await).starts_with(&shop.image(&first)));
+    assert_ne!(image(&shop.live().await), wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_component_is_pinned_only_when_its_image_is_there() {
     let mut shop = Shop::new("image-bumped", Access::Password).await;
     shop.world.own_key("east").await;

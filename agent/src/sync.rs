@@ -375,13 +375,13 @@ async fn attempt(
         Ok(kinds) => kinds,
         Err(problem) => return untouched(problem),
     };
-    let found = desire::desired(pass, memory, wanted, &account, &mut kinds).await;
+    let found = desire::desired(pass, memory, (wanted, is_move), &account, &mut kinds).await;
     if let Err(problem) = members::load(pass, memory).await {
         return untouched(problem);
     }
-    tell_others(pass, memory, wanted, found.as_ref().ok());
-    let desired = match found {
-        Ok(desired) => desired,
+    tell_others(pass, memory, wanted, found.as_ref().ok().map(|(desired, _)| desired));
+    let (desired, held_back) = match found {
+        Ok(found) => found,
         Err(problems) => return Attempt::Untouched(problems),
     };
     stages.done("desire");
@@ -453,6 +453,7 @@ async fn attempt(
     stages.done("preflight");
     let mut progress = Progress { problems: refused, warnings: desired.warnings().to_vec(), ..Progress::default() };
     progress.problems.extend(unproven);
+    progress.problems.extend(held_back);
     progress.refused = progress.problems.len();
     progress.failed = progress.refused as u32;
     progress.moved = is_move || plan.writes().any(|step| matches!(step.action, Action::Configure(Why::Changed)));

@@ -29,22 +29,25 @@ pub(super) async fn revision(view: &View, candidate: Option<&Candidate>) -> Opti
     blocking(move || mirror.revision(candidate.commit, &candidate.branch)).await.ok()
 }
 
-/// What should be there at a revision, with every image that has to be named by its digest named so.
+/// What should be there at a revision, with every image that has to be named by its digest named so; and what of newer
+/// settings is held back. For what runs already (`is_move` is false) and a digest that is not known that is what was
+/// desired before these settings: it is mended meanwhile.
 ///
 /// # Errors
 /// Everything that the tree, the render room or the policy room found, and every digest that is not known.
 pub(super) async fn desired(
     pass: &Pass<'_>,
     memory: &mut Memory,
-    wanted: &Candidate,
+    (wanted, is_move): (&Candidate, bool),
     account: &AccountClient,
     kinds: &mut Arc<Kinds>,
-) -> Result<Arc<Cleared>, Vec<Problem>> {
+) -> Result<(Arc<Cleared>, Vec<Problem>), Vec<Problem>> {
     let mut pins = pins::pins(pass, memory, wanted.commit).await?;
+    let before = memory.desired.clone().filter(|(key, _)| !is_move && key.candidate == *wanted);
     let cleared = with_pins(pass, memory, wanted, &pins, kinds).await?;
     let lacking: Vec<_> = cleared.named_images().iter().filter(|named| named.lacks_digest()).collect();
     if lacking.is_empty() {
-        return Ok(cleared);
+        return Ok((cleared, Vec::new()));
     }
     let begun = |named: &NamedImage| {
         let digest = images::begun(pass, wanted, named)?;
@@ -59,12 +62,17 @@ pub(super) async fn desired(
             pins = pins::with_digests(memory, wanted.commit, &pins, digests)?;
         }
         Err(problems) => {
+            if let Some(before) = before {
+                let earlier = before.1.clone();
+                memory.desired = Some(before);
+                return Ok((earlier, problems));
+            }
             // It is in git all the same, whatever its images are called.
             memory.wanted = Some(cleared.objects().iter().map(|object| object.key.clone()).collect());
             return Err(problems);
         }
     }
-    with_pins(pass, memory, wanted, &pins, kinds).await
+    Ok((with_pins(pass, memory, wanted, &pins, kinds).await?, Vec::new()))
 }
 
 /// What should be there at a revision. What was rendered or refused before is not rendered again.
