@@ -9,6 +9,8 @@ use url::Url;
 /// The registry of an image whose name has no host, and the one that answers for it.
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
+/// An old name of it.
+const DOCKER_HUB_INDEX: &str = "index.docker.io";
 /// Bytes of a name.
 const MAX_BYTES: usize = 512;
 
@@ -39,12 +41,13 @@ impl ImageName {
             Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
             _ => (name, None),
         };
+        let is_host_part = |first: &str| first.contains(['.', ':']) || first.eq_ignore_ascii_case("localhost");
         let (host, path) = match name.split_once('/') {
-            Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => (first, path.to_owned()),
-            Some(_) => (DOCKER_HUB, name.to_owned()),
-            None => (DOCKER_HUB, format!("library/{name}")),
+            Some((first, path)) if is_host_part(first) => (first, path),
+            _ => (DOCKER_HUB, name),
         };
-        let host = if host == "index.docker.io" { DOCKER_HUB } else { host };
+        let is_official = one_host(host) == DOCKER_HUB && !path.contains('/');
+        let path = if is_official { format!("library/{path}") } else { path.to_owned() };
         let is_good = path.split('/').all(is_path_part)
             && tag.is_none_or(is_tag)
             && digest.is_none_or(is_digest)
@@ -54,7 +57,7 @@ impl ImageName {
             return Err(refuse());
         }
         let (tag, digest) = (tag.map(str::to_owned), digest.map(str::to_owned));
-        Ok(ImageName { host: host.to_ascii_lowercase(), path, tag, digest })
+        Ok(ImageName { host: one_host(host), path, tag, digest })
     }
 
     /// The registry, with its port where one is named.
@@ -90,6 +93,17 @@ impl fmt::Display for ImageName {
         }
         self.digest.as_ref().map_or(Ok(()), |digest| write!(f, "@{digest}"))
     }
+}
+
+/// The one spelling of a registry that can be written in several ways: in small letters, without the port of https, and
+/// Docker Hub by one of its names. On loopback the port stays, for there http is spoken.
+pub(super) fn one_host(host: &str) -> String {
+    let mut host = host.to_ascii_lowercase();
+    if let Some(name) = host.strip_suffix(":443").filter(|name| !is_loopback(name)) {
+        host = name.to_owned();
+    }
+    let is_docker_hub = [DOCKER_HUB_API, DOCKER_HUB_INDEX].contains(&host.as_str());
+    if is_docker_hub { DOCKER_HUB.to_owned() } else { host }
 }
 
 /// Whether a host is this machine.
@@ -150,6 +164,18 @@ mod tests {
                 "harbor.example:5000/a/b/web:v1",
                 "https://harbor.example:5000/v2/a/b/web/manifests/v1",
             ),
+            (
+                "Registry-1.Docker.IO:443/nginx:1.27",
+                "docker.io/library/nginx:1.27",
+                "https://registry-1.docker.io/v2/library/nginx/manifests/1.27",
+            ),
+            (
+                "docker.io/nginx:1.27",
+                "docker.io/library/nginx:1.27",
+                "https://registry-1.docker.io/v2/library/nginx/manifests/1.27",
+            ),
+            ("Harbor.example:443/web:v1", "harbor.example/web:v1", "https://harbor.example/v2/web/manifests/v1"),
+            ("127.0.0.1:443/web:v1", "127.0.0.1:443/web:v1", "http://127.0.0.1:443/v2/web/manifests/v1"),
             ("localhost/web:v1", "localhost/web:v1", "http://localhost/v2/web/manifests/v1"),
             ("127.0.0.1:5000/web:v1", "127.0.0.1:5000/web:v1", "http://127.0.0.1:5000/v2/web/manifests/v1"),
             ("[::1]:5000/web:v1", "[::1]:5000/web:v1", "http://[::1]:5000/v2/web/manifests/v1"),

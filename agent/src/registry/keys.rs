@@ -6,12 +6,16 @@ use secrecy::SecretString;
 use serde_json::Value;
 use towpath_core::fault::Problem;
 
-use super::ImageName;
+use super::{ImageName, image};
 
 /// The key of such a Secret that holds the logins.
 const DOCKER_CONFIG: &str = ".dockerconfigjson";
 /// Entries of one Secret.
 const MAX_ENTRIES: usize = 1000;
+/// Bytes of what an entry is for: the longest name of a host (RFC 1035, 2.3.4) and a folder.
+const MAX_PLACE: usize = 300;
+/// Bytes of one part of a host (RFC 1035, 2.3.4).
+const MAX_LABEL: usize = 63;
 
 /// The logins that an environment names.
 #[derive(Debug, Default)]
@@ -68,7 +72,7 @@ impl Keys {
         let authority = text("ca.crt")?;
         for (at, entry) in entries {
             let place = Place::read(at);
-            self.0.push(match login(entry) {
+            self.0.push(match place.check().and_then(|()| login(entry)) {
                 Ok(login) => Ok(Key { place, login, authority: authority.clone(), secret: name.to_owned() }),
                 Err(why) => Err((place, refuse(&format!("the login for {}: {why}", clean(at))))),
             });
@@ -126,12 +130,16 @@ impl Place {
             None if is_version(path) => "",
             _ => path,
         };
-        let host = host.to_ascii_lowercase();
-        let host = match host.as_str() {
-            "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
-            _ => host,
-        };
-        Place { host, path: path.to_owned() }
+        Place { host: image::one_host(host), path: path.to_owned() }
+    }
+
+    /// Whether it can be the place of a registry at all.
+    fn check(&self) -> Result<(), &'static str> {
+        if self.host.len() + self.path.len() > MAX_PLACE {
+            return Err("it is for a place of more than 300 bytes");
+        }
+        let has_long_part = self.host.split('.').any(|part| part.len() > MAX_LABEL);
+        if has_long_part { Err("it is for a host with a part of more than 63 bytes") } else { Ok(()) }
     }
 
     fn covers(&self, image: &ImageName) -> bool {
@@ -156,14 +164,18 @@ fn host_fits(pattern: &str, host: &str) -> bool {
     pattern_port == port && patterns.len() == names.len() && parts.all(|(pattern, name)| part_fits(pattern, name))
 }
 
+/// Whether a part of a host is meant. The text before the first `*` begins it, the one after the last ends it, and what is
+/// between is looked for from left to right: nothing is tried twice.
 fn part_fits(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((before, after)) => {
-            let Some(rest) = name.strip_prefix(before) else { return false };
-            (0..=rest.len()).filter(|at| rest.is_char_boundary(*at)).any(|at| part_fits(after, &rest[at..]))
-        }
-    }
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let (between, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let middle = name.strip_prefix(first).and_then(|name| name.strip_suffix(last));
+    let found = |name: &str, piece: &str| name.find(piece).map(|at| at + piece.len());
+    middle.is_some_and(|middle| {
+        let mut pieces = between.split('*');
+        let end = pieces.try_fold(0, |from, piece| Some(from + found(&middle[from..], piece)?));
+        end.is_some()
+    })
 }
 
 #[cfg(test)]
@@ -214,6 +226,53 @@ mod tests {
         let image = ImageName::parse("harbor.example/web:1").unwrap();
         let login = keys.of(&image).unwrap().unwrap().login.as_ref().unwrap();
         assert_eq!(login.password.expose_secret(), "pass:word");
+    }
+
+    #[test]
+    fn a_star_stands_for_letters_of_one_part_and_costs_no_time() {
+        for (pattern, name, fits) in [
+            ("*", "", true),
+            ("*", "a", true),
+            ("a*", "a", true),
+            ("a*a", "a", false),
+            ("a*b*c", "axbxbxc", true),
+            ("a*b*c", "acb", false),
+            ("*ab*ab*", "abab", true),
+            ("*ab*ab*", "abxa", false),
+            ("**", "abc", true),
+            ("a*bc", "abbc", true),
+            ("*é*", "é", true),
+        ] {
+            assert_eq!(part_fits(pattern, name), fits, "{pattern} {name}");
+        }
+        // Each star by itself would be tried at each letter.
+        assert!(!part_fits(&("*a".repeat(30) + "*b"), &"a".repeat(60)));
+    }
+
+    #[test]
+    fn a_place_that_no_registry_can_be_at_is_no_login() {
+        let long = "*".repeat(MAX_LABEL + 1) + ".example";
+        let deep = format!("harbor.example/{}", "a".repeat(MAX_PLACE));
+        for (at, image, said) in [
+            (long.as_str(), "harbor.example/web:1", "more than 63 bytes"),
+            (deep.as_str(), &format!("{deep}:1"), "more than 300 bytes"),
+        ] {
+            let keys = keys(json!({at: entry("any")}));
+            let problem = keys.of(&ImageName::parse(image).unwrap()).unwrap().unwrap_err();
+            assert!(problem.message.contains(said), "{problem}");
+        }
+    }
+
+    #[test]
+    fn one_registry_has_one_login_however_it_is_written() {
+        for (at, image) in [
+            ("https://registry-1.docker.io/v2/", "docker.io/nginx:1"),
+            ("docker.io:443", "registry-1.docker.io/library/nginx:1"),
+            ("Harbor.Example:443", "harbor.example/web:1"),
+            ("harbor.example", "HARBOR.example:443/web:1"),
+        ] {
+            assert_eq!(user(&keys(json!({at: entry("one")})), image).as_deref(), Some("one"), "{at} {image}");
+        }
     }
 
     #[test]
