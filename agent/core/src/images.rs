@@ -34,10 +34,15 @@ fn collect<'v>(name: &str, value: &'v Value, found: &mut Vec<&'v str>) {
     }
 }
 
-/// Puts pull secrets into the template of an object's pods that says nothing of them itself: of a Pod, a Deployment, a
-/// StatefulSet, a DaemonSet, a ReplicaSet, a Job, a CronJob or a Rollout. An empty list says something, too.
-pub fn put_pull_secrets(key: &ObjectKey, body: &mut Map<String, Value>, secrets: &[String]) {
-    let Some(spec) = pod_spec(key, body).filter(|_| !secrets.is_empty()) else { return };
+/// Puts pull secrets into the template of an object's pods that says nothing of them itself: of a Deployment, a StatefulSet,
+/// a DaemonSet, a ReplicaSet, a CronJob or a Rollout, and of a Pod or a Job that is a hook. An empty list says something,
+/// too. A Pod or Job that is no hook stays as it is written: what is there cannot be changed in this field.
+pub fn put_pull_secrets(key: &ObjectKey, is_hook: bool, body: &mut Map<String, Value>, secrets: &[String]) {
+    let stays = matches!((key.group.as_str(), key.kind.as_str()), ("", "Pod") | ("batch", "Job")) && !is_hook;
+    if stays || secrets.is_empty() {
+        return;
+    }
+    let Some(spec) = pod_spec(key, body) else { return };
     if spec.contains_key("containers") && !spec.contains_key("imagePullSecrets") {
         let names =
             secrets.iter().map(|name| Value::Object([("name".to_owned(), name.as_str().into())].into_iter().collect()));
@@ -100,7 +105,7 @@ mod tests {
         let wanted = json!([{"name": "one"}, {"name": "two"}]);
         let put = |group: &str, kind: &str, body: Value| {
             let mut body = map(body);
-            put_pull_secrets(&key(group, kind), &mut body, &["one".to_owned(), "two".to_owned()]);
+            put_pull_secrets(&key(group, kind), true, &mut body, &["one".to_owned(), "two".to_owned()]);
             Value::Object(body)
         };
         let template = json!({"spec": {"template": {"spec": {"containers": containers}}}});
@@ -131,7 +136,15 @@ mod tests {
             assert_eq!(put(group, kind, other.clone()), other, "{kind}");
         }
         let mut body = map(template.clone());
-        put_pull_secrets(&key("apps", "Deployment"), &mut body, &[]);
+        put_pull_secrets(&key("apps", "Deployment"), true, &mut body, &[]);
         assert_eq!(Value::Object(body), template);
+        // Only the Job of a hook is made anew each time.
+        for (group, kind, pods) in
+            [("", "Pod", json!({"spec": {"containers": containers}})), ("batch", "Job", template)]
+        {
+            let mut body = map(pods.clone());
+            put_pull_secrets(&key(group, kind), false, &mut body, &["one".to_owned()]);
+            assert_eq!(Value::Object(body), pods, "{kind}");
+        }
     }
 }

@@ -78,7 +78,7 @@ pub struct Desired {
 impl Desired {
     /// What is sent. It is made anew at each call: few objects are sent, and all of them are kept.
     pub fn body(&self) -> Map<String, Value> {
-        complete(self.manifest.open().body, &self.key, &self.stamp)
+        complete(self.manifest.open().body, &self.key, !self.phases.is_empty(), &self.stamp)
     }
 }
 
@@ -150,8 +150,9 @@ struct Stamp {
     apply_set: String,
     /// The rules that leave fields out.
     ignore: Vec<Rule>,
-    /// The pull secrets of pods that name none.
+    /// The pull secrets of pods that name none, and the namespace that they are in.
     pull_secrets: Vec<String>,
+    namespace: String,
 }
 
 /// Everything an environment should have, allowed by every rule.
@@ -267,6 +268,7 @@ fn judge(
         apply_set: apply_set(facts.environment),
         ignore: facts.environment.ignore.iter().filter(|rule| rule.leaves_out()).cloned().collect(),
         pull_secrets: facts.environment.image_pull_secrets.clone(),
+        namespace: facts.environment.namespace.clone(),
     });
     let mut found = Vec::new();
     let mut objects = Vec::with_capacity(manifests.len());
@@ -380,7 +382,7 @@ fn judge_one(
     let replace = says(annotation::REPLACE, "true");
     let Manifest { key, api_version, body, source } = manifest;
     let key = if key.namespace == namespace { key } else { Identity { namespace, ..Identity::from(key) }.into() };
-    let body = complete(body, &key, stamp);
+    let body = complete(body, &key, !phases.is_empty(), stamp);
     Some(Desired {
         fingerprint: fingerprint::of_desired(&body),
         scales: left::scaled_by(&key, &body).map(Box::new),
@@ -412,8 +414,11 @@ fn unknown_kind(manifest: &Manifest) -> Problem {
 
 /// A document as it is sent: in its namespace, with pull secrets and our labels, without what is ignored or the server's
 /// own.
-fn complete(mut body: Map<String, Value>, key: &ObjectKey, stamp: &Stamp) -> Map<String, Value> {
-    images::put_pull_secrets(key, &mut body, &stamp.pull_secrets);
+fn complete(mut body: Map<String, Value>, key: &ObjectKey, is_hook: bool, stamp: &Stamp) -> Map<String, Value> {
+    // A Secret of that name in another namespace is another one, or none.
+    if key.namespace.as_deref().is_none_or(|namespace| namespace == stamp.namespace) {
+        images::put_pull_secrets(key, is_hook, &mut body, &stamp.pull_secrets);
+    }
     let by_annotation = marks::pointers(annotation_of(&body, annotation::IGNORE).unwrap_or_default());
     let by_rule = stamp.ignore.iter().filter(|rule| rule.is_about(key)).flat_map(|rule| rule.pointers.iter().cloned());
     let mut ignored: Vec<Pointer> = by_annotation.into_iter().flatten().chain(by_rule).collect();

@@ -355,27 +355,31 @@ fn what_takes_more_with_it_is_never_replaced() {
 
 #[test]
 fn pods_get_the_pull_secrets_of_their_environment_before_they_are_compared() {
-    let deployment = |pods: Value| {
+    let deployment = |namespace: &str, pods: Value| {
         let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": pods});
         let spec = json!({"selector": {"matchLabels": {"app": "a"}}, "template": template});
-        manifest(1, json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}, "spec": spec}))
+        let metadata = json!({"name": "a", "namespace": namespace});
+        manifest(1, json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}))
     };
-    let with = |secrets: &[&str], pods: Value| {
+    let put_in = |namespace: &str, secrets: &[&str], pods: Value| {
         let secrets = secrets.iter().map(|name| (*name).to_owned()).collect();
         let environment = Environment { image_pull_secrets: secrets, ..environment() };
         let scopes = Scopes::offline();
         let facts = Facts { environment: &environment, scopes: &scopes, claimed: &|_| None };
-        let cleared = judge_all(vec![deployment(pods)], &facts).unwrap();
+        let cleared = judge_all(vec![deployment(namespace, pods)], &facts).unwrap();
         let object = cleared.objects()[0].clone();
         let secrets = Value::Object(object.body()).pointer("/spec/template/spec/imagePullSecrets").cloned();
         (secrets, object.fingerprint, cleared.content().to_owned())
     };
+    let with = |secrets: &[&str], pods: Value| put_in("shop", secrets, pods);
     let pods = json!({"containers": [{"name": "a", "image": "web:1"}]});
     let (none, without, content) = with(&[], pods.clone());
     assert_eq!(none, None);
-    let (put, fingerprint, other) = with(&["harbor"], pods);
+    let (put, fingerprint, other) = with(&["harbor"], pods.clone());
     assert_eq!(put, Some(json!([{"name": "harbor"}])));
     assert!(fingerprint != without && other != content);
     let (kept, ..) = with(&["harbor"], json!({"containers": [{"name": "a"}], "imagePullSecrets": [{"name": "own"}]}));
     assert_eq!(kept, Some(json!([{"name": "own"}])));
+    // The Secret is in the namespace of the environment, and in no other.
+    assert_eq!(put_in("shared", &["harbor"], pods).0, None);
 }
