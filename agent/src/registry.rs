@@ -21,11 +21,12 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{ACCEPT, AUTHORIZATION, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use reqwest::{Certificate, Client, Response};
 use secrecy::ExposeSecret;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use towpath_core::fault::Problem;
 use towpath_core::revision::clean_line;
@@ -47,6 +48,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 const MAX_REQUESTS: usize = 8;
 /// Bytes of a manifest: what registries have to take (OCI distribution, "Pushing Manifests").
 const MAX_MANIFEST_BYTES: usize = 4 << 20;
+/// Bytes of what a registry says of an image that it does not have.
+const MAX_ERROR_BYTES: usize = 64 << 10;
+/// What Docker's registry and most others write on every answer.
+const API_VERSION: &str = "docker-distribution-api-version";
+/// Codes of "there is no such image" (OCI distribution, "Error Codes"), and those of Harbor and Quay.
+const MISSING_CODES: [&str; 4] = ["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "NOT_FOUND", "TAG_EXPIRED"];
 /// Bytes of a token server's answer.
 const MAX_TOKEN_BYTES: usize = 64 << 10;
 /// How long a registry is left alone that says it is asked too much, and not for how long.
@@ -123,15 +130,30 @@ impl Registries {
             let answer = request.send().await.map_err(|error| unreachable(&format!("registry {host}"), &error))?;
             let is_at_home = url.origin() == home.origin();
             match answer.status() {
-                StatusCode::OK => match digest_in(answer.headers()) {
-                    Some(digest) => return Ok(Some(digest)),
-                    None if method == Method::HEAD => method = Method::GET,
-                    None => {
-                        let manifest = body(answer, MAX_MANIFEST_BYTES, &format!("registry {host}")).await?;
-                        return Ok(Some(format!("sha256:{}", hex::encode(Sha256::digest(&manifest)))));
+                StatusCode::OK => {
+                    let (digest, is_manifest) = (digest_in(answer.headers()), is_manifest(answer.headers()));
+                    match digest {
+                        Some(digest) if is_manifest => return Ok(Some(digest)),
+                        _ if method == Method::HEAD => method = Method::GET,
+                        digest => {
+                            let manifest = body(answer, MAX_MANIFEST_BYTES, &format!("registry {host}")).await?;
+                            if !is_manifest && !is_schema_2(&manifest) {
+                                return Err(no_registry(&host, "with something that is no manifest"));
+                            }
+                            let of_body = || format!("sha256:{}", hex::encode(Sha256::digest(&manifest)));
+                            return Ok(Some(digest.unwrap_or_else(of_body)));
+                        }
                     }
-                },
-                StatusCode::NOT_FOUND => return Ok(None),
+                }
+                StatusCode::NOT_FOUND if answer.headers().contains_key(API_VERSION) => return Ok(None),
+                StatusCode::NOT_FOUND if method == Method::HEAD => method = Method::GET,
+                StatusCode::NOT_FOUND => {
+                    let said = body(answer, MAX_ERROR_BYTES, &format!("registry {host}")).await?;
+                    if says_missing(&said) {
+                        return Ok(None);
+                    }
+                    return Err(no_registry(&host, "with status 404, and not as a registry does"));
+                }
                 StatusCode::METHOD_NOT_ALLOWED if method == Method::HEAD => method = Method::GET,
                 StatusCode::UNAUTHORIZED if authorization.is_none() => {
                     let key = key.filter(|_| is_at_home);
@@ -258,7 +280,7 @@ async fn token(
         return Err(refused(&server, answer.status(), answer.headers(), key));
     }
     let answer = body(answer, MAX_TOKEN_BYTES, &server).await?;
-    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+    let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
     let token = ["token", "access_token"].iter().find_map(|name| answer[name].as_str());
     let header = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
     let mut header = header.ok_or_else(|| Problem::passing(format!("{server} answers without a token")))?;
@@ -370,6 +392,32 @@ async fn body(mut answer: Response, limit: usize, who: &str) -> Result<Vec<u8>, 
 fn digest_in(headers: &HeaderMap) -> Option<String> {
     let digest = headers.get("docker-content-digest")?.to_str().ok()?.trim();
     image::is_digest(digest).then(|| digest.to_owned())
+}
+
+/// Whether an answer says that it is a manifest.
+fn is_manifest(headers: &HeaderMap) -> bool {
+    let said = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let said = said.split(';').next().unwrap_or_default().trim();
+    MANIFESTS.split(", ").any(|kind| said.eq_ignore_ascii_case(kind))
+}
+
+/// Whether a text is a manifest, whatever it is called: some servers call every JSON by one name.
+fn is_schema_2(text: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(text).is_ok_and(|manifest| manifest["schemaVersion"] == 2)
+}
+
+/// Whether a registry says that it does not have an image, in the words of OCI.
+fn says_missing(text: &[u8]) -> bool {
+    let said: Value = serde_json::from_slice(text).unwrap_or_default();
+    let is_missing = |error: &Value| error["code"].as_str().is_some_and(|code| MISSING_CODES.contains(&code));
+    said["errors"].as_array().is_some_and(|errors| errors.iter().any(is_missing))
+}
+
+/// What answers is no registry: a page of a proxy, or of a server that knows nothing of images.
+fn no_registry(host: &str, how: &str) -> Unknown {
+    Problem::setup(format!("registry {host} answers {how}"))
+        .hint("check the address of the image, and what stands before the registry")
+        .into()
 }
 
 fn host_of(url: &Url) -> String {

@@ -194,6 +194,40 @@ async fn an_answer_without_a_digest_is_asked_for_whole_and_one_that_never_comes_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_answers_in_a_registrys_place_has_no_image_and_lacks_none() {
+    let place = Place::start(Access::Open).await;
+    let digest = place.registry.push("shop/web", "v1", "one").await;
+    let proxy = Proxy::before(&place.registry.url()).await.unwrap();
+    let web = image(&proxy.address().to_string(), "shop/web:v1");
+    let looked = async |status: u16, (name, value): (&'static str, &str), body: &str| {
+        proxy.heal();
+        let answer = Answer { status, headers: Vec::new(), body: body.to_owned() }.header(name, value);
+        proxy.inject(On::everything(), Action::Answer(answer));
+        Registries::default().look_up(&web, &Keys::default()).await
+    };
+    let (html, json) = (("content-type", "text/html"), ("content-type", "application/json"));
+    // Even one that says which digest it has.
+    for header in [html, json, ("docker-content-digest", digest.as_str())] {
+        let (fault, said) = unknown(looked(200, header, "<h1>Welcome</h1>").await);
+        assert_eq!(fault, Fault::Setup);
+        assert!(said.contains("no manifest"), "{said}");
+    }
+    for body in ["<h1>No such page</h1>", "{}", r#"{"errors": [{"code": "DENIED"}]}"#] {
+        let (fault, said) = unknown(looked(404, json, body).await);
+        assert_eq!(fault, Fault::Setup);
+        assert!(said.contains("not as a registry does"), "{said}");
+    }
+    for code in ["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "NOT_FOUND"] {
+        let body = serde_json::json!({"errors": [{"code": code}]}).to_string();
+        assert_eq!(looked(404, json, &body).await, Looked::Missing, "{code}");
+    }
+    assert_eq!(looked(404, ("docker-distribution-api-version", "registry/2.0"), "").await, Looked::Missing);
+    let manifest = r#"{"schemaVersion": 2}"#;
+    assert!(matches!(looked(200, json, manifest).await, Looked::Found(_)));
+    assert!(matches!(looked(200, json, r#"{"schemaVersion": 1}"#).await, Looked::Unknown(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_login_is_never_shown_to_another_host() {
     let place = Place::start(Access::Password).await;
     place.registry.push("shop/web", "v1", "one").await;
