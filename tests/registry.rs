@@ -249,6 +249,48 @@ async fn a_registry_that_is_asked_too_much_is_not_stormed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_stays_open_for_an_image_also_where_the_login_for_another_is_refused() {
+    let mut shop = Shop::new("image-request", Access::Open).await;
+    let proxy = Proxy::before(&shop.registry.url()).await.unwrap();
+    let login = Answer { status: 401, headers: Vec::new(), body: String::new() }.header("www-authenticate", "Basic");
+    proxy.inject(On::everything(), Action::Answer(login));
+    let (web, api) = (shop.host.clone(), proxy.address());
+    let component = |name: &str, host: &str| {
+        format!("  {name}: {{image: \"{host}/shop/{name}\", tag: \"{{{{short}}}}\", check: Exists}}\n")
+    };
+    let declared = format!("components:\n{}{}", component("web", &web), component("api", &api.to_string()));
+    let files = [
+        ("towpath.yaml", declared.as_str()),
+        ("templates/web.yaml.hbs", &deployment("web", "{{components.web.image}}")),
+        ("templates/api.yaml.hbs", &deployment("api", "{{components.api.image}}")),
+        ("environments/prod/values.yaml", "{}"),
+    ];
+    shop.world.repo.commit("master", "What is deployed", &files);
+    let tag = shop.release("one");
+    shop.world.repo.submodule("master", "components/api", "../web.git", shop.component.head("master"));
+    shop.follow("image-request", json!({})).await;
+    let told = |status: &EnvironmentStatus| ready(status).1.contains("asks for a login");
+    shop.world.status_where("image-request", "told", told).await;
+
+    let before = proxy.seen().len();
+    shop.world.request_sync("image-request", "now").await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while proxy.seen().len() == before {
+        assert!(Instant::now() < deadline, "it is looked for again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        assert_eq!(shop.world.status("image-request").await.last_handled_request, None, "the image is not there");
+    }
+    // Now nothing is wrong but the login, and that is the answer.
+    shop.registry.push("shop/web", &tag, "one").await;
+    let is_answered = |status: &EnvironmentStatus| status.last_handled_request.as_deref() == Some("now");
+    let status = shop.world.status_where("image-request", "answered", is_answered).await;
+    assert_eq!(status.state, State::Blocked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_named_by_its_digest_and_keeps_it_while_its_component_stays() {
     let mut shop = Shop::new("image-digest", Access::Open).await;
     shop.declare("check: Digest");

@@ -53,6 +53,11 @@ impl Lookups {
         }
     }
 
+    /// Whether an image is waited for that may come by itself, whatever is wrong with others.
+    pub(super) fn are_waited_for(&self) -> bool {
+        self.waits.values().any(|wait| wait.is_wanted && wait.problem.fault == Fault::Passing)
+    }
+
     /// When to look again.
     pub(super) fn look_at(&self) -> Option<Instant> {
         self.waits.values().filter(|wait| wait.is_wanted).map(|wait| wait.again).min()

@@ -85,10 +85,12 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
     progress.leftovers.again = progress.leftovers.again.into_iter().chain(again).min();
 
     // A request is answered once it was acted on: not while git is away or an apply is tried again.
-    // Nor while the revision that it is about waits for other environments.
+    // Nor while the revision that it is about waits for other environments, or for an image: also where the login for
+    // another one is refused, which is the graver fault.
     let waits = |wanted: &Wanted| wanted.gate.is_some() && wanted.candidate.is_none();
     let is_gated = !is_move && pass.wanted.as_ref().is_ok_and(waits);
-    let is_answered = fault != Some(Fault::Passing) && !progress.overtaken && !is_gated;
+    let is_waiting = is_gated || memory.images.are_waited_for();
+    let is_answered = fault != Some(Fault::Passing) && !progress.overtaken && !is_waiting;
     Report {
         generation: pass.environment.generation,
         suspended: false,
