@@ -250,6 +250,9 @@ pub struct EnvironmentStatus {
     /// How many more there are.
     #[serde(default, skip_serializing_if = "is_none_left")]
     pub images_left_out: u32,
+    /// Since when the list is whole: what earlier syncs ran may lack in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_since: Option<Timestamp>,
     /// The sync that is under way, or was stopped by a hook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncStatus>,
@@ -476,7 +479,7 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
         }
     }
     if let Some(seen) = &report.images {
-        images::fold(&mut status, seen, now);
+        images::fold(before, &mut status, seen, now);
     }
     for (object, message) in &report.drift {
         let count = status.drift.as_ref().map_or(0, |drift| drift.count) + 1;
@@ -534,10 +537,7 @@ fn note_health(status: &mut EnvironmentStatus, now: Timestamp) {
         _ => return,
     };
     let message = status.unhealthy.first().map(|object| format!("{}: {}", object.object, object.message));
-    // What was refused as a whole has left everything as it was.
-    let has_written = |sync: &SyncRecord| sync.created + sync.configured + sync.pruned + sync.failed > 0;
-    let mut history = status.history.iter_mut();
-    let Some(last) = history.find(|sync| sync.outcome == Outcome::Applied || has_written(sync)) else { return };
+    let Some(last) = status.history.iter_mut().find(|sync| sync.has_run()) else { return };
     let is_it = last.outcome == Outcome::Applied && Some(last.revision.as_str()) == runs;
     if is_it && last.health.as_ref().is_none_or(|known| known.is_healthy != is_healthy) {
         let message = message.filter(|_| !is_healthy);

@@ -57,7 +57,9 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
     for environment in &environments {
         let (namespace, name) = (environment.namespace().unwrap_or_default(), environment.name_any());
         let status = environment.status.clone().unwrap_or_default();
-        gaps.extend(gap(&status).map(|gap| Problem::passing(format!("environment {namespace}/{name}: {gap}"))));
+        gaps.extend(
+            gap(&status, args.in_use).map(|gap| Problem::passing(format!("environment {namespace}/{name}: {gap}"))),
+        );
         let wanted = status.images.into_iter().flatten().filter(|image| args.in_use || image.until.is_none());
         lines.extend(wanted.map(|image| Line { namespace: namespace.clone(), environment: name.clone(), image }));
     }
@@ -70,12 +72,20 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
 }
 
 /// Why the list of an environment is not whole.
-fn gap(status: &EnvironmentStatus) -> Option<String> {
+fn gap(status: &EnvironmentStatus, in_use: bool) -> Option<String> {
     if status.images_left_out > 0 {
         return Some(format!("{} more images are not listed", status.images_left_out));
     }
     let has_run = status.running.is_some() || !status.history.is_empty();
-    (status.images.is_none() && has_run).then(|| "the agent has not said yet which images it runs".to_owned())
+    if status.images.is_none() && has_run {
+        return Some("the agent has not said yet which images it runs".to_owned());
+    }
+    let since = || match status.images_since {
+        Some(since) => format!("before {}", since.strftime("%FT%TZ")),
+        None => "earlier".to_owned(),
+    };
+    let lacks = in_use && status.lacks_images();
+    lacks.then(|| format!("not all is known of what ran {}, and syncs of then are still remembered", since()))
 }
 
 fn print(lines: &[Line], format: Format) -> Result<(), Failure> {
@@ -147,10 +157,20 @@ mod tests {
     fn a_list_that_is_not_whole_says_so() {
         let image = json!({"image": "web:1", "revision": "master@sha1:ab"});
         let running = json!({"revision": "master@sha1:ab"});
-        assert_eq!(gap(&status(json!({}))), None);
-        assert_eq!(gap(&status(json!({"running": running, "images": [image]}))), None);
-        assert_eq!(gap(&status(json!({"running": running, "images": []}))), None);
-        assert!(gap(&status(json!({"running": running}))).unwrap().contains("has not said yet"));
-        assert!(gap(&status(json!({"images": [image], "imagesLeftOut": 3}))).unwrap().starts_with("3 more"));
+        assert_eq!(gap(&status(json!({})), true), None);
+        assert_eq!(gap(&status(json!({"running": running, "images": [image]})), true), None);
+        assert_eq!(gap(&status(json!({"running": running, "images": []})), true), None);
+        assert!(gap(&status(json!({"running": running})), true).unwrap().contains("has not said yet"));
+        assert!(gap(&status(json!({"images": [image], "imagesLeftOut": 3})), true).unwrap().starts_with("3 more"));
+        let sync = json!({
+            "revision": "master@sha1:ab", "subject": "", "trigger": "Commit", "startedAt": "2026-01-01T00:00:00Z",
+            "tookMs": 1, "outcome": "Applied", "created": 1, "configured": 0, "unchanged": 0, "pruned": 0, "failed": 0,
+        });
+        let since = |since: &str| {
+            status(json!({"images": [image], "imagesSince": since, "history": [sync], "running": running}))
+        };
+        assert_eq!(gap(&since("2026-01-01T00:00:00Z"), true), None);
+        assert!(gap(&since("2026-01-02T00:00:00Z"), true).unwrap().contains("before 2026-01-02T00:00:00Z"));
+        assert_eq!(gap(&since("2026-01-02T00:00:00Z"), false), None, "what runs now is known");
     }
 }

@@ -227,6 +227,13 @@ pub struct SyncRecord {
     pub health: Option<SyncHealth>,
 }
 
+impl SyncRecord {
+    /// Whether anything of it ran: what was refused as a whole has left everything as it was.
+    pub fn has_run(&self) -> bool {
+        self.outcome == Outcome::Applied || self.created + self.configured + self.pruned + self.failed > 0
+    }
+}
+
 /// What a ledger knows of the last sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recorded {
