@@ -19,6 +19,8 @@ use crate::registry::{ImageName, Keys, Looked, Registries};
 /// When an image that was missing is looked for again: at first, and at the longest. Divided by the time scale.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Time for all looks of one pass together: a pass that waits for a silent registry keeps others from theirs.
+const LOOKS: Duration = Duration::from_secs(10);
 /// Images of one environment that are looked up at one time.
 const CONCURRENCY: usize = 4;
 /// Images that are remembered to be there.
@@ -33,6 +35,8 @@ pub(super) struct Lookups {
     waits: BTreeMap<String, Wait>,
     /// The request of a person that was answered by a look.
     request: Option<String>,
+    /// Until when this pass looks, once it does.
+    until: Option<tokio::time::Instant>,
 }
 
 /// An image that is not there, or of which that is not known.
@@ -48,6 +52,7 @@ impl Lookups {
     /// Begins a pass: what the last one did not want is forgotten.
     pub(super) fn begin(&mut self) {
         self.waits.retain(|_, wait| std::mem::take(&mut wait.is_wanted));
+        self.until = None;
         if self.found.len() > MAX_FOUND {
             self.found.clear();
         }
@@ -121,8 +126,8 @@ pub(super) async fn look_up(
     if !due.is_empty() {
         lookups.request = request.cloned();
         let (keys, lacking) = keys(pass, account, kinds).await.map_err(|problem| vec![problem])?;
-        let looks: Vec<_> = due.iter().map(|named| look(pass.registries, named, &keys, &lacking)).collect();
-        let looked: Vec<_> = futures::stream::iter(looks).buffered(CONCURRENCY).collect().await;
+        let until = *lookups.until.get_or_insert_with(|| tokio::time::Instant::now() + LOOKS);
+        let looked = look_at_all(pass.registries, &due, &keys, &lacking, until).await;
         for (named, looked) in due.iter().zip(looked) {
             match looked {
                 Ok(digest) => {
@@ -152,11 +157,32 @@ pub(super) async fn look_up(
     if problems.is_empty() { Ok(digests) } else { Err(problems) }
 }
 
+/// Asks registries for images, a few at a time, and until then at the latest.
+async fn look_at_all(
+    registries: &Registries,
+    due: &[&NamedImage],
+    keys: &Keys,
+    lacking: &[String],
+    until: tokio::time::Instant,
+) -> Vec<Result<String, Problem>> {
+    let looks: Vec<_> = due.iter().map(|named| look(registries, named, keys, lacking, until)).collect();
+    futures::stream::iter(looks).buffered(CONCURRENCY).collect().await
+}
+
 /// Asks the registry for one image.
-async fn look(registries: &Registries, named: &NamedImage, keys: &Keys, lacking: &[String]) -> Result<String, Problem> {
+async fn look(
+    registries: &Registries,
+    named: &NamedImage,
+    keys: &Keys,
+    lacking: &[String],
+    until: tokio::time::Instant,
+) -> Result<String, Problem> {
     let NamedImage { image, component, version, .. } = named;
     let name = ImageName::parse(image)?;
-    match registries.look_up(&name, keys).await {
+    let late =
+        || Problem::passing(format!("{} s were not enough to ask the registries for all images", LOOKS.as_secs()));
+    let looked = tokio::time::timeout_at(until, registries.look_up(&name, keys)).await;
+    match looked.unwrap_or_else(|_elapsed| Looked::Unknown(late())) {
         Looked::Found(digest) => Ok(digest),
         Looked::Missing => {
             let host = name.host();
@@ -193,4 +219,34 @@ async fn keys(pass: &Pass<'_>, account: &AccountClient, kinds: &Kinds) -> Result
         }
     }
     Ok((keys, lacking))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_registries_cost_a_pass_no_more_than_its_time() {
+        crate::repo::init();
+        // They take the connection, and say nothing.
+        let silent: Vec<_> =
+            (0..3 * CONCURRENCY).map(|_| std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
+        let image = |silent: &std::net::TcpListener| NamedImage {
+            image: format!("{}/shop/web:v1", silent.local_addr().unwrap()),
+            component: "web".to_owned(),
+            path: "components/web".to_owned(),
+            commit: CommitId::from_bytes([1; 20]),
+            version: "v1".to_owned(),
+            check: Check::Exists,
+        };
+        let images: Vec<NamedImage> = silent.iter().map(image).collect();
+        let due: Vec<&NamedImage> = images.iter().collect();
+        let began = tokio::time::Instant::now();
+        let looked = look_at_all(&Registries::default(), &due, &Keys::default(), &[], began + LOOKS).await;
+        assert!(began.elapsed() <= LOOKS + Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(looked.len(), due.len());
+        for looked in looked {
+            assert_eq!(looked.unwrap_err().fault, Fault::Passing);
+        }
+    }
 }
