@@ -52,16 +52,17 @@ fn unknown(looked: Looked) -> (Fault, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_there_missing_or_deleted() {
     let place = Place::start(Access::Open).await;
-    let (registries, none) = (Registries::default(), Keys::default());
+    // Without what was answered a moment ago.
+    let look = async |image: &ImageName| Registries::default().look_up(image, &Keys::default()).await;
     let web = place.image("shop/web:v1");
-    assert_eq!(registries.look_up(&web, &none).await, Looked::Missing);
+    assert_eq!(look(&web).await, Looked::Missing);
     let digest = place.registry.push("shop/web", "v1", "one").await;
-    assert_eq!(registries.look_up(&web, &none).await, Looked::Found(digest.clone()));
-    assert_eq!(registries.look_up(&place.image("shop/web:v2"), &none).await, Looked::Missing);
+    assert_eq!(look(&web).await, Looked::Found(digest.clone()));
+    assert_eq!(look(&place.image("shop/web:v2")).await, Looked::Missing);
     let pinned = place.image(&format!("shop/web:v9@{digest}"));
-    assert_eq!(registries.look_up(&pinned, &none).await, Looked::Found(digest.clone()));
+    assert_eq!(look(&pinned).await, Looked::Found(digest.clone()));
     place.registry.delete("shop/web", &digest).await;
-    assert_eq!(registries.look_up(&web, &none).await, Looked::Missing);
+    assert_eq!(look(&web).await, Looked::Missing);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,13 +185,74 @@ async fn an_answer_without_a_digest_is_asked_for_whole_and_one_that_never_comes_
 
     proxy.heal();
     proxy.inject(On::everything(), Action::Stall);
+    let web = image(&proxy.address().to_string(), "shop/web:v2");
     let (fault, said) = unknown(registries.look_up(&web, &none).await);
     assert_eq!(fault, Fault::Passing);
     assert!(said.contains("does not answer"), "{said}");
     // Who waits for one image does not wait for all of the registry's.
     let began = Instant::now();
-    unknown(registries.look_up(&web, &none).await);
+    unknown(registries.look_up(&image(&proxy.address().to_string(), "shop/web:v3"), &none).await);
     assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_ask_for_one_image_ask_the_registry_once() {
+    let place = Place::start(Access::Password).await;
+    let digest = place.registry.push("shop/web", "v1", "one").await;
+    let proxy = Proxy::before(&place.registry.url()).await.unwrap();
+    let host = proxy.address().to_string();
+    let (registries, good) = (Registries::default(), login(&host, ROBOT, PASSWORD));
+    let web = image(&host, "shop/web:v1");
+    let looks = (0..100).map(|_| registries.look_up(&web, &good));
+    for looked in futures::future::join_all(looks).await {
+        assert_eq!(looked, Looked::Found(digest.clone()));
+    }
+    // Also a moment later.
+    assert_eq!(registries.look_up(&web, &good).await, Looked::Found(digest));
+    assert_eq!(proxy.seen().len(), 2, "without the login, and with it: {:?}", proxy.seen());
+    // What one may see, another one may not.
+    unknown(registries.look_up(&web, &Keys::default()).await);
+    unknown(registries.look_up(&web, &login(&host, ROBOT, "another-pass")).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_was_missing_a_moment_ago_is_soon_asked_for_again() {
+    let place = Place::start(Access::Open).await;
+    let (registries, none) = (Registries::default(), Keys::default());
+    let web = place.image("shop/web:v1");
+    assert_eq!(registries.look_up(&web, &none).await, Looked::Missing);
+    let digest = place.registry.push("shop/web", "v1", "one").await;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while registries.look_up(&web, &none).await != Looked::Found(digest.clone()) {
+        assert!(Instant::now() < deadline, "it is asked for again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_asked_for_once_and_anew_where_it_counts_no_more() {
+    let place = Place::start(Access::Token).await;
+    let digest = place.registry.push("shop/web", "v1", "one").await;
+    let proxy = Proxy::before(&place.registry.url()).await.unwrap();
+    let host = proxy.address().to_string();
+    let (registries, good) = (Registries::default(), login(&host, ROBOT, PASSWORD));
+    let pushed = place.registry.asked_for_tokens().len();
+    let asked = || place.registry.asked_for_tokens().len() - pushed;
+    assert_eq!(registries.look_up(&image(&host, "shop/web:v1"), &good).await, Looked::Found(digest.clone()));
+    for tag in ["v2", "v3", "v4"] {
+        assert_eq!(registries.look_up(&image(&host, &format!("shop/web:{tag}")), &good).await, Looked::Missing);
+    }
+    assert_eq!(asked(), 1);
+    // A registry with another key takes none of the old ones.
+    let realm = place.registry.challenge().await;
+    let anew = Answer { status: 401, headers: Vec::new(), body: String::new() }.header("www-authenticate", &realm);
+    proxy.inject(On::everything().first(2), Action::Answer(anew));
+    let pinned = image(&host, &format!("shop/web@{digest}"));
+    assert_eq!(registries.look_up(&pinned, &good).await, Looked::Found(digest));
+    assert_eq!(asked(), 2);
+    // Another login has another token, or none.
+    unknown(registries.look_up(&image(&host, "shop/web:v5"), &login(&host, ROBOT, "another-pass")).await);
+    assert_eq!(asked(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

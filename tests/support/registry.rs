@@ -145,6 +145,17 @@ impl Registry {
         self.tokens.as_ref().map(Tokens::asked).unwrap_or_default()
     }
 
+    /// What it asks for where nothing is shown: its header `www-authenticate`, for the repository `shop/web`.
+    ///
+    /// # Panics
+    /// When it asks for nothing.
+    pub async fn challenge(&self) -> String {
+        let answer = self.client.get(format!("{}/v2/shop/web/manifests/v1", self.url())).send().await;
+        let answer = answer.expect("the registry answers");
+        let asked = answer.headers().get("www-authenticate").and_then(|value| value.to_str().ok());
+        asked.expect("the registry asks for a login").to_owned()
+    }
+
     /// The content of a Secret's `.dockerconfigjson` with a login at `at`: a registry, or one with a path.
     pub fn docker_config(at: &str, user: &str, password: &str) -> String {
         let login = STANDARD.encode(format!("{user}:{password}"));

@@ -2,11 +2,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use towpath_core::fault::Problem;
 
-use super::{ImageName, image};
+use super::{Identity, ImageName, image};
 
 /// The key of such a Secret that holds the logins.
 const DOCKER_CONFIG: &str = ".dockerconfigjson";
@@ -89,6 +90,20 @@ impl Keys {
         let fitting = self.0.iter().rev().map(|key| (place(key), key)).filter(|(place, _)| place.covers(image));
         let best = fitting.max_by_key(|(place, _)| (place.path.len(), !place.host.contains('*')));
         best.map(|(_, key)| key.as_ref().map_err(|(_, problem)| problem))
+    }
+}
+
+impl Key {
+    /// Tells this login from others, without having it: the Secret, the authority, user and password.
+    pub(super) fn identity(&self) -> Identity {
+        let login = self.login.as_ref().map(|login| (login.user.as_str(), login.password.expose_secret()));
+        let (user, password) = login.unwrap_or_default();
+        let mut hash = Sha256::new();
+        for part in [&self.secret, self.authority.as_deref().unwrap_or_default(), user, password] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hash.finalize().into()
     }
 }
 
@@ -180,7 +195,6 @@ fn part_fits(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
     use serde_json::json;
 
     use super::*;
