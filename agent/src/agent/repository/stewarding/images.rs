@@ -14,6 +14,8 @@ use crate::resources::ResolvedRepository;
 /// When an image that was missing is looked for again: at first, and at the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Time for all images of one look together, but for the last: branches are looked at meanwhile by nobody.
+const LOOKED_UP_WITHIN: Duration = Duration::from_secs(10);
 /// Images that are waited for at one time.
 const MAX_WAITS: usize = 1000;
 
@@ -47,11 +49,19 @@ impl Task {
             let secret = serde_json::to_value(secret).map_err(|error| Problem::setup(error.to_string()))?;
             keys.add(name, &secret)?;
         }
+        let began = Instant::now();
         let mut problems = Vec::new();
         for image in images {
             let waits = self.stewarding.waits.get(&image.image);
             let problem = match waits.filter(|wait| wait.again > Instant::now()) {
                 Some(wait) => Some(wait.problem.clone()),
+                // The others are asked about at the next look.
+                None if began.elapsed() > LOOKED_UP_WITHIN => {
+                    let look_in = self.stewarding.look_in.map_or(began.elapsed(), |known| known.min(began.elapsed()));
+                    self.stewarding.look_in = Some(look_in);
+                    let bump::Image { path, image } = &image;
+                    Some(Problem::passing(format!("component {path} waits for its image {image}: not looked up yet")))
+                }
                 None => {
                     let looks = waits.map_or(0, |wait| wait.looks);
                     let problem = self.look_up(&image, &keys).await;
