@@ -47,13 +47,17 @@ async fn odd_world(name: &str) -> World {
     runs_on(World::new(name).await, &odd()).await
 }
 
-/// The agent's writes to workloads within a while after an act.
+/// How often the agent writes to workloads within a while after an act. Says which writes they are.
 async fn writes_after(world: &World, act: impl Future<Output = ()>) -> usize {
     let mark = world.mark();
     act.await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let is_workload_write = |request: &support::audit::Request| request.is_write() && request.impersonated.is_some();
-    world.requests_since(mark).iter().filter(|request| is_workload_write(request)).count()
+    let writes: Vec<_> = world.requests_since(mark).into_iter().filter(is_workload_write).collect();
+    for write in &writes {
+        println!("{} {} {}", write.verb, write.uri, write.code);
+    }
+    writes.len()
 }
 
 /// A strategic merge patch, as `kubectl patch` sends it.
