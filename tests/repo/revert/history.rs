@@ -167,12 +167,23 @@ pub struct Made {
 
 #[derive(Default)]
 struct Writer {
+    is_repeating: bool,
     stream: Vec<u8>,
     commits: Vec<(Files, Vec<usize>, Option<usize>)>,
     on_main: usize,
 }
 
 impl Writer {
+    /// Of some files many lines are the same, as in manifests.
+    fn line<'a>(&self, line: &'a str) -> &'a str {
+        let sum: usize = line.bytes().map(usize::from).sum();
+        match sum % 5 {
+            1 | 2 if self.is_repeating => "  - name: x",
+            3 if self.is_repeating => "}",
+            _ => line,
+        }
+    }
+
     /// Writes a commit, and gives its mark.
     fn commit(&mut self, files: &Files, parents: &[usize], is_on_main: bool) -> usize {
         self.commits.push((files.clone(), parents.to_vec(), is_on_main.then_some(self.on_main)));
@@ -192,6 +203,7 @@ impl Writer {
             match stored {
                 Stored::Pin(value) => drop(writeln!(head, "M 160000 {:040x} {name}", value + 1)),
                 Stored::File { lines, is_executable } => {
+                    let lines: Vec<&str> = lines.iter().map(|line| self.line(line)).collect();
                     let content = lines.join("\n") + "\n";
                     let mode = if *is_executable { "100755" } else { "100644" };
                     let _ = write!(head, "M {mode} inline {name}\ndata {}\n{content}\n", content.len());
@@ -204,8 +216,8 @@ impl Writer {
 }
 
 /// Writes a history on `develop` of a bare repository. Gives its commits, the oldest first.
-pub fn write(repository: &Path, steps: &[Step]) -> Vec<Made> {
-    let mut writer = Writer::default();
+pub fn write(repository: &Path, steps: &[Step], is_repeating: bool) -> Vec<Made> {
+    let mut writer = Writer { is_repeating, ..Writer::default() };
     let mut files: Files = NAMES.iter().take(6).map(|name| ((*name).to_owned(), fresh(name, 0))).collect();
     files.insert(SUBMODULES[0].to_owned(), Stored::Pin(0));
     let mut head = writer.commit(&files, &[], true);

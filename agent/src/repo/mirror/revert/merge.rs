@@ -10,9 +10,8 @@ use towpath_core::revert::Conflict;
 use towpath_core::revision::CommitId;
 
 use super::super::super::tree::commit_id;
-use super::Worked;
-use super::renames;
 use super::trees::{self, Leaf, Path, SUBMODULE, Sides};
+use super::{Worked, lines, renames};
 
 /// Bytes of a file that is merged line by line. Larger ones conflict.
 const MAX_MERGED_BYTES: usize = 1 << 20;
@@ -86,7 +85,7 @@ fn decide(
     let id = match () {
         () if ours.id == base.id => theirs.id,
         () if theirs.id == base.id || ours.id == theirs.id => ours.id,
-        () => match lines(repository, tree, path, Sides { base: base.id, ours: ours.id, theirs: theirs.id })? {
+        () => match merge_lines(repository, tree, path, Sides { base: base.id, ours: ours.id, theirs: theirs.id })? {
             Some(id) => id,
             None => return Ok(Err(file(path))),
         },
@@ -95,8 +94,8 @@ fn decide(
 }
 
 /// Merges the lines of a file. None where they conflict, and where git may see it otherwise: it has a way of its own to
-/// compare lines (`histogram`) that libgit2 does not offer, so all that there are must agree.
-fn lines(
+/// compare lines (`histogram`) that libgit2 does not offer, so all that there are must agree with what is plain.
+fn merge_lines(
     repository: &Repository,
     tree: &git2::Tree<'_>,
     path: &Path,
@@ -112,6 +111,9 @@ fn lines(
         return Ok(None);
     }
     let (base, ours, theirs) = (odb.read(ids.base)?, odb.read(ids.ours)?, odb.read(ids.theirs)?);
+    let Some(plain) = lines::merge(Sides { base: base.data(), ours: ours.data(), theirs: theirs.data() }) else {
+        return Ok(None);
+    };
     let merged = |prepare: fn(&mut MergeFileOptions) -> &mut MergeFileOptions| -> Option<Vec<u8>> {
         let (mut one, mut two, mut three) = (MergeFileInput::new(), MergeFileInput::new(), MergeFileInput::new());
         one.content(base.data());
@@ -125,9 +127,9 @@ fn lines(
     };
     let ways =
         [merged(|options| options), merged(|options| options.minimal(true)), merged(|options| options.patience(true))];
-    match ways {
-        [Some(one), Some(two), Some(three)] if one == two && one == three => repository.blob(&one).map(Some),
-        _ => Ok(None),
+    match ways.iter().all(|way| way.as_ref() == Some(&plain)) {
+        true => repository.blob(&plain).map(Some),
+        false => Ok(None),
     }
 }
 
