@@ -7,6 +7,7 @@ mod http;
 mod lean;
 mod push;
 mod refs;
+mod revert;
 mod ssh;
 mod versions;
 mod watch;

@@ -34,6 +34,7 @@ pub mod commits;
 pub mod matrix;
 pub mod changelog;
 pub mod hygiene;
+pub mod revert;
 pub mod render;
 pub mod scope;
 pub mod course;

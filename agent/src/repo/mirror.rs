@@ -27,11 +27,13 @@ mod component;
 mod log;
 mod push;
 mod refs;
+mod revert;
 
 pub use commits::{NewCommit, Rooted, Sign};
 pub use component::ComponentLook;
 pub use log::MIN_PREFIX;
 pub use refs::{Look, RefMove};
+pub use revert::{Chain, Reversal};
 
 /// Bytes of one commit object: header, signature and message.
 pub const MAX_COMMIT_BYTES: usize = 4 << 20;

@@ -245,7 +245,7 @@ impl Mirror {
 }
 
 /// Objects that are not in the mirror yet, in memory.
-struct Fresh<'a> {
+pub(super) struct Fresh<'a> {
     stored: &'a Odb<'a>,
     memory: Odb<'static>,
     /// In the order in which they came, without repeats.
@@ -254,19 +254,19 @@ struct Fresh<'a> {
 }
 
 impl<'a> Fresh<'a> {
-    fn new(stored: &'a Odb<'a>) -> Result<Self, git2::Error> {
+    pub(super) fn new(stored: &'a Odb<'a>) -> Result<Self, git2::Error> {
         let memory = Odb::new()?;
         memory.add_new_mempack_backend(1)?;
         Ok(Fresh { stored, memory, ids: Vec::new(), seen: HashSet::new() })
     }
 
-    fn is_stored(&self, id: Oid) -> bool {
+    pub(super) fn is_stored(&self, id: Oid) -> bool {
         // Without looking for new packs at each: the handle was opened just now.
         self.stored.exists_ext(id, OdbLookupFlags::NO_REFRESH)
     }
 
     /// Takes an object, unless it is there. The inner error is that it should be there and is not.
-    fn add(&mut self, needed: &Needed<'_>) -> Result<Result<(), Problem>, git2::Error> {
+    pub(super) fn add(&mut self, needed: &Needed<'_>) -> Result<Result<(), Problem>, git2::Error> {
         if !self.seen.insert(needed.id) || self.is_stored(needed.id) {
             return Ok(Ok(()));
         }
@@ -279,7 +279,7 @@ impl<'a> Fresh<'a> {
     }
 
     /// Writes them as one pack.
-    fn store(self, to: &Odb<'_>) -> Result<(), git2::Error> {
+    pub(super) fn store(self, to: &Odb<'_>) -> Result<(), git2::Error> {
         if self.ids.is_empty() {
             return Ok(());
         }
