@@ -31,6 +31,7 @@ pub async fn measure() -> Result<Figures> {
     world.own_key("bench").await;
     let web = DeployRepo::new(world.folder().join("web.git"));
     let first = web.commit("master", "The first", &[("main", "0")]);
+    web.branch("next", "master");
     let files = [
         ("towpath.yaml", "components: {web: {path: components/web, image: web, tag: \"{{short}}\"}}\n"),
         ("templates/web.yaml.hbs", TEMPLATE),
