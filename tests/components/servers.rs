@@ -17,6 +17,8 @@ async fn a_component_elsewhere_is_read_only_where_that_is_allowed() {
     let said = status.problems.join("\n");
     let pinned = shop.web.head("master");
     assert!(said.contains(&format!("component components/lib (../../others/lib.git) at {pinned}")), "{said}");
+    let brought = git(shop.world.repo.path(), &["rev-parse", "--short=7", "master~1"]);
+    assert!(said.contains(&format!("(pinned by {} here)", brought.trim())), "{said}");
     assert!(status.running.is_none());
     let told = shop.repository_where("told", |status| condition(status, "ComponentsRead").is_some()).await;
     assert!(condition(&told, "ComponentsRead").unwrap().message.contains("/others/lib.git may not be read"));

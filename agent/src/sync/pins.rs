@@ -71,7 +71,16 @@ pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId)
         let pins = by.of(&tree).into_iter().map(|pinned| {
             let path = pinned.submodule.path.clone();
             let runs = running.get(&(path.clone(), pinned.commit.to_string()));
-            let mut pin = runs.map_or_else(|| pinned.pin(), |runs| Ok(runs.pin(|| pinned.pin())));
+            // Whoever reads of it wants to know who released it.
+            let by_whom = |problem: Problem| match mirror.brought(commit, &path) {
+                Some(brought) => {
+                    let message = format!("{} (pinned by {} here)", problem.message, brought.short());
+                    Problem { message, ..problem }
+                }
+                None => problem,
+            };
+            let look = || pinned.pin().map_err(by_whom);
+            let mut pin = runs.map_or_else(look, |runs| Ok(runs.pin(look)));
             if let (Ok(pin), Some(Ok(before))) = (&mut pin, before.get(&path)) {
                 let known = before.digests.iter().map(|(image, digest)| (image.clone(), digest.clone()));
                 pin.digests = known.chain(std::mem::take(&mut pin.digests)).collect();

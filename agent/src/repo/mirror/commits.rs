@@ -15,6 +15,8 @@ use super::{MAX_COMMIT_BYTES, Mirror, SHOWN_CHARACTERS, is_shortage, lock};
 
 /// Commits of a branch that are looked through for one that is like something.
 const MAX_LOOKED_BACK: usize = 20_000;
+/// Commits that are looked through for the one that brought a pin.
+const MAX_BROUGHT: usize = 2000;
 /// How wrong the clock of a committer may be.
 const SKEW_SECONDS: i64 = 86_400;
 
@@ -137,6 +139,23 @@ impl Mirror {
         let bytes = commit::sign(&bytes, &sign(&bytes)?);
         let odb = repository.odb().map_err(unusable)?;
         odb.write(ObjectType::Commit, &bytes).map(commit_id).map_err(unusable)
+    }
+
+    /// The commit that brought the pin of a submodule as it stands at `head`, along first parents. None where that is too
+    /// far back, or is not here.
+    pub fn brought(&self, head: CommitId, path: &str) -> Option<CommitId> {
+        let path = std::path::Path::new(path);
+        let store = lock(&self.store);
+        let pin = |commit: &git2::Commit<'_>| Some(commit.tree().ok()?.get_path(path).ok()?.id());
+        let mut commit = store.repository.find_commit(oid(head)).ok()?;
+        let pinned = pin(&commit)?;
+        for _ in 0..MAX_BROUGHT {
+            match commit.parent(0) {
+                Ok(before) if pin(&before) == Some(pinned) => commit = before,
+                _ => return Some(commit_id(commit.id())),
+            }
+        }
+        None
     }
 
     /// Whether a submodule was pinned to a commit anywhere in the history of a branch that was committed after a time.
