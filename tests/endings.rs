@@ -38,7 +38,7 @@ async fn a_namespace_on_its_way_out_is_named_and_not_hammered() {
         requests.iter().filter(|request| request.impersonated.as_deref() == Some(account) && request.verb == "patch");
     let tries = tries.count();
     assert!(tries <= 200, "{tries} tries");
-    let quiet = world.mark();
+    let quiet = world.mark_at_rest().await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let requests = support::audit::since(&world.plane.audit_log(), quiet).unwrap();
     let ours = requests.iter().filter(|request| request.user == "system:serviceaccount:towpath:towpath");

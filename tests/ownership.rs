@@ -49,7 +49,7 @@ async fn odd_world(name: &str) -> World {
 
 /// How often the agent writes to workloads within a while after an act. Says which writes they are.
 async fn writes_after(world: &World, act: impl Future<Output = ()>) -> usize {
-    let mark = world.mark();
+    let mark = world.mark_at_rest().await;
     act.await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let is_workload_write = |request: &support::audit::Request| request.is_write() && request.impersonated.is_some();

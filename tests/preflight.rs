@@ -295,7 +295,7 @@ async fn a_webhook_that_adds_something_each_time_makes_no_drift() {
     for name in ["a", "b", "c"] {
         world.patch("v1", "Secret", name, json!({"data": {"other": "eA=="}})).await;
     }
-    let mark = world.mark();
+    let mark = world.mark_at_rest().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(written(&world, mark), []);
     world.kill_agent();

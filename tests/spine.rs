@@ -97,7 +97,7 @@ async fn when_nothing_changes_nothing_is_asked_and_workloads_are_only_touched_as
     world.runs("quiet", "master").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
 
-    let quiet = world.mark();
+    let quiet = world.mark_at_rest().await;
     tokio::time::sleep(Duration::from_secs(20)).await;
     let requests = world.requests_since(quiet);
     let not_a_watch: Vec<_> = requests.iter().filter(|request| request.verb != "watch").collect();

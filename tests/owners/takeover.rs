@@ -77,7 +77,7 @@ async fn what_kubectl_applied_is_taken_over_and_what_git_removes_goes() {
             variables(object) == ["A"] && !super::managers(object).contains(&"kubectl Apply".to_owned())
         })
         .await;
-    let mark = world.mark();
+    let mark = world.mark_at_rest().await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(writes(&world, mark, "web"), 0, "and then it rests");
 }

@@ -57,7 +57,7 @@ async fn what_is_stored_otherwise_than_it_was_sent_is_known_and_goes_when_it_lea
     world.start_agent();
     world.runs("traps", "master").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let mark = world.mark();
+    let mark = world.mark_at_rest().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     for name in ["traps-all", "traps-part", "q", "web", "login", "old"] {
         assert_eq!(writes(&world, mark, name), 0, "{name} rests");

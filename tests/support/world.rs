@@ -412,6 +412,15 @@ impl World {
         self.patch("towpath.dev/v1alpha1", "Environment", environment, patch).await;
     }
 
+    /// The end of the audit log, once what has been done until now is in it.
+    ///
+    /// The API server logs a request after it has answered it, so what somebody has seen done may come into the log a
+    /// moment later.
+    pub async fn mark_at_rest(&self) -> Mark {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        self.mark()
+    }
+
     /// The end of the audit log as it is now.
     pub fn mark(&self) -> Mark {
         audit::mark(&self.plane.audit_log()).expect("the audit log can be read")
