@@ -4,16 +4,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use towpath_core::bump::{self, Author, Move, Place};
-use towpath_core::components::{self, Check, Pins, Submodule};
-use towpath_core::fault::Problem;
+use towpath_core::components::{self, Check, Declarations, Pins, Submodule};
+use towpath_core::fault::{Problem, Problems};
 use towpath_core::revision::CommitId;
 use towpath_core::signature::{self, SigningKey};
 use towpath_core::tree::TreeBuilder;
 
 use crate::repo::{Credentials, Mirror, Outcome, Part, Parts, Person, Pinned, Update};
-
-/// The name that commits of the agent bear.
-const AUTHOR: &str = "towpath";
 
 /// A deploy branch and where it stands.
 #[derive(Clone, Debug)]
@@ -58,9 +55,8 @@ pub struct Image {
 /// When `towpath.yaml` of the branch cannot be read, or the tag of an image cannot be made.
 pub fn images(mirror: &Mirror, parts: &Parts, lane: &Lane, moves: &[Move]) -> Result<Vec<Image>, Problem> {
     let first = |problems: Vec<Problem>| problems.into_iter().next().unwrap_or_else(|| Problem::content("unreadable"));
-    let tree = mirror.tree(lane.head).map_err(|problems| first(problems.into_vec()))?;
-    let Some(text) = tree.text(components::TOWPATH_YAML)? else { return Ok(Vec::new()) };
-    let declarations = components::read_declarations(text).map_err(first)?;
+    let tree = mirror.tree(lane.head).map_err(Problems::into_first)?;
+    let declarations = Declarations::of(&tree).map_err(first)?;
     if declarations.components.values().all(|declared| declared.check == Check::Never) {
         return Ok(Vec::new());
     }
@@ -99,7 +95,7 @@ pub enum Pushed {
 /// # Errors
 /// When the branch's own files cannot be read.
 pub fn look(mirror: &Mirror, parts: &Parts, lane: &Lane) -> Result<Found, Problem> {
-    let tree = mirror.tree(lane.head).map_err(|problems| problems.into_vec().remove(0))?;
+    let tree = mirror.tree(lane.head).map_err(Problems::into_first)?;
     let mut found = Found::default();
     for pinned in parts.of(&tree) {
         match look_at(mirror, &pinned, lane) {
@@ -169,7 +165,7 @@ pub fn by_hand(
     (component, to): (&str, Option<&str>),
     may_be_outside: bool,
 ) -> Result<Option<Move>, Problem> {
-    let tree = mirror.tree(lane.head).map_err(|problems| problems.into_vec().remove(0))?;
+    let tree = mirror.tree(lane.head).map_err(Problems::into_first)?;
     let all = parts.of(&tree);
     let is_it = |pinned: &&Pinned| {
         let path = &pinned.submodule.path;
@@ -257,7 +253,7 @@ pub fn commit(
     now: Timestamp,
 ) -> Result<Pushed, Problem> {
     let pins: Vec<(String, CommitId)> = moves.iter().map(|one| (one.path.clone(), one.to)).collect();
-    let who = Person { name: AUTHOR.to_owned(), email: format!("{AUTHOR}@{}", steward.cluster), at: now };
+    let who = Person::agent_of(&steward.cluster, now);
     let sign = |bytes: &[u8]| Ok(steward.key.sign(signature::GIT, bytes));
     let commit = mirror.repin(lane.head, &pins, &who, &bump::message(moves, author), &sign)?;
     let name = format!("refs/heads/{}", lane.branch);

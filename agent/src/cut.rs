@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use towpath_core::fault::{Fault, Problem};
+use towpath_core::fault::Problem;
 use towpath_core::lane::Release;
 use towpath_core::revision::CommitId;
 
@@ -18,8 +18,8 @@ pub struct Cut<'a> {
     pub mirror: &'a Mirror,
     /// Its components.
     pub parts: &'a Parts,
-    /// The name of the branch that it is cut from, and its head.
-    pub from: (&'a str, CommitId),
+    /// The commit of the deploy repository that it is cut from.
+    pub from: CommitId,
     /// The new release.
     pub release: Release,
     /// Whether nothing is pushed.
@@ -50,7 +50,7 @@ impl Cut<'_> {
     /// of them.
     pub fn run(&self) -> Came {
         let mut came = Came::default();
-        let tree = match self.mirror.tree(self.from.1) {
+        let tree = match self.mirror.tree(self.from) {
             Ok(tree) => tree,
             Err(problems) => {
                 came.problems = problems.into_vec();
@@ -91,7 +91,7 @@ impl Cut<'_> {
             }
         }
         let deploy =
-            Repo { name: "the deploy repository".into(), mirror: self.mirror, at: self.from.1, address: String::new() };
+            Repo { name: "the deploy repository".into(), mirror: self.mirror, at: self.from, address: String::new() };
         if came.problems.is_empty() {
             self.one(&deploy, &mut came);
         } else {
@@ -159,8 +159,8 @@ impl Cut<'_> {
                 }
                 Outcome::Unsure { problem } => return Err(problem),
                 Outcome::Refused { why, .. } => {
-                    let problem = Problem { fault: Fault::Setup, ..Problem::setup(format!("{name}: {why}")) };
-                    return Err(problem.hint("let the agent's account push there, and cut the release again"));
+                    return Err(Problem::setup(format!("{name}: {why}"))
+                        .hint("let the agent's account push there, and cut the release again"));
                 }
             }
         }

@@ -6,13 +6,13 @@
 
 mod branches;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, Weak};
 
 use towpath_core::changelog::{self, Between, Changelog, End, Moved};
-use towpath_core::components::{self, GITMODULES, TOWPATH_YAML, components, read_declarations};
-use towpath_core::fault::{Fault, Problem};
+use towpath_core::components::{self, Declarations, GITMODULES, TOWPATH_YAML, components};
+use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::hygiene::Hygiene;
 use towpath_core::lane::{BranchNames, Heads};
 use towpath_core::matrix::{self, Cell, Held, Snapshot, Standing};
@@ -133,7 +133,7 @@ impl Reading {
     /// What a revision says of components: its submodules, `.gitmodules` and `towpath.yaml`.
     fn sketch(&self, view: &View, commit: CommitId) -> Result<Arc<Tree>, Problem> {
         self.sketches.get_or(commit, || {
-            let tree = view.mirror.tree(commit).map_err(|problems| problems.into_vec().remove(0))?;
+            let tree = view.mirror.tree(commit).map_err(Problems::into_first)?;
             let mut sketch = TreeBuilder::default();
             for path in [GITMODULES, TOWPATH_YAML] {
                 if let Some(file) = tree.file(path) {
@@ -157,8 +157,6 @@ impl Reading {
     }
 
     fn snapshot_of(&self, view: &View, revision: &str, runs: &[ComponentStatus]) -> Result<Arc<Snapshot>, Problem> {
-        let runs: BTreeMap<(&str, &str), &ComponentStatus> =
-            runs.iter().map(|one| ((one.path.as_str(), one.commit.as_str()), one)).collect();
         let (branch, commit) = parse(revision)?;
         let version = view.mirror.describe(commit, &view.tags).ok().map(|version| version.to_string());
         let key = format!("{revision} {version:?} {runs:?}");
@@ -169,8 +167,7 @@ impl Reading {
         let tree = self.sketch(view, commit)?;
         let pinned = view.parts.of(&tree);
         let pin = |pinned: &Pinned| {
-            let commit = pinned.commit.to_string();
-            let runs = runs.get(&(pinned.submodule.path.as_str(), commit.as_str()));
+            let runs = ComponentStatus::find(runs, &pinned.submodule.path, pinned.commit);
             runs.map_or_else(|| pinned.pin(), |runs| Ok(runs.pin(|| pinned.pin())))
         };
         let pins = pinned.iter().map(|pinned| (pinned.submodule.path.clone(), pin(pinned))).collect();
@@ -179,11 +176,7 @@ impl Reading {
             standing: self.standing_on(pinned, branch),
         };
         let held = pinned.iter().map(|pinned| (pinned.submodule.path.clone(), held(pinned))).collect();
-        let declarations = match tree.text(TOWPATH_YAML) {
-            Ok(text) => read_declarations(text.unwrap_or_default()),
-            Err(problem) => Err(vec![problem]),
-        };
-        let found = declarations.and_then(|declarations| components(&tree, &declarations, branch, &pins));
+        let found = Declarations::of(&tree).and_then(|declarations| components(&tree, &declarations, branch, &pins));
         let snapshot = Arc::new(matrix::snapshot((revision, version), found, &pins, &held));
         self.snapshots.keep(key, &(Arc::downgrade(&view.parts), snapshot.clone()));
         Ok(snapshot)

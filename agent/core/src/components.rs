@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 pub use self::declarations::{
     Check, Declarations, Declared, Library, Required, TOWPATH_YAML, libraries, read_declarations,
 };
-pub use self::gitmodules::{GITMODULES, Submodule, address, read_gitmodules};
+pub use self::gitmodules::{GITMODULES, Submodule, address, read_gitmodules, submodules_of};
 use crate::fault::{Place, Problem};
 use crate::revision::CommitId;
 use crate::tree::Tree;

@@ -149,6 +149,11 @@ impl Problems {
         self.0
     }
 
+    /// The first of them, for whoever has room for one.
+    pub fn into_first(mut self) -> Problem {
+        self.0.remove(0)
+    }
+
     /// The fault of the whole: `Content` before `Setup` before `Passing`, for what a commit must change is not
     /// mended by waiting.
     pub fn fault(&self) -> Fault {

@@ -203,6 +203,12 @@ pub struct ComponentStatus {
 }
 
 impl ComponentStatus {
+    /// The component in a folder, where it runs at this commit.
+    pub fn find<'a>(running: &'a [ComponentStatus], path: &str, commit: CommitId) -> Option<&'a ComponentStatus> {
+        let commit = commit.to_string();
+        running.iter().find(|one| one.path == path && one.commit == commit)
+    }
+
     /// What is known of its commit, as it runs. What was not known when it was released may be by now, which `look` says.
     pub fn pin(&self, look: impl FnOnce() -> Result<Pin, Problem>) -> Pin {
         let untagged = || Problem::setup(format!("no tag stood on {} when it was released", self.commit));

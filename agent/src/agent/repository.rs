@@ -150,7 +150,7 @@ impl Task {
         let settings = &self.shared.settings;
         let mut interval = settings.scaled(Duration::from_secs(60));
         let result = match resource.resolve() {
-            Err(problems) => Err(problems.into_vec().remove(0)),
+            Err(problems) => Err(problems.into_first()),
             Ok(resolved) => {
                 interval = settings.scaled(resolved.interval);
                 let mut result = self.fetch(&resolved).await;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use rand::RngExt;
 use serde_json::json;
 use tokio::time::Instant;
 use towpath_core::fault::Problem;
@@ -15,6 +14,7 @@ use towpath_core::revision::clean_line;
 use super::access::{Access, Flags, call};
 use super::exit::{Code, Failure};
 use super::output;
+use super::sync::new_request;
 use crate::resources::{Ask, Repository, What};
 
 /// How often the Repository is read while somebody waits.
@@ -43,9 +43,8 @@ pub(super) async fn ask(whom: &Whom, what: What) -> Result<Code, Failure> {
     let access = whom.access.open().await?;
     let api: Api<Repository> = Api::namespaced(access.client.clone(), &access.namespace);
     let name = name(&api, whom, &access).await?;
-    let suffix: u32 = rand::rng().random();
     let at = Timestamp::now();
-    let id = format!("{}-{suffix:08x}", at.strftime("%Y-%m-%dT%H:%M:%SZ"));
+    let id = new_request(at);
     let ask = Ask { id: id.clone(), at, by: Some(access.user().await), dry_run: whom.dry_run, what };
     let text = serde_json::to_string(&ask).map_err(|error| Problem::setup(error.to_string()))?;
     let change = json!({"metadata": {"annotations": {annotation::REQUEST: text}}});

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use towpath_core::components::{self, Libraries, TOWPATH_YAML, read_declarations};
+use towpath_core::components::{self, Declarations, Libraries};
 use towpath_core::environment;
 use towpath_core::fault::{Place, Problem, Problems};
 use towpath_core::lane::{BranchNames, LaneRule};
@@ -58,9 +58,8 @@ impl Source {
     /// The files of the submodules that are libraries: as they stand where the files of the checkout are read as they
     /// stand, else at the commits that they are pinned to.
     fn libraries(&self, checkout: &Checkout) -> Libraries {
-        let text = checkout.tree.text(TOWPATH_YAML).ok().flatten().unwrap_or_default();
         // What is wrong with it is told by whoever renders it.
-        let declarations = read_declarations(text).unwrap_or_default();
+        let declarations = Declarations::of(&checkout.tree).unwrap_or_default();
         let read = |path: &str| {
             let folder = self.root().join(path);
             let commit = checkout.tree.submodule(path)?;
@@ -69,7 +68,7 @@ impl Source {
                 None => disk::folder(&folder),
             };
             let refused = |problems: Problems| {
-                let first = problems.into_vec().remove(0);
+                let first = problems.into_first();
                 let message = format!("library {path} at {commit}: {}", first.message);
                 Problem {
                     message,

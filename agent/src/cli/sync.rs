@@ -59,7 +59,7 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
     if let Some(by) = pending(&before) {
         output::progress(&format!("{} has a request of {by} that is not answered yet; both become one", args.name));
     }
-    let request = new_request();
+    let request = new_request(Timestamp::now());
     let annotations = json!({ annotation::REQUESTED_AT: request, annotation::REQUESTED_BY: access.user().await });
     access.patch(&args.name, &json!({ "metadata": { "annotations": annotations } })).await?;
     if !args.wait {
@@ -70,9 +70,9 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
 }
 
 /// A value that no other request has: the time for people, the rest for two at the same time.
-fn new_request() -> String {
+pub(super) fn new_request(at: Timestamp) -> String {
     let suffix: u32 = rand::rng().random();
-    format!("{}-{suffix:08x}", Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+    format!("{}-{suffix:08x}", at.strftime("%Y-%m-%dT%H:%M:%SZ"))
 }
 
 /// Who made the request that is not answered yet.
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn each_request_is_another() {
-        let (one, two) = (new_request(), new_request());
+        let (one, two) = (new_request(Timestamp::now()), new_request(Timestamp::now()));
         assert_ne!(one, two);
         assert!(one[..20].parse::<Timestamp>().is_ok(), "{one}");
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
-use towpath_core::fault::Problem;
+use towpath_core::fault::{Problem, Problems};
 use towpath_core::ledger::chain::{self, Link};
 use towpath_core::ledger::passed::{self, Ran};
 use towpath_core::ledger::{Entry, LedgerName, Record};
@@ -329,6 +329,6 @@ impl Ledgers for Reader {
     }
 
     fn files(&self, commit: CommitId) -> Result<Arc<Tree>, Problem> {
-        self.mirror.tree(commit).map_err(|problems| problems.into_vec().remove(0))
+        self.mirror.tree(commit).map_err(Problems::into_first)
     }
 }

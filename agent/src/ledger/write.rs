@@ -17,8 +17,6 @@ use towpath_core::status::{Outcome, SyncHealth, SyncRecord};
 use super::{Books, Head, Ledger, Mark};
 use crate::repo::{Mirror, NewCommit, NewTree, Person, Rooted};
 
-/// The name that records are written by.
-const AUTHOR: &str = "towpath";
 /// How soon after a record of health it may be recorded that an environment is healthy again. That it degraded is
 /// recorded at once: others may be about to go by what was said before.
 const HEALTH_APART: SignedDuration = SignedDuration::from_secs(60);
@@ -125,8 +123,7 @@ impl Books {
             .iter()
             .map(|(next, tree)| {
                 let before = self.ledgers.get(&next.record.ledger).and_then(|ledger| ledger.head.as_ref());
-                let email = format!("{AUTHOR}@{}", next.record.ledger.cluster);
-                let person = Person { name: AUTHOR.to_owned(), email, at: next.record.at };
+                let person = Person::agent_of(&next.record.ledger.cluster, next.record.at);
                 NewCommit {
                     tree,
                     parents: before.map(|head| head.commit).into_iter().collect(),

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use towpath_core::fault::Problem;
+use towpath_core::names::AGENT;
 use towpath_core::revision::{CommitId, TreeId, clean_line};
 
 /// Parents of one commit.
@@ -20,6 +21,13 @@ pub struct Person {
     pub email: String,
     /// In whole seconds. It is written in UTC, and says nothing about order.
     pub at: Timestamp,
+}
+
+impl Person {
+    /// The agent of a cluster, as its commits name it.
+    pub fn agent_of(cluster: &str, at: Timestamp) -> Person {
+        Person { name: AGENT.to_owned(), email: format!("{AGENT}@{cluster}"), at }
+    }
 }
 
 /// A commit as it is stored.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use towpath_core::components::{self, Libraries, Pin, Pins, Submodule};
+use towpath_core::components::{self, Declarations, Libraries, Pin, Submodule};
 use towpath_core::fault::{Place, Problem};
 use towpath_core::lane::Heads;
 use towpath_core::revision::CommitId;
@@ -78,8 +78,8 @@ impl Parts {
 
     /// The submodules of a revision, in order of their folders. Contacts nobody.
     pub fn of(&self, tree: &Tree) -> Vec<Pinned> {
-        let text = tree.text(components::GITMODULES).ok().flatten().unwrap_or_default();
-        let named = components::read_gitmodules(text).unwrap_or_default();
+        // What is wrong with it is told by whoever renders it.
+        let named = components::submodules_of(tree).unwrap_or_default();
         let pinned = tree.submodules().map(|(path, commit)| {
             let submodule = named.iter().find(|submodule| submodule.path == path).cloned();
             let Some(submodule) = submodule else {
@@ -106,9 +106,8 @@ impl Parts {
 
     /// The files of the submodules that a revision names as its libraries. Reads the mirrors, contacts nobody.
     pub fn libraries(&self, tree: &Tree) -> Libraries {
-        let text = tree.text(components::TOWPATH_YAML).ok().flatten().unwrap_or_default();
         // What is wrong with it is told by whoever renders it.
-        let declarations = components::read_declarations(text).unwrap_or_default();
+        let declarations = Declarations::of(tree).unwrap_or_default();
         let needed = components::libraries(&declarations);
         if needed.is_empty() {
             return Libraries::new();
@@ -116,11 +115,6 @@ impl Parts {
         let is_needed = |pinned: &Pinned| needed.contains(&pinned.submodule.path.as_str());
         let libraries = self.of(tree).into_iter().filter(is_needed);
         libraries.map(|pinned| (pinned.submodule.path.clone(), pinned.library())).collect()
-    }
-
-    /// What is known of the commits that the submodules of a revision are pinned to. Reads the mirrors, contacts nobody.
-    pub fn pins(&self, tree: &Tree) -> Pins {
-        self.of(tree).into_iter().map(|pinned| (pinned.submodule.path.clone(), pinned.pin())).collect()
     }
 }
 
@@ -138,7 +132,7 @@ impl Pinned {
             let why = part.missing.get(&self.commit).or(part.problem.as_ref()).cloned();
             of_this(why.unwrap_or(absent))
         })?;
-        part.mirror.tree(self.commit).map_err(|problems| of_this(problems.into_vec().remove(0)))
+        part.mirror.tree(self.commit).map_err(|problems| of_this(problems.into_first()))
     }
 
     /// What is known of its commit.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use towpath_core::candidate::Candidate;
-use towpath_core::components::{Libraries, NamedImage, Pins};
+use towpath_core::components::{Libraries, Pins};
 use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::manifest::ObjectKey;
 use towpath_core::policy::{self, Cleared};
@@ -49,12 +49,13 @@ pub(super) async fn desired(
     if lacking.is_empty() {
         return Ok((cleared, Vec::new()));
     }
-    let begun = |named: &NamedImage| {
-        let digest = images::begun(pass, wanted, named)?;
-        Some((named.path.clone(), named.image.clone(), digest))
-    };
-    let mut digests: Vec<(String, String, String)> = lacking.iter().filter_map(|named| begun(named)).collect();
-    let asked: Vec<_> = lacking.into_iter().filter(|named| begun(named).is_none()).collect();
+    let (mut digests, mut asked) = (Vec::new(), Vec::new());
+    for named in lacking {
+        match images::begun(pass, wanted, named) {
+            Some(digest) => digests.push((named.path.clone(), named.image.clone(), digest)),
+            None => asked.push(named),
+        }
+    }
     match images::look_up(pass, memory, account, kinds, &asked).await {
         Ok(found) => {
             let found = asked.iter().zip(found);

@@ -60,8 +60,7 @@ pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId)
     {
         return Ok(known.pins.clone());
     }
-    let running: BTreeMap<(String, String), ComponentStatus> =
-        pass.status.components.iter().map(|one| ((one.path.clone(), one.commit.clone()), one.clone())).collect();
+    let running = pass.status.components.clone();
     // The same commit has the same components: what was looked up of them is not asked again.
     let before = memory.pins.0.get(&commit).map(|known| known.pins.clone()).unwrap_or_default();
     let (mirror, by) = (pass.view.mirror.clone(), parts.clone());
@@ -70,7 +69,7 @@ pub(super) async fn pins(pass: &Pass<'_>, memory: &mut Memory, commit: CommitId)
         let commits = tree.submodules().map(|(path, commit)| (path.to_owned(), commit)).collect();
         let pins = by.of(&tree).into_iter().map(|pinned| {
             let path = pinned.submodule.path.clone();
-            let runs = running.get(&(path.clone(), pinned.commit.to_string()));
+            let runs = ComponentStatus::find(&running, &path, pinned.commit);
             // Whoever reads of it wants to know who released it.
             let by_whom = |problem: Problem| match mirror.brought(commit, &path) {
                 Some(brought) => {

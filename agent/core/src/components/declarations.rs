@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::fault::{Place, Problem};
+use crate::tree::Tree;
 use crate::yaml::{self, Scan};
 
 /// The file whose presence selects the layout of templates, configuration and environments.
@@ -75,6 +76,17 @@ pub struct Required {
 /// The folders of the submodules whose files are needed, and not only their commits.
 pub fn libraries(declarations: &Declarations) -> Vec<&str> {
     declarations.library.iter().map(|library| library.path.as_str()).collect()
+}
+
+impl Declarations {
+    /// What a revision says: nothing where it has no `towpath.yaml`.
+    ///
+    /// # Errors
+    /// As [`read_declarations`], and where the file cannot be read.
+    pub fn of(tree: &Tree) -> Result<Declarations, Vec<Problem>> {
+        let text = tree.text(TOWPATH_YAML).map_err(|problem| vec![problem])?;
+        read_declarations(text.unwrap_or_default())
+    }
 }
 
 /// Reads `towpath.yaml`.

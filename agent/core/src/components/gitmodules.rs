@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::fault::{Place, Problem};
 use crate::lane;
 use crate::limits;
+use crate::tree::Tree;
 
 /// The file in which git keeps what it knows of submodules.
 pub const GITMODULES: &str = ".gitmodules";
@@ -29,6 +30,15 @@ impl Submodule {
     pub fn branch_for<'a>(&'a self, lane: &'a str) -> &'a str {
         self.branch.as_deref().filter(|branch| *branch != ".").unwrap_or(lane)
     }
+}
+
+/// The submodules that a revision names.
+///
+/// # Errors
+/// As [`read_gitmodules`], and where the file cannot be read.
+pub fn submodules_of(tree: &Tree) -> Result<Vec<Submodule>, Vec<Problem>> {
+    let text = tree.text(GITMODULES).map_err(|problem| vec![problem])?;
+    read_gitmodules(text.unwrap_or_default())
 }
 
 /// Reads `.gitmodules`: strictly, for git's own reader has been the way in for more than one attack.

@@ -247,14 +247,7 @@ impl Render<'_> {
         if !layout.has_declarations {
             return Declarations::default();
         }
-        let text = match self.tree.text(components::TOWPATH_YAML) {
-            Ok(text) => text.unwrap_or_default(),
-            Err(problem) => {
-                self.problems.push(problem);
-                return Declarations::default();
-            }
-        };
-        components::read_declarations(text).unwrap_or_else(|found| {
+        Declarations::of(self.tree).unwrap_or_else(|found| {
             self.problems.extend(found);
             Declarations::default()
         })
@@ -262,12 +255,7 @@ impl Render<'_> {
 
     fn components(&mut self, declarations: &Declarations) -> BTreeMap<String, Component> {
         // Nothing here is fetched by what it says, but a file that could lead somebody astray is refused all the same.
-        match self.tree.text(components::GITMODULES) {
-            Ok(text) => {
-                self.problems.extend(components::read_gitmodules(text.unwrap_or_default()).err().unwrap_or_default())
-            }
-            Err(problem) => self.problems.push(problem),
-        }
+        self.problems.extend(components::submodules_of(self.tree).err().unwrap_or_default());
         components::components(self.tree, declarations, &self.facts.branch, &self.facts.pins).unwrap_or_else(|found| {
             self.problems.extend(found);
             BTreeMap::new()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
-use towpath_core::components::{self, Submodule};
+use towpath_core::components::{self, Declarations, Submodule};
 use towpath_core::fault::Problem;
 use towpath_core::lane::{Heads, LaneRule};
 use towpath_core::revision::CommitId;
@@ -208,10 +208,8 @@ fn needs(
 
 /// The submodules of a revision that `.gitmodules` names. What is wrong with it is told by whoever renders it.
 fn submodules_of(tree: &Tree) -> Submodules {
-    let text = tree.text(components::GITMODULES).ok().flatten().unwrap_or_default();
-    let named = components::read_gitmodules(text).unwrap_or_default();
-    let declared = tree.text(components::TOWPATH_YAML).ok().flatten().unwrap_or_default();
-    let declarations = components::read_declarations(declared).unwrap_or_default();
+    let named = components::submodules_of(tree).unwrap_or_default();
+    let declarations = Declarations::of(tree).unwrap_or_default();
     let libraries = components::libraries(&declarations);
     let needed = named.into_iter().filter_map(|submodule| {
         let commit = tree.submodule(&submodule.path)?;

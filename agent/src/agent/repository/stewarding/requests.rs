@@ -209,8 +209,7 @@ impl Task {
             let credentials = |address: &str| {
                 credentials.get(address).cloned().unwrap_or_else(|| Err(Problem::passing("it was not looked at yet")))
             };
-            let from = (lane.branch.as_str(), lane.head);
-            Cut { mirror: &mirror, parts: &parts, from, release, dry_run, credentials: &credentials }.run()
+            Cut { mirror: &mirror, parts: &parts, from: head, release, dry_run, credentials: &credentials }.run()
         })
         .await;
         if came.problems.is_empty() {
