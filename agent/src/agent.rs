@@ -8,6 +8,7 @@ mod kept;
 mod kin;
 mod lead;
 mod ledger;
+mod open;
 mod parting;
 mod repository;
 mod sources;

@@ -8,7 +8,7 @@ mod stewarding;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -25,17 +25,16 @@ use self::components::Components;
 use self::keeping::Keeping;
 use self::stewarding::Stewarding;
 use super::kept::Kept;
+use super::open::Open;
 use super::{Id, Shared, Sight, Slot};
 use crate::blocking::blocking;
 use crate::cluster::Severity;
-use crate::repo::watch::{Watch, watch_local};
-use crate::repo::{self, Credentials, Mirror, Remote, Terms, View};
+use crate::repo::watch::watch_local;
+use crate::repo::{self, Mirror, Remote, View};
 use crate::resources::{BranchStatus, Repository, RepositoryStatus, ResolvedRepository};
 
 /// Alarms that are remembered.
 const MAX_ALARMS: usize = 20;
-/// How long credentials are used before their Secret is read again, if nobody refuses them.
-const READ_SECRET_AFTER: Duration = Duration::from_secs(600);
 /// The longest pause between looks at a server that does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -114,15 +113,11 @@ impl Seen {
     }
 }
 
-/// A mirror that is open, and what it was opened with.
-struct Open {
+/// The mirror of the deploy repository, and by which address and Secret it was opened.
+struct Opened {
     url: String,
     secret: Option<String>,
-    credentials: Credentials,
-    /// When the Secret was last read.
-    read_at: Instant,
-    mirror: Arc<Mirror>,
-    _watch: Option<Watch>,
+    open: Open,
 }
 
 struct Task {
@@ -131,7 +126,7 @@ struct Task {
     id: Id,
     status: Kept<RepositoryStatus>,
     seen: Seen,
-    open: Option<Open>,
+    open: Option<Opened>,
     /// What was wrong at the last look.
     problem: Option<Problem>,
     components: Components,
@@ -156,7 +151,7 @@ impl Task {
                 let mut result = self.fetch(&resolved).await;
                 // The Secret is read again when it matters: credentials are rotated more rarely than branches move.
                 let was_refused = matches!(&result, Err(problem) if problem.fault == Fault::Setup);
-                let is_old = self.open.as_ref().is_some_and(|open| open.read_at.elapsed() > READ_SECRET_AFTER);
+                let is_old = self.open.as_ref().is_some_and(|opened| opened.open.is_old());
                 if was_refused || is_old {
                     let has_others = self.renew(&resolved).await.unwrap_or(false);
                     if was_refused && has_others {
@@ -236,24 +231,22 @@ impl Task {
 
     /// The mirror, opened again where the address or the name of the Secret changed.
     async fn mirror(&mut self, resolved: &ResolvedRepository) -> Result<Arc<Mirror>, Problem> {
-        if let Some(open) = &self.open
-            && (&open.url, &open.secret) == (&resolved.url, &resolved.secret)
+        if let Some(opened) = &self.open
+            && (&opened.url, &opened.secret) == (&resolved.url, &resolved.secret)
         {
-            return Ok(open.mirror.clone());
+            return Ok(opened.open.mirror.clone());
         }
-        let credentials = self.credentials(resolved).await?;
-        if let Some(open) = self.open.as_mut().filter(|open| open.url == resolved.url) {
+        let credentials = self.shared.credentials(&resolved.home, resolved.secret.as_deref()).await?;
+        if let Some(opened) = self.open.as_mut().filter(|opened| opened.url == resolved.url) {
             // Only the Secret is another one: nobody need open the folder again.
-            let (mirror, others) = (open.mirror.clone(), credentials.clone());
-            blocking(move || mirror.set_credentials(others)).await?;
-            (open.secret, open.credentials, open.read_at) = (resolved.secret.clone(), credentials, Instant::now());
-            return Ok(open.mirror.clone());
+            opened.open.renew(credentials).await?;
+            opened.secret = resolved.secret.clone();
+            return Ok(opened.open.mirror.clone());
         }
         // The ledgers of the earlier address hold its mirror.
         self.end_ledger();
         let remote: Remote = resolved.url.parse()?;
         let folder = self.folder(&resolved.url);
-        let terms = Terms { ssh: self.shared.settings.ssh.clone(), ..Terms::default() };
         // Only one mirror may own a folder.
         self.open = None;
         let watch = remote.folder().and_then(|path| {
@@ -262,25 +255,10 @@ impl Task {
                 .inspect_err(|problem| tracing::info!(%problem, "the local repository is only polled"))
                 .ok()
         });
-        let known = credentials.clone();
-        let mirror = Arc::new(blocking(move || Mirror::open_on(&folder, remote, credentials, terms)).await?);
-        self.open = Some(Open {
-            url: resolved.url.clone(),
-            secret: resolved.secret.clone(),
-            credentials: known,
-            read_at: Instant::now(),
-            mirror: mirror.clone(),
-            _watch: watch,
-        });
+        let open = Open::new(&self.shared, (&folder, true), remote, credentials, watch).await?;
+        let mirror = open.mirror.clone();
+        self.open = Some(Opened { url: resolved.url.clone(), secret: resolved.secret.clone(), open });
         Ok(mirror)
-    }
-
-    /// What the Secret holds now.
-    async fn credentials(&self, resolved: &ResolvedRepository) -> Result<Credentials, Problem> {
-        match &resolved.secret {
-            None => Ok(Credentials::default()),
-            Some(name) => repo::credentials(&self.shared.cluster.secret(&resolved.home, name).await?),
-        }
     }
 
     /// Reads the Secret again, after credentials were refused or a while has passed. Gives whether it holds others now.
@@ -288,17 +266,13 @@ impl Task {
         if resolved.secret.is_none() {
             return Ok(false);
         }
-        let credentials = self.credentials(resolved).await?;
-        let Some(open) = &mut self.open else { return Ok(false) };
-        open.read_at = Instant::now();
-        if open.credentials.is_same(&credentials) {
-            return Ok(false);
+        let credentials = self.shared.credentials(&resolved.home, resolved.secret.as_deref()).await?;
+        let Some(opened) = &mut self.open else { return Ok(false) };
+        let has_others = opened.open.renew(credentials).await?;
+        if has_others {
+            tracing::info!(repository = self.id.1, "the credentials changed");
         }
-        let (mirror, others) = (open.mirror.clone(), credentials.clone());
-        open.credentials = credentials;
-        blocking(move || mirror.set_credentials(others)).await?;
-        tracing::info!(repository = self.id.1, "the credentials changed");
-        Ok(true)
+        Ok(has_others)
     }
 
     /// Repositories with the same address share no folder: their credentials may differ.
@@ -309,7 +283,7 @@ impl Task {
     }
 
     fn publish(&self, resolved: &ResolvedRepository, problem: Option<&Problem>) {
-        let Some(open) = &self.open else {
+        let Some(Opened { open, .. }) = &self.open else {
             // Never seen anything: there is no view, but environments should hear why.
             if let Some(problem) = problem {
                 self.slot.sight.send_replace(Sight::Trouble(problem.clone()));

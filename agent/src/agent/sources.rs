@@ -13,12 +13,11 @@ use towpath_core::lane::Heads;
 use towpath_core::revision::CommitId;
 
 use super::Shared;
+use super::open::Open;
 use crate::blocking::blocking;
-use crate::repo::watch::{Watch, watch_local};
-use crate::repo::{self, Credentials, Mirror, Part, Remote, Terms};
+use crate::repo::watch::watch_local;
+use crate::repo::{Credentials, Mirror, Part, Remote};
 
-/// How long credentials are used before their Secret is read again, if nobody refuses them.
-const READ_SECRET_AFTER: Duration = Duration::from_secs(600);
 /// Commits that are remembered as missing.
 const MAX_MISSING: usize = 1000;
 /// The longest pause between looks at a server that does not answer.
@@ -75,15 +74,6 @@ struct Seen {
     part: Option<Result<Arc<Part>, Problem>>,
     /// The branches that anybody ever wanted and that were looked for.
     branches: BTreeSet<String>,
-    /// Commits that were looked for, and are not there.
-    missing: BTreeMap<CommitId, Problem>,
-}
-
-struct Open {
-    mirror: Arc<Mirror>,
-    credentials: Credentials,
-    read_at: Instant,
-    _watch: Option<Watch>,
 }
 
 impl Sources {
@@ -125,9 +115,9 @@ impl Source {
 
     /// Whether all that is wanted was looked for already, with whatever success.
     pub fn has_looked_for(&self, wanted: &Wanted) -> bool {
-        let Seen { part, branches, missing } = self.lock().clone();
+        let Seen { part, branches } = self.lock().clone();
         let is_known = |commit: &CommitId| match &part {
-            Some(Ok(part)) => missing.contains_key(commit) || part.mirror.contains(*commit),
+            Some(Ok(part)) => part.missing.contains_key(commit) || part.mirror.contains(*commit),
             _ => true,
         };
         part.is_some() && branches.is_superset(&wanted.branches) && wanted.commits.iter().all(is_known)
@@ -144,41 +134,39 @@ impl Source {
         if is_fresh && !has_changed && self.has_looked_for(&wanted) {
             return;
         }
-        let Seen { part, branches, missing } = self.lock().clone();
+        let Seen { part, branches } = self.lock().clone();
         let branches = branches.union(&wanted.branches).cloned().collect();
         let wanted = Wanted { branches, ..wanted };
-        let before = Before { part: part.and_then(Result::ok), missing };
+        let before = part.and_then(Result::ok);
         let mut found = self.try_look(&shared, &mut looking, &before, &wanted).await;
         let was_refused = found.as_ref().is_ok_and(|part| part.problem.as_ref().is_some_and(is_setup));
         if was_refused && self.renew(&shared, &mut looking).await.unwrap_or(false) {
             found = self.try_look(&shared, &mut looking, &before, &wanted).await;
         }
         // What was seen before still holds where nothing could be asked now.
-        let found = match (found, &before.part) {
+        let found = match (found, &before) {
             (Err(problem), Some(before)) => Ok(Part { problem: Some(problem), ..(**before).clone() }),
             (found, _) => found,
         };
         looking.looked_at = Some(Instant::now());
         let has_failed = found.as_ref().map_or(true, |part| part.problem.is_some());
         looking.failures = if has_failed { looking.failures + 1 } else { 0 };
-        let missing = found.as_ref().map(|part| part.missing.clone()).unwrap_or_default();
         // The same again is the very same, so that nobody takes it for news.
-        let part = match (found, before.part) {
+        let part = match (found, before) {
             (Ok(found), Some(before)) if found.is_same(&before) => Ok(before),
             (found, _) => found.map(Arc::new),
         };
-        *self.lock() = Seen { part: Some(part), branches: wanted.branches, missing };
+        *self.lock() = Seen { part: Some(part), branches: wanted.branches };
     }
 
     async fn try_look(
         &self,
         shared: &Shared,
         looking: &mut Looking,
-        before: &Before,
+        before: &Option<Arc<Part>>,
         wanted: &Wanted,
     ) -> Result<Part, Problem> {
-        let is_old = looking.open.as_ref().is_some_and(|open| open.read_at.elapsed() > READ_SECRET_AFTER);
-        if is_old {
+        if looking.open.as_ref().is_some_and(Open::is_old) {
             self.renew(shared, looking).await?;
         }
         let mirror = match &looking.open {
@@ -186,14 +174,12 @@ impl Source {
             None => self.open(shared, looking).await?,
         };
         let (before, wanted) = (before.clone(), wanted.clone());
-        Ok(blocking(move || bring(mirror, before, &wanted)).await)
+        Ok(blocking(move || bring(mirror, before.as_deref(), &wanted)).await)
     }
 
     async fn credentials(&self, shared: &Shared) -> Result<Credentials, Problem> {
-        match &self.origin.secret {
-            None => Ok(Credentials::default()),
-            Some((namespace, name)) => repo::credentials(&shared.cluster.secret(namespace, name).await?),
-        }
+        let (namespace, name) = self.origin.secret.as_ref().map(|(a, b)| (a.as_str(), b.as_str())).unzip();
+        shared.credentials(namespace.unwrap_or_default(), name).await
     }
 
     async fn open(&self, shared: &Shared, looking: &mut Looking) -> Result<Arc<Mirror>, Problem> {
@@ -208,27 +194,17 @@ impl Source {
             };
             watch_local(folder, tell).ok()
         });
-        let folder = self.folder(shared);
-        let terms = Terms { ssh: shared.settings.ssh.clone(), ..Terms::default() };
-        let known = credentials.clone();
-        let open = if self.origin.is_whole { Mirror::open_on } else { Mirror::open_commits_on };
-        let mirror = Arc::new(blocking(move || open(&folder, remote, known, terms)).await?);
-        looking.open = Some(Open { mirror: mirror.clone(), credentials, read_at: Instant::now(), _watch: watch });
+        let place = (&*self.folder(shared), self.origin.is_whole);
+        let open = Open::new(shared, place, remote, credentials, watch).await?;
+        let mirror = open.mirror.clone();
+        looking.open = Some(open);
         Ok(mirror)
     }
 
     /// Reads the Secret again. Gives whether it holds others now.
     async fn renew(&self, shared: &Shared, looking: &mut Looking) -> Result<bool, Problem> {
         let Some(open) = &mut looking.open else { return Ok(false) };
-        let credentials = self.credentials(shared).await?;
-        open.read_at = Instant::now();
-        if open.credentials.is_same(&credentials) {
-            return Ok(false);
-        }
-        let (mirror, others) = (open.mirror.clone(), credentials.clone());
-        open.credentials = credentials;
-        blocking(move || mirror.set_credentials(others)).await?;
-        Ok(true)
+        open.renew(self.credentials(shared).await?).await
     }
 
     /// Its mirror's folder. Repositories with the same address share none where their Secrets differ.
@@ -243,21 +219,14 @@ impl Source {
     }
 }
 
-/// What was known before a look.
-#[derive(Clone)]
-struct Before {
-    part: Option<Arc<Part>>,
-    missing: BTreeMap<CommitId, Problem>,
-}
-
 fn is_setup(problem: &Problem) -> bool {
     problem.fault == Fault::Setup
 }
 
 /// Looks at the server and fetches what is wanted. What went wrong stands in the part: what was seen before still holds.
-fn bring(mirror: Arc<Mirror>, before: Before, wanted: &Wanted) -> Part {
-    let mut part = match &before.part {
-        Some(part) => Part { problem: None, ..(**part).clone() },
+fn bring(mirror: Arc<Mirror>, before: Option<&Part>, wanted: &Wanted) -> Part {
+    let mut part = match before {
+        Some(part) => Part { mirror: mirror.clone(), problem: None, ..part.clone() },
         None => Part {
             mirror: mirror.clone(),
             heads: Heads::new(),
@@ -268,8 +237,6 @@ fn bring(mirror: Arc<Mirror>, before: Before, wanted: &Wanted) -> Part {
             problem: None,
         },
     };
-    part.mirror = mirror.clone();
-    part.missing = before.missing;
     part.problem = try_to_bring(&mirror, &mut part, wanted).err();
     // Another Repository may have wanted them; they are asked for again only with those that are wanted now.
     part.missing.retain(|commit, _| !mirror.contains(*commit));

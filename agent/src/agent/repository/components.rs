@@ -59,7 +59,7 @@ impl Task {
     /// Has the repositories of components looked at that followed revisions need. Waits for what is not here yet, but
     /// not for long, and once only for each look. `is_asked` says that a person waits for what stands there now.
     pub(super) async fn look_at_components(&mut self, resolved: &ResolvedRepository, is_asked: bool) {
-        let Some(mirror) = self.open.as_ref().map(|open| open.mirror.clone()) else { return };
+        let Some(mirror) = self.open.as_ref().map(|opened| opened.open.mirror.clone()) else { return };
         let needs = self.needs(resolved, mirror).await;
         let shared = self.shared.clone();
         let sources: BTreeMap<String, Result<Arc<Source>, Problem>> = needs

@@ -14,8 +14,9 @@ use towpath_core::ledger::passed::Gates;
 use towpath_core::names;
 use towpath_core::status::Condition;
 
-use super::{READ_SECRET_AFTER, Task};
+use super::Task;
 use crate::agent::ledger::{self, Known, Terms};
+use crate::agent::open::READ_SECRET_AFTER;
 use crate::blocking::blocking;
 use crate::board::Ledgers;
 use crate::ledger::{Head, Reader, remembered};
@@ -82,7 +83,7 @@ impl Task {
     }
 
     async fn try_to_keep(&mut self, resolved: &ResolvedRepository, rule: LedgerRule) -> Result<(), Problem> {
-        let Some(source) = self.open.as_ref().map(|open| open.mirror.clone()) else { return Ok(()) };
+        let Some(source) = self.open.as_ref().map(|opened| opened.open.mirror.clone()) else { return Ok(()) };
         let cluster = &self.shared.settings.cluster_name;
         if !names::is_dns_label(cluster) {
             return Err(Problem::setup(format!("{cluster:?} cannot be the name of a ledger's cluster"))
@@ -104,10 +105,7 @@ impl Task {
             }
             keeping.read_at = Instant::now();
         }
-        let credentials = match &rule.secret {
-            None => Credentials::default(),
-            Some(name) => repo::credentials(&self.shared.cluster.secret(&resolved.home, name).await?)?,
-        };
+        let credentials = self.shared.credentials(&resolved.home, rule.secret.as_deref()).await?;
         let is_same = |keeping: &Keeping| {
             keeping.begun_with == begun_with && keeping.credentials.is_same(&credentials) && !keeping.task.is_finished()
         };

@@ -17,7 +17,7 @@ use towpath_core::status::Condition;
 use super::Task;
 use crate::blocking::blocking;
 use crate::bump::{self, Lane, Pushed, Steward};
-use crate::repo::{self, Credentials, Mirror};
+use crate::repo::Mirror;
 use crate::resources::{Answer, Bump, Repository, ResolvedRepository};
 
 /// How often somebody else may be there first in one look.
@@ -144,7 +144,7 @@ impl Task {
 
     fn lane(&self, branch: &str) -> Option<(Arc<Mirror>, Lane)> {
         let head = *self.seen.heads.get(branch).filter(|_| !self.seen.deleted.contains(branch))?;
-        let mirror = self.open.as_ref()?.mirror.clone();
+        let mirror = self.open.as_ref()?.open.mirror.clone();
         Some((mirror, Lane { branch: branch.to_owned(), head }))
     }
 
@@ -157,7 +157,7 @@ impl Task {
         author: Author,
     ) -> Result<Option<CommitId>, Problem> {
         let Some((mirror, _)) = self.lane(&lane.branch) else { return Ok(None) };
-        let credentials = self.write_credentials(resolved).await?;
+        let credentials = self.shared.credentials(&resolved.home, resolved.write_secret.as_deref()).await?;
         let steward = Steward { cluster: author.cluster.clone(), key: self.shared.key().await?, credentials };
         let named = moves.iter().take(MAX_NAMED);
         let mut said: Vec<String> = named.map(|one| format!("{} {}..{}", one.path, one.names.0, one.names.1)).collect();
@@ -180,13 +180,6 @@ impl Task {
         done.insert(0, line);
         done.truncate(MAX_LISTED);
         Ok(Some(commit))
-    }
-
-    async fn write_credentials(&self, resolved: &ResolvedRepository) -> Result<Credentials, Problem> {
-        match &resolved.write_secret {
-            None => Ok(Credentials::default()),
-            Some(name) => repo::credentials(&self.shared.cluster.secret(&resolved.home, name).await?),
-        }
     }
 
     /// The last commits that were made, as the status lists them.

@@ -16,7 +16,7 @@ use crate::blocking::blocking;
 use crate::bump::{self, Lane};
 use crate::cluster::Severity;
 use crate::cut::Cut;
-use crate::repo::{self, Credentials};
+use crate::repo::Credentials;
 use crate::resources::{Answer, Ask, BumpAsk, CutAsk, Outside, Repository, ResolvedRepository, What, secret_for};
 
 /// Lines of an answer.
@@ -191,7 +191,7 @@ impl Task {
         })?;
         let from = wanted.from.clone().unwrap_or_else(|| resolved.branches.develop.clone());
         let by_commit = from.parse::<CommitId>().ok().and_then(|head| {
-            let mirror = self.open.as_ref()?.mirror.clone();
+            let mirror = self.open.as_ref()?.open.mirror.clone();
             mirror.contains(head).then(|| (mirror, Lane { branch: head.short(), head }))
         });
         let (mirror, lane) = by_commit.or_else(|| self.lane(&from)).ok_or_else(|| {
@@ -200,7 +200,8 @@ impl Task {
         })?;
         let head = lane.head;
         let parts = self.components.parts.clone();
-        let mut credentials = BTreeMap::from([(String::new(), self.write_credentials(resolved).await)]);
+        let of_deploy = self.shared.credentials(&resolved.home, resolved.write_secret.as_deref()).await;
+        let mut credentials = BTreeMap::from([(String::new(), of_deploy)]);
         for address in parts.parts.keys() {
             credentials.insert(address.clone(), self.component_credentials(resolved, address).await);
         }
@@ -233,13 +234,8 @@ impl Task {
         let beside = &resolved.components[..resolved.components.len().min(1)];
         let own = secret_for(&resolved.components, address)?;
         let is_beside = secret_for(beside, address).is_ok_and(|secret| secret == own);
-        if is_beside {
-            return self.write_credentials(resolved).await;
-        }
-        match own {
-            None => Ok(Credentials::default()),
-            Some(name) => repo::credentials(&self.shared.cluster.secret(&resolved.home, name).await?),
-        }
+        let secret = if is_beside { resolved.write_secret.as_deref() } else { own };
+        self.shared.credentials(&resolved.home, secret).await
     }
 
     /// What became of the last request.
