@@ -33,3 +33,4 @@ mod crossing;
 mod components_view;
 mod preflight;
 mod registry;
+mod rollback;

@@ -113,8 +113,8 @@ pub struct Slot {
     gates: Mutex<Arc<Gates>>,
     /// The lanes that environments follow.
     lanes: Mutex<HashMap<Id, LaneRule>>,
-    /// What environments run: the components of it are needed too.
-    running: Mutex<HashMap<Id, CommitId>>,
+    /// What environments run or may go back to: the components of it are needed too.
+    running: Mutex<HashMap<Id, BTreeSet<CommitId>>>,
 }
 
 /// What can be said of a repository.
@@ -167,14 +167,14 @@ impl Slot {
         self.running.lock().expect("nothing panics while it holds this lock").remove(environment);
     }
 
-    /// Says what an environment runs.
-    fn runs(&self, environment: &Id, commit: CommitId) {
-        self.running.lock().expect("nothing panics while it holds this lock").insert(environment.clone(), commit);
+    /// Says what an environment runs, or may go back to.
+    fn runs(&self, environment: &Id, commits: BTreeSet<CommitId>) {
+        self.running.lock().expect("nothing panics while it holds this lock").insert(environment.clone(), commits);
     }
 
-    /// What environments run, each commit once.
+    /// What environments run or may go back to, each commit once.
     fn running(&self) -> BTreeSet<CommitId> {
-        self.running.lock().expect("nothing panics while it holds this lock").values().copied().collect()
+        self.running.lock().expect("nothing panics while it holds this lock").values().flatten().copied().collect()
     }
 
     /// The lanes that are followed from namespaces that may, each once.

@@ -21,6 +21,7 @@ mod images;
 mod suspend;
 mod bump;
 mod release;
+mod rollback;
 mod confirm;
 mod crds;
 mod key;
@@ -81,6 +82,10 @@ enum Command {
     Bump(bump::Args),
     /// Begin a release.
     Release(release::Args),
+    /// Take back what an environment runs, by reverts in git: shows what would be done, asks, does it.
+    Rollback(rollback::RollbackArgs),
+    /// Land again what was rolled back, by reverting its revert.
+    Reland(rollback::RelandArgs),
     /// Look at the deletions of an environment that wait for a person, and confirm them.
     Confirm(confirm::Args),
     /// Print the manifests of an environment, from files, without a cluster.
@@ -143,6 +148,8 @@ async fn execute(command: Command) -> Result<Code, Failure> {
         Command::Resume(args) => suspend::run(args, false).await,
         Command::Bump(args) => bump::run(args).await,
         Command::Release(args) => release::run(args).await,
+        Command::Rollback(args) => rollback::rollback(args).await,
+        Command::Reland(args) => rollback::reland(args).await,
         Command::Confirm(args) => confirm::run(args).await,
         Command::Render(args) => render::run(&args),
         Command::Lint(args) => lint::run(&args).await,

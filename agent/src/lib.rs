@@ -15,6 +15,7 @@ pub mod web;
 pub mod ledger;
 pub mod bump;
 pub mod cut;
+pub mod rollback;
 pub mod releases;
 pub mod sync;
 pub mod agent;

@@ -7,7 +7,7 @@ mod components;
 mod ledger;
 mod resolve;
 
-pub use ask::{Ask, BumpAsk, CutAsk, What};
+pub use ask::{Ask, BumpAsk, CutAsk, RollbackAsk, What};
 pub use components::{Allowed, Bump, BumpRule, BumpSpec, ComponentRule, Outside, secret_for};
 pub use ledger::{After, LedgerPlace, LedgerRule, LedgerSpec, Peer};
 pub use resolve::ResolvedRepository;

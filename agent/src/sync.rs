@@ -25,6 +25,7 @@ mod course;
 mod desire;
 mod ending;
 mod farewell;
+mod foresee;
 mod gate;
 mod handover;
 mod health;
@@ -44,8 +45,10 @@ mod send;
 mod work;
 
 pub use claims::Claims;
+pub use course::{revision_of, revision_text};
 pub use farewell::{Farewell, Parting, farewell};
-pub use gate::{Wanted, wanted};
+pub use foresee::{Foreseen, foresee};
+pub use gate::{Standing, Wanted, wanted};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -181,7 +184,7 @@ impl Memory {
     /// What was applied of a revision, if that is what is kept: the very same content.
     pub fn desired_of(&self, revision: &str, content: &str) -> Option<Arc<Cleared>> {
         let (key, cleared) = self.desired.as_ref()?;
-        let is_it = course::revision_text(&key.candidate) == revision && cleared.content() == content;
+        let is_it = revision_text(&key.candidate) == revision && cleared.content() == content;
         is_it.then(|| cleared.clone())
     }
 
@@ -305,7 +308,7 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
             None
         }
     };
-    let running = pass.status.running.as_ref().and_then(|running| course::revision_of(&running.revision));
+    let running = pass.status.running.as_ref().and_then(|running| revision_of(&running.revision));
     let mut journal = Journal { under_way: pass.status.sync.clone(), ended: Vec::new() };
     memory.has_told = false;
     let mut done = None;

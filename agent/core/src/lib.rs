@@ -46,3 +46,4 @@ pub mod lease;
 pub mod status;
 pub mod hooks;
 pub mod ledger;
+pub mod rollback;

@@ -65,6 +65,12 @@ pub mod annotation {
     pub const CONFIRM_PRUNE: &str = "towpath.dev/confirmPrune";
     /// Environment only: who confirmed them.
     pub const CONFIRMED_BY: &str = "towpath.dev/confirmedBy";
+    /// Environment only: a rollback that a person asks for, as JSON.
+    pub const ROLLBACK: &str = "towpath.dev/rollback";
+    /// Environment only: who asks for it.
+    pub const ROLLBACK_BY: &str = "towpath.dev/rollbackBy";
+    /// Environment only: the id of the rollback that is done although something says that it must not be.
+    pub const OVERRIDE: &str = "towpath.dev/override";
 }
 
 /// The name of an Environment: a DNS label, for it becomes a label value and a part of ref names.

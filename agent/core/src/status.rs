@@ -5,10 +5,14 @@
 mod conditions;
 mod images;
 mod leftovers;
+mod rollback;
 mod syncs;
 
 pub use images::{ImageStatus, ImagesSeen, MAX_IMAGES};
 pub use leftovers::{KeptStatus, LeftoverStatus, Leftovers};
+pub use rollback::{
+    MAX_LINES, MAX_ROLLED_BACK, MAX_TRIED, RevertStatus, RollbackPhase, RollbackStatus, RolledBack, Wish,
+};
 pub use syncs::{
     ContentStatus, HookOutcome, HookStatus, Outcome, Recorded, SyncHealth, SyncRecord, SyncStatus, Trigger, WaitReason,
     WaitStatus,
@@ -268,6 +272,21 @@ pub struct EnvironmentStatus {
     /// The head of the lane, where it may not be moved to yet, and for whom it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateStatus>,
+    /// Why it is kept on a revision on purpose, and until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
+    /// The last preview of a rollback, until it is confirmed, or why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<RollbackStatus>,
+    /// The last rollback that was begun: under way or over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackStatus>,
+    /// What was rolled back and may come with no revision that it moves to, at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rolled_back: Vec<RolledBack>,
+    /// The commits that were rolled back without a person, the newest first, at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<String>,
     /// The last record in the ledger when this was written, as `sequence commit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<String>,
@@ -364,6 +383,8 @@ pub struct Report {
     pub candidate: Option<Revision>,
     /// The head of the lane, where it is not what it may move to.
     pub gate: Option<GateStatus>,
+    /// Why it is kept on a revision on purpose.
+    pub held: Option<String>,
     /// The revision that everything desired was applied from, if the pass came so far.
     pub settled_on: Option<Revision>,
     /// The revision that was worked on.
@@ -414,6 +435,7 @@ impl Report {
             suspended: false,
             candidate: None,
             gate: None,
+            held: before.held.clone(),
             settled_on: None,
             attempted: None,
             handled_request: None,
@@ -461,6 +483,11 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
     status.candidate =
         report.candidate.as_ref().filter(|candidate| Some(candidate.to_string()) != runs).map(Into::into);
     status.gate = report.gate.clone();
+    status.held = report.held.clone();
+    if let Some(rollback) = status.rollback.as_mut().filter(|rollback| runs.is_some() && rollback.goes_to == runs) {
+        // It is there: from now on it moves as it always does.
+        rollback.goes_to = None;
+    }
     if let Some(request) = &report.handled_request {
         status.last_handled_request = Some(request.clone());
     }

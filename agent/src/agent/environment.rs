@@ -1,5 +1,7 @@
 //! The task of one Environment: it wakes for a closed list of reasons, runs a pass, and writes the status.
 
+mod rollback;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,7 +17,7 @@ use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 use towpath_core::ledger::LedgerName;
 use towpath_core::names::{EnvironmentName, annotation};
-use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, State};
+use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, RollbackPhase, State};
 
 use super::kept::Kept;
 use super::{Desk, Id, Shared, Sight, Slot, kin};
@@ -24,6 +26,7 @@ use crate::cluster::{Severity, Wakes};
 use crate::ledger::mark_place;
 use crate::repo::View;
 use crate::resources::Environment;
+use crate::rollback::Settled;
 use crate::sync::{self, Memory, Request, Wanted};
 
 /// How long changes of health are gathered before they are looked at.
@@ -58,6 +61,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         told: None,
         seen: None,
         looked_for: None,
+        settled: Arc::default(),
     };
     let mut slot: Option<Arc<Slot>> = None;
     // What Environments are to each other is known when all of them are.
@@ -191,6 +195,8 @@ pub(super) struct Task {
     seen: Option<Arc<View>>,
     /// The lane that a look was asked for because it was not there.
     looked_for: Option<LaneRule>,
+    /// What was found out of changes that were rolled back.
+    settled: Arc<Settled>,
 }
 
 /// How soon a pass comes at the earliest for the sake of something that is tried again.
@@ -210,9 +216,13 @@ impl Task {
             earlier.leave(&self.id);
         }
         slot.follow(&self.id, &environment.lane);
-        if let Some(running) = self.status.running.as_ref().and_then(|running| running.commit()) {
-            slot.runs(&self.id, running);
-        }
+        let rollback = self.status.rollback.as_ref();
+        let needed = [
+            self.status.running.as_ref().map(|running| &running.revision),
+            rollback.and_then(|rollback| rollback.goes_to.as_ref()),
+        ];
+        let needed = needed.into_iter().flatten().filter_map(|text| Some(sync::revision_of(text)?.commit));
+        slot.runs(&self.id, needed.collect());
         *joined = Some(slot.clone());
         Ok((environment, slot))
     }
@@ -234,7 +244,7 @@ impl Task {
         &mut self,
         resource: &Environment,
         environment: &environment::Environment,
-        slot: &Slot,
+        slot: &Arc<Slot>,
         view: &mut watch::Receiver<Sight>,
         changes: &watch::Receiver<Arc<Environment>>,
     ) -> Report {
@@ -272,6 +282,8 @@ impl Task {
                 return blocked(resource, &self.status, vec![problem]);
             }
         };
+        let seen = Box::pin(self.roll_back(resource, environment, slot, seen)).await;
+        view.borrow_and_update();
         let cluster = &self.shared.settings.cluster_name;
         slot.desk.gated(&environment.name, environment.waits_for(cluster));
         if let Some(remembered) = &self.status.ledger {
@@ -286,13 +298,14 @@ impl Task {
             _ => seen,
         };
         self.seen = Some(seen.clone());
-        let running = self.status.running.as_ref().and_then(|running| running.commit());
+        let standing = sync::Standing::of(&self.status, self.settled.clone());
         let as_of = slot.desk.as_of().unwrap_or_else(Timestamp::now);
         let wanted = move |view: &View, environment: &environment::Environment, cluster: &str| {
-            sync::wanted(view, environment, (running, cluster), as_of)
+            sync::wanted(view, environment, (&standing, cluster), as_of)
         };
         let mut at_start = {
             let (seen, environment, cluster) = (seen.clone(), environment.clone(), cluster.clone());
+            let wanted = wanted.clone();
             blocking(move || wanted(&seen, &environment, &cluster)).await
         };
         if let Ok(Wanted { look_at: Some(at), .. }) = &mut at_start
@@ -302,7 +315,9 @@ impl Task {
             slot.desk.look_again();
             *at = Timestamp::now() + self.shared.settings.scaled(LOOKED_AGAIN);
         }
-        let candidate = |wanted: &Result<Wanted, Problem>| wanted.as_ref().ok().map(|wanted| wanted.candidate.clone());
+        let candidate = |wanted: &Result<Wanted, Problem>| {
+            wanted.as_ref().ok().map(|wanted| (wanted.candidate.clone(), wanted.goes_to.clone(), wanted.gives_up))
+        };
         let (watched, wanted_at_start) = (view.clone(), candidate(&at_start));
         // Asked before each write: what a view says is found out once.
         let judged: Mutex<Option<(Arc<View>, bool)>> = Mutex::default();
@@ -317,7 +332,7 @@ impl Task {
                     _ => {
                         let look = || candidate(&wanted(view, environment, cluster));
                         // Where it waits for others, many commits may be read for it.
-                        let is_quick = environment.after.is_empty();
+                        let is_quick = environment.after.is_empty() && self.status.rolled_back.is_empty();
                         let now = if is_quick { look() } else { tokio::task::block_in_place(look) };
                         let is_other = now != wanted_at_start;
                         *judged = Some((view.clone(), is_other));
@@ -461,6 +476,11 @@ impl Task {
         // What is due may be no business of this pass: an Environment that cannot be resolved does not look.
         let soon = soon.map(|soon| soon.max(settings.scaled(SOONEST)));
         let pause = soon.map_or(pause, |soon| pause.min(soon));
+        let pushes = matches!(
+            self.status.rollback.as_ref().map(|rollback| rollback.phase),
+            Some(RollbackPhase::Pushing | RollbackPhase::WaitsForGit)
+        );
+        let pause = if pushes { pause.min(settings.scaled(rollback::AGAIN)) } else { pause };
         self.status.pause(pause, settings).max(Duration::from_millis(20))
     }
 }

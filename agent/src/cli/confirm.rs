@@ -45,11 +45,11 @@ pub(super) async fn run(args: Args) -> Result<Code, Failure> {
         return Err(problem.hint(format!("look at it again: towpath confirm {}", args.name)).into());
     }
     output::data(&listed(&args.name, &waiting, &value))?;
-    if !args.yes && !agrees()? {
+    if !args.yes && !agrees("Delete them?")? {
         output::progress("nothing was confirmed");
         return Ok(Code::Failed);
     }
-    check_right(&access, &args.name).await?;
+    check_right(&access, &args.name, ("confirm", "confirm deletions")).await?;
     let annotations = json!({ annotation::CONFIRM_PRUNE: value, annotation::CONFIRMED_BY: access.user().await });
     access.patch(&args.name, &json!({ "metadata": { "annotations": annotations } })).await?;
     output::data(&format!("environment.towpath.dev/{} deletions confirmed\n", args.name))?;
@@ -72,28 +72,28 @@ fn listed(name: &str, waiting: &LeftoverStatus, value: &str) -> String {
 }
 
 /// Asks a person. Where there is none, the answer is an error and never a yes.
-fn agrees() -> Result<bool, Failure> {
+pub(super) fn agrees(question: &str) -> Result<bool, Failure> {
     let input = std::io::stdin();
     if !input.is_terminal() {
         return Err(Problem::setup("there is nobody to ask").hint("say -y to confirm without being asked").into());
     }
     let mut out = std::io::stderr();
-    write!(out, "Delete them? [y/N] ")?;
+    write!(out, "{question} [y/N] ")?;
     out.flush()?;
     let mut answer = String::new();
     input.lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// The API server checks it again when the annotation is written (manifests/policy.yaml); asked first, it can be said
-/// with the name of the right.
-async fn check_right(access: &Access, name: &str) -> Result<(), Problem> {
+/// The API server checks a right again when the annotation is written (manifests/policy.yaml); asked first, it can be said
+/// with its name. `what` is what somebody may not do without it.
+pub(super) async fn check_right(access: &Access, name: &str, (verb, what): (&str, &str)) -> Result<(), Problem> {
     let asked = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(ResourceAttributes {
                 group: Some(GROUP.to_owned()),
                 resource: Some("environments".to_owned()),
-                verb: Some("confirm".to_owned()),
+                verb: Some(verb.to_owned()),
                 namespace: Some(access.namespace.clone()),
                 name: Some(name.to_owned()),
                 ..ResourceAttributes::default()
@@ -107,8 +107,8 @@ async fn check_right(access: &Access, name: &str) -> Result<(), Problem> {
     if answer.status.is_some_and(|status| status.allowed) {
         return Ok(());
     }
-    Err(Problem::setup(format!("you may not confirm deletions of {name}"))
-        .hint("it needs the verb confirm on environments.towpath.dev"))
+    Err(Problem::setup(format!("you may not {what} of {name}"))
+        .hint(format!("it needs the verb {verb} on environments.towpath.dev")))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ Exit codes of towpath
   1  error; for lint: there are problems; for diff: something differs
   2  wrong use of the command line; for diff also: it could not be found out
   3  sync --wait: the environment is degraded, blocked or suspended
-  4  sync --wait: it was not healthy in time
+  4  sync --wait: it was not healthy in time; rollback, reland: it was not over in time, and goes on
 
 A closed pipe, as with `towpath get | head -1`, is no error.
 ";

@@ -44,7 +44,7 @@ pub(super) struct Args {
     access: Flags,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration: jiff::SignedDuration = text.parse().map_err(|_| "write it as 90s, 5m or 1h30m".to_owned())?;
     Duration::try_from(duration).map_err(|_| "it is negative".to_owned())
 }

@@ -1,7 +1,8 @@
-//! What a person asks of the steward of a Repository: written into an annotation of it, answered in its status.
+//! What a person asks for: written into an annotation of a Repository or an Environment, answered in its status.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use towpath_core::status::Wish;
 
 /// A request, as the annotation `towpath.dev/request` of a Repository holds it, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +56,26 @@ pub struct CutAsk {
     /// The deploy branch that it is cut from; develop where none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+}
+
+/// A rollback, or a change to be landed again, as the annotation `towpath.dev/rollback` of an Environment holds it, as JSON.
+/// Who asks stands in an annotation of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RollbackAsk {
+    /// A value that no other request has. The answer bears it.
+    pub id: String,
+    /// When it was asked. What was asked long ago is not done.
+    pub at: Timestamp,
+    /// Why. It stands in the commits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The digest of the preview that somebody has agreed to. Without it there is a preview and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<String>,
+    /// What is wanted.
+    #[serde(default)]
+    pub wish: Wish,
 }
 
 #[cfg(test)]

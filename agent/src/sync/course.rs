@@ -123,9 +123,10 @@ pub(super) fn revisions(
     running: Option<&Candidate>,
 ) -> Vec<(Candidate, bool)> {
     let under_way = pass.status.sync.as_ref().and_then(|sync| revision_of(&sync.revision));
-    let went_back = candidate.is_some() && candidate == running;
+    let gives_up = pass.wanted.as_ref().is_ok_and(|wanted| wanted.gives_up);
+    let went_back = candidate.is_some() && candidate == running || gives_up;
     let may_move = pass.environment.sync == SyncMode::Automatic || pass.request.is_some();
-    let moves = candidate.filter(|_| may_move).cloned();
+    let moves = candidate.filter(|_| may_move).or(goes_to(pass)).cloned();
     let mut wanted: Vec<Candidate> = moves.into_iter().chain(under_way.filter(|_| !went_back)).collect();
     wanted.extend(running.cloned());
     let mut revisions: Vec<(Candidate, bool)> = Vec::new();
@@ -142,13 +143,19 @@ pub(super) fn revisions(
     revisions
 }
 
+/// Where a rollback takes the environment.
+fn goes_to<'p>(pass: &'p Pass) -> Option<&'p Candidate> {
+    pass.wanted.as_ref().ok()?.goes_to.as_ref()
+}
+
 /// A revision as the status writes it.
-pub(super) fn revision_of(text: &str) -> Option<Candidate> {
+pub fn revision_of(text: &str) -> Option<Candidate> {
     let (branch, commit) = text.rsplit_once("@sha1:")?;
     Some(Candidate { branch: branch.to_owned(), commit: commit.parse().ok()? })
 }
 
-pub(super) fn revision_text(candidate: &Candidate) -> String {
+/// A candidate as the status writes it.
+pub fn revision_text(candidate: &Candidate) -> String {
     format!("{}@sha1:{}", candidate.branch, candidate.commit)
 }
 
@@ -203,8 +210,8 @@ pub(super) async fn take_up(
                 subject: known.map(|known| known.subject).unwrap_or_default(),
                 content: desired.content().to_owned(),
                 trigger: trigger(pass, &revision, is_move),
-                requested_by: pass.request.and_then(|request| request.by.clone()),
-                request: pass.request.map(|request| request.id.clone()),
+                requested_by: asked(pass, &revision).1,
+                request: asked(pass, &revision).0,
                 attempt: None,
                 started_at: now,
                 created: 0,
@@ -246,9 +253,21 @@ fn differs(pass: &Pass, is_move: bool, desired: &Cleared) -> bool {
     }
 }
 
+/// The request that a sync is for, and who made it: one for a sync, or for the rollback that it belongs to.
+fn asked(pass: &Pass, revision: &str) -> (Option<String>, Option<String>) {
+    let rollback = pass.status.rollback.as_ref().filter(|one| one.goes_to.as_deref() == Some(revision));
+    match (pass.request, rollback) {
+        (Some(request), _) => (Some(request.id.clone()), request.by.clone()),
+        (None, Some(rollback)) => (Some(rollback.id.clone()), rollback.by.clone()),
+        (None, None) => (None, None),
+    }
+}
+
 pub(super) fn trigger(pass: &Pass, revision: &String, is_move: bool) -> Trigger {
     let is_retry = pass.status.last_attempted_revision.as_ref() == Some(revision);
+    let is_rollback = goes_to(pass).is_some_and(|one| revision_text(one) == *revision);
     match pass.request {
+        _ if is_move && is_rollback && !is_retry => Trigger::Rollback,
         Some(_) => Trigger::Request,
         None if is_move && is_retry => Trigger::Retry,
         None if is_move => Trigger::Commit,

@@ -1,4 +1,7 @@
-//! What an environment may move to: the head of its lane, or the newest revision that passed where it must have.
+//! What an environment may move to: the head of its lane, or the newest revision that passed where it must have and is
+//! without what was rolled back.
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use towpath_core::candidate::{self, Candidate};
@@ -7,10 +10,11 @@ use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 use towpath_core::ledger::passed;
 use towpath_core::revision::CommitId;
-use towpath_core::status::GateStatus;
+use towpath_core::status::{EnvironmentStatus, GateStatus, RollbackPhase, RollbackStatus};
 
 use super::course;
 use crate::repo::View;
+use crate::rollback::Settled;
 
 /// Commits of a lane that are looked at, from its head, by their first parents.
 const MAX_WALK: usize = 500;
@@ -24,6 +28,68 @@ pub struct Wanted {
     pub gate: Option<GateStatus>,
     /// When time alone lets another revision pass.
     pub look_at: Option<Timestamp>,
+    /// Where a rollback takes it, whether it moves by itself or not.
+    pub goes_to: Option<Candidate>,
+    /// Why it is kept where it is: no revision that it may move to is without what was rolled back.
+    pub held: Option<String>,
+    /// Whether what is under way has in it what was rolled back.
+    pub gives_up: bool,
+}
+
+/// What a status says that decides where its environment may move to.
+#[derive(Clone)]
+pub struct Standing {
+    running: Option<CommitId>,
+    under_way: Option<CommitId>,
+    rollback: Option<RollbackStatus>,
+    rolled_back: Vec<(CommitId, Option<CommitId>)>,
+    settled: Arc<Settled>,
+}
+
+impl Standing {
+    /// Reads it. What was found out of commits before is in `settled`.
+    pub fn of(status: &EnvironmentStatus, settled: Arc<Settled>) -> Standing {
+        let commit = |text: &String| text.parse::<CommitId>().ok();
+        let under_way = status.sync.as_ref().filter(|sync| !sync.applied);
+        Standing {
+            running: status.running.as_ref().and_then(|running| running.commit()),
+            under_way: under_way.and_then(|sync| Some(course::revision_of(&sync.revision)?.commit)),
+            rollback: status.rollback.clone().filter(|one| one.goes_to.is_some() || one.phase.is_under_way()),
+            rolled_back: status
+                .rolled_back
+                .iter()
+                .filter_map(|one| Some((commit(&one.commit)?, one.revert.as_ref().and_then(commit))))
+                .collect(),
+            settled,
+        }
+    }
+
+    /// The first change that was rolled back and that a revision has in it. What cannot be found out counts as one.
+    pub fn has_in(&self, view: &View, revision: CommitId) -> Option<CommitId> {
+        let is_in = |(taken, revert): &&(CommitId, Option<CommitId>)| {
+            !self.settled.is_without(&view.mirror, revision, (*taken, *revert)).unwrap_or(false)
+        };
+        self.rolled_back.iter().find(is_in).map(|(taken, _)| *taken)
+    }
+
+    /// What is waited for, in words.
+    fn waits_for(&self, taken: CommitId, branch: &str) -> String {
+        match &self.rollback {
+            Some(RollbackStatus { phase: RollbackPhase::WaitsForMerge, branch: Some(beside), .. }) => {
+                format!("{} was rolled back, and waits for {beside} to be merged into {branch}", taken.short())
+            }
+            Some(RollbackStatus { phase: RollbackPhase::WaitsForGit, .. }) => {
+                format!(
+                    "{} was rolled back in the cluster alone, and its revert waits for the git server",
+                    taken.short()
+                )
+            }
+            Some(RollbackStatus { phase: RollbackPhase::Pushing, .. }) => {
+                format!("{} was rolled back, and its revert is being pushed to {branch}", taken.short())
+            }
+            _ => format!("{} was rolled back, and {branch} does not have its revert", taken.short()),
+        }
+    }
 }
 
 /// Finds it. Nothing older than what runs is moved to. `as_of` is the time up to which the ledgers are known.
@@ -33,12 +99,45 @@ pub struct Wanted {
 pub fn wanted(
     view: &View,
     environment: &Environment,
-    (running, cluster): (Option<CommitId>, &str),
+    (standing, cluster): (&Standing, &str),
     as_of: Timestamp,
 ) -> Result<Wanted, Problem> {
     let head = candidate::find(&environment.lane, &view.heads, &view.branches)?;
-    if environment.after.is_empty() || running == Some(head.commit) {
-        return Ok(Wanted { candidate: Some(head), ..Wanted::default() });
+    let branch = head.branch.clone();
+    let rolled_back = standing.has_in(view, head.commit);
+    let goes_to = standing.rollback.as_ref().and_then(|rollback| course::revision_of(rollback.goes_to.as_ref()?));
+    // Nothing but a commit of the lane is applied, whatever a status says.
+    let is_on_lane = |one: &Candidate| view.mirror.is_ancestor(one.commit, head.commit).unwrap_or(false);
+    let back = Wanted {
+        goes_to: goes_to.filter(|one| Some(one.commit) != standing.running && is_on_lane(one)),
+        gives_up: standing.under_way.is_some_and(|commit| standing.has_in(view, commit).is_some()),
+        ..Wanted::default()
+    };
+    let passed = passed(view, environment, head, (standing, cluster), as_of);
+    match (&passed.candidate, rolled_back) {
+        (None, Some(taken)) => {
+            Ok(Wanted { held: Some(standing.waits_for(taken, &branch)), gate: None, look_at: passed.look_at, ..back })
+        }
+        _ => Ok(Wanted { goes_to: back.goes_to, gives_up: back.gives_up, ..passed }),
+    }
+}
+
+/// The newest revision that is without what was rolled back and that passed where it must have.
+fn passed(
+    view: &View,
+    environment: &Environment,
+    head: Candidate,
+    (standing, cluster): (&Standing, &str),
+    as_of: Timestamp,
+) -> Wanted {
+    let running = standing.running;
+    let is_without = |commit: CommitId| standing.has_in(view, commit).is_none();
+    let is_all = environment.after.is_empty() || running == Some(head.commit);
+    if is_all && !is_without(head.commit) {
+        return Wanted::default();
+    }
+    if is_all {
+        return Wanted { candidate: Some(head), ..Wanted::default() };
     }
     let mut next = Some(head.commit);
     let history = std::iter::from_fn(|| {
@@ -50,12 +149,13 @@ pub fn wanted(
     });
     // Who names one commit means that one.
     let length = if matches!(environment.lane, LaneRule::Commit(_)) { 1 } else { MAX_WALK };
-    let verdict = passed::newest_passed(history.take(length), (&environment.after, cluster), &view.gates, as_of);
+    let history = history.take(length).filter(|(commit, _)| is_without(*commit));
+    let verdict = passed::newest_passed(history, (&environment.after, cluster), &view.gates, as_of);
     // The lane may have moved to another branch, or been reset: what is part of what runs is no step forward.
     let is_forward =
         |commit: CommitId| running.is_none_or(|running| !view.mirror.is_ancestor(commit, running).unwrap_or(true));
     let gate = verdict.waits.map(|message| GateStatus { revision: course::revision_text(&head), message });
     let commit = verdict.commit.filter(|commit| is_forward(*commit));
     let candidate = commit.map(|commit| Candidate { branch: head.branch, commit });
-    Ok(Wanted { candidate, gate, look_at: verdict.look_at })
+    Wanted { candidate, gate, look_at: verdict.look_at, ..Wanted::default() }
 }

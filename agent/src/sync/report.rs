@@ -96,6 +96,7 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         suspended: false,
         candidate,
         gate: pass.wanted.as_ref().ok().and_then(|wanted| wanted.gate.clone()),
+        held: pass.wanted.as_ref().map_or_else(|_| pass.status.held.clone(), |wanted| wanted.held.clone()),
         components: worked_on.as_ref().map(|on| memory.components_of(on.commit)).unwrap_or_default(),
         images,
         settled_on: worked_on.clone().filter(|_| progress.is_applied),

@@ -18,6 +18,8 @@ pub(super) fn state_of(status: &EnvironmentStatus, report: &Report) -> State {
         State::Suspended
     } else if needs_a_person {
         State::Blocked
+    } else if status.held.is_some() && report.problems.is_empty() && !is_on_its_way && !is_going_back(status) {
+        State::Held
     } else if !report.problems.is_empty()
         || status.candidate.is_some()
         || status.gate.is_some()
@@ -28,6 +30,11 @@ pub(super) fn state_of(status: &EnvironmentStatus, report: &Report) -> State {
     } else {
         State::Synced
     }
+}
+
+/// Whether a rollback takes it somewhere and it is not there yet.
+fn is_going_back(status: &EnvironmentStatus) -> bool {
+    status.rollback.as_ref().is_some_and(|rollback| rollback.goes_to.is_some())
 }
 
 pub(super) fn conditions(
@@ -48,7 +55,7 @@ pub(super) fn conditions(
             _ if report.decision == Decision::TimedOut => {
                 conditions.push(condition("Stalled", "True", reason, message));
             }
-            _ if matches!(reason, "WaitsForRequest" | "WaitsForEnvironment") => {}
+            _ if matches!(reason, "WaitsForRequest" | "WaitsForEnvironment" | "Held") => {}
             _ => conditions.push(condition("Reconciling", "True", reason, message)),
         }
     }
@@ -79,6 +86,9 @@ fn readiness(status: &EnvironmentStatus, report: &Report) -> (bool, &'static str
         let reason = if is_late { "TimedOut" } else { waits.reason.as_str() };
         let late = if is_late { " for too long" } else { "" };
         return (false, reason, format!("{} waits{late} for {}", sync.revision, waits.message));
+    }
+    if let Some(held) = status.held.as_ref().filter(|_| status.state == State::Held) {
+        return (false, "Held", format!("held on {runs}: {held}"));
     }
     if let (Some(gate), None) = (&status.gate, &status.candidate) {
         let runs = if status.running.is_some() { format!("runs {runs}; ") } else { String::new() };

@@ -19,6 +19,8 @@ pub enum Trigger {
     Retry,
     /// Something in the cluster differed.
     Drift,
+    /// A rollback.
+    Rollback,
 }
 
 /// How a sync ended.

@@ -25,6 +25,7 @@ fn report() -> Report {
         suspended: false,
         candidate: Some(revision(1)),
         gate: None,
+        held: None,
         settled_on: Some(revision(1)),
         attempted: Some(revision(1)),
         handled_request: None,

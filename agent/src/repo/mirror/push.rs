@@ -68,6 +68,15 @@ impl Mirror {
         Ok(outcomes)
     }
 
+    /// Asks the server whether somebody may push there at all, as far as it says so before a push: which refs it takes is
+    /// known only when they are pushed.
+    ///
+    /// # Errors
+    /// `Setup` where the credentials are refused, `Passing` where it does not answer.
+    pub fn may_push(&self, credentials: &Credentials) -> Result<(), Problem> {
+        self.source.target(credentials)?.push(&mut |_| Ok(None)).map(drop)
+    }
+
     fn check_updates(&self, updates: &[Update]) -> Result<(), Problem> {
         if updates.len() > MAX_UPDATES {
             return Err(Problem::setup(format!("more than {MAX_UPDATES} refs in one push")));

@@ -246,6 +246,7 @@ fn record(sync: &SyncRecord, now: Timestamp) -> Vec<Markup> {
         Trigger::Settings => "settings changed",
         Trigger::Retry => "tried again",
         Trigger::Drift => "drift",
+        Trigger::Rollback => "rollback",
     };
     let counts = [
         (sync.created, "created"),

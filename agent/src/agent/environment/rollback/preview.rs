@@ -1,0 +1,395 @@
+//! What a rollback would do, found out without a write: the commits, and what becomes of every environment of the lane.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kube::{Resource, ResourceExt};
+use towpath_core::candidate::{self, Candidate};
+use towpath_core::environment::{self, SyncMode};
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::health::Health;
+use towpath_core::ledger::LedgerName;
+use towpath_core::revision::CommitId;
+use towpath_core::rollback::{Confirmed, Past, lines};
+use towpath_core::status::{EnvironmentStatus, Outcome, RollbackStatus};
+
+use super::super::Task;
+use crate::agent::Slot;
+use crate::blocking::blocking;
+use crate::repo::{Mirror, View};
+use crate::resources::Environment;
+use crate::rollback::{self, Made, Plan, Subject};
+use crate::sync::{self, Foreseen};
+
+/// Other environments of the lane whose differences are made; the rest is counted.
+const MAX_OTHERS: usize = 20;
+/// Commits of a plan that are named; the rest is counted.
+const MAX_NAMED: usize = 20;
+
+/// What would be done.
+pub(super) struct Prepared {
+    pub(super) plan: Plan,
+    pub(super) made: Made,
+    /// Where the environment itself goes at once.
+    pub(super) goes_to: Option<CommitId>,
+    /// All of it, for people.
+    pub(super) lines: Vec<String>,
+    /// It stands for what the lines say.
+    pub(super) digest: String,
+}
+
+/// A commit of a branch, as a status writes it.
+pub(super) fn revision(branch: &str, commit: CommitId) -> String {
+    sync::revision_text(&Candidate { branch: branch.to_owned(), commit })
+}
+
+/// Where the environment goes at once: to the revert, where it runs what the branch stands on and nothing untested comes
+/// with it; else to the release that ran before. Nowhere where something is landed again.
+///
+/// # Errors
+/// Where it would have to go back to a release that ran before and there is none.
+pub(super) fn goes_to(
+    plan: &Plan,
+    made: &Made,
+    view: &View,
+    environment: &environment::Environment,
+) -> Result<Option<CommitId>, Problem> {
+    if plan.lands {
+        return Ok(None);
+    }
+    let tree = |commit: CommitId| view.mirror.commit(commit).map(|stored| stored.tree);
+    let to = plan.to.as_ref().map(|to| to.commit);
+    let ran_before = match to {
+        Some(to) => tree(to)? == tree(made.tip)?,
+        None => false,
+    };
+    if !plan.is_emergency && plan.is_at_head() && (environment.after.is_empty() || ran_before) {
+        return Ok(Some(made.tip));
+    }
+    if to.is_none() {
+        let said = format!("no earlier release of {} without it is known", environment.name);
+        return Err(Problem::content(said).hint("name one with --to"));
+    }
+    Ok(to)
+}
+
+impl Task {
+    /// Finds out what would be done. `may_anyway` says that somebody with the right to it has overridden what stops it.
+    pub(super) async fn prepare_rollback(
+        &mut self,
+        resource: &Environment,
+        environment: &environment::Environment,
+        slot: &Arc<Slot>,
+        view: &Arc<View>,
+        (answer, _may_anyway): (&RollbackStatus, bool),
+    ) -> Result<Prepared, Vec<Problem>> {
+        let one = |problem: Problem| vec![problem];
+        let wish = answer.wish.clone().unwrap_or_default();
+        if environment.suspend {
+            let problem = Problem::setup(format!("{} is suspended", environment.name));
+            return Err(one(problem.hint(format!("towpath resume {}", environment.name))));
+        }
+        if matches!(environment.lane, towpath_core::lane::LaneRule::Commit(_)) {
+            let problem = Problem::setup(format!("{} follows one commit and no branch", environment.name));
+            return Err(one(problem.hint("name another commit in spec.lane of the Environment")));
+        }
+        if let Some(problem) = view.problem.as_ref().filter(|_| !wish.emergency) {
+            let hint =
+                "with --emergency the environment goes back in the cluster at once, and the revert is pushed later";
+            return Err(one(Problem { fault: Fault::Setup, ..problem.clone() }.hint(hint)));
+        }
+        let lane = candidate::find(&environment.lane, &view.heads, &view.branches).map_err(one)?;
+        if view.deleted.contains(&lane.branch) {
+            let said = format!("branch {} is no longer on the server", lane.branch);
+            return Err(one(Problem::content(said).hint("push it again, or correct spec.lane of the Environment")));
+        }
+        let subject = Subject {
+            environment: environment.name.clone(),
+            branch: lane.branch.clone(),
+            head: lane.commit,
+            from: self.rolls_back_from(&lane).map_err(one)?,
+            past: self.past(environment).await,
+        };
+        let committer = self.committer(answer).await.map_err(one)?;
+        let cause = self.cause(environment, answer);
+        let mirror = view.mirror.clone();
+        let (plan, made) = blocking(move || -> Result<(Plan, Made), Vec<Problem>> {
+            let plan = rollback::plan(&mirror, subject, &wish).map_err(one)?;
+            let made = rollback::make(&mirror, &plan, &cause, &committer)?;
+            Ok((plan, made))
+        })
+        .await?;
+        if plan.lands && made.commits.is_empty() {
+            return Err(one(Problem::content("nothing of it is left to be landed again")));
+        }
+        if view.problem.is_none() && !made.commits.is_empty() {
+            let credentials = self.write_credentials(environment).await.map_err(one)?;
+            let mirror = view.mirror.clone();
+            let may = blocking(move || mirror.may_push(&credentials)).await;
+            may.map_err(|problem| {
+                let message = format!("the revert could not be pushed: {}", problem.message);
+                let hint = problem.hint.clone().unwrap_or_else(|| {
+                    "give the Repository credentials that may push with spec.writeSecretRef".to_owned()
+                });
+                one(Problem { message, hint: Some(hint), ..problem })
+            })?;
+        }
+        let goes_to = goes_to(&plan, &made, view, environment).map_err(one)?;
+        let view = self.with_components(slot, view, goes_to.into_iter().chain([made.tip])).await;
+        self.foresee_all(resource, environment, &view, (plan, made, goes_to)).await
+    }
+
+    /// What is rolled back: what is on its way, where something is, else what runs.
+    fn rolls_back_from(&self, lane: &Candidate) -> Result<CommitId, Problem> {
+        let under_way = self.status.sync.as_ref().filter(|sync| !sync.applied);
+        let under_way = under_way.and_then(|sync| sync::revision_of(&sync.revision));
+        let running = self.status.running.as_ref().and_then(|running| sync::revision_of(&running.revision));
+        let from = under_way.filter(|one| one.branch == lane.branch).or(running);
+        from.map(|one| one.commit).ok_or_else(|| Problem::content(format!("{} runs nothing yet", self.id.1)))
+    }
+
+    /// The releases that it ran, the newest first: by its status, and by its ledger.
+    pub(super) async fn past(&self, environment: &environment::Environment) -> Vec<Past> {
+        let mut past: Vec<Past> = Vec::new();
+        for sync in self.status.history.iter().filter(|sync| sync.outcome == Outcome::Applied) {
+            let Some(revision) = sync::revision_of(&sync.revision) else { continue };
+            let was_healthy = sync.health.as_ref().is_some_and(|health| health.is_healthy);
+            past.push(Past { sync: sync.number, commit: revision.commit, was_healthy });
+        }
+        let id = (environment.repository_home.clone(), environment.repository.clone());
+        let Some(known) = self.shared.slots.of(&id).desk.known() else { return past };
+        let cluster = self.shared.settings.cluster_name.clone();
+        let name = LedgerName { cluster, environment: environment.name.clone() };
+        let ran = blocking(move || known.reader.ran(&name, &std::collections::BTreeMap::new())).await;
+        let oldest = past.last().map_or(u64::MAX, |one| one.sync);
+        let older = ran.unwrap_or_default().into_iter().rev().filter(|ran| ran.sync < oldest);
+        past.extend(older.map(|ran| Past {
+            sync: ran.sync,
+            commit: ran.commit,
+            was_healthy: ran.healthy_since.is_some(),
+        }));
+        past
+    }
+
+    /// What is known once the components of some commits were looked for too.
+    async fn with_components(
+        &self,
+        slot: &Arc<Slot>,
+        view: &Arc<View>,
+        commits: impl Iterator<Item = CommitId>,
+    ) -> Arc<View> {
+        let commits: BTreeSet<CommitId> = commits.collect();
+        let (seen, wanted) = (view.clone(), commits.clone());
+        let lacks = blocking(move || {
+            let lacks = |commit: &CommitId| {
+                let tree = seen.mirror.tree(*commit);
+                tree.is_ok_and(|tree| seen.parts.of(&tree).iter().any(|pinned| pinned.pin().is_err()))
+            };
+            wanted.iter().any(lacks)
+        });
+        if !lacks.await {
+            return view.clone();
+        }
+        let running = self.status.running.as_ref().and_then(|running| running.commit());
+        slot.runs(&self.id, commits.into_iter().chain(running).collect());
+        self.look(slot, view.clone()).await
+    }
+
+    async fn foresee_all(
+        &self,
+        resource: &Environment,
+        environment: &environment::Environment,
+        view: &Arc<View>,
+        (plan, made, goes_to): (Plan, Made, Option<CommitId>),
+    ) -> Result<Prepared, Vec<Problem>> {
+        let name = &environment.name;
+        let branch = plan.subject.branch.clone();
+        let at = |commit: CommitId| Candidate { branch: branch.clone(), commit };
+        let mut confirmed = Confirmed::default();
+        confirmed.add("environment", name);
+        confirmed.add("branch", format!("{branch}@{}", plan.subject.head));
+        confirmed.add("from", plan.subject.from);
+        confirmed.add("flags", format!("{} {} {}", plan.lands, plan.restores, plan.is_emergency));
+        plan.taken().iter().for_each(|(commit, _)| confirmed.add("takes", commit));
+        if let Some(to) = &plan.to {
+            confirmed.add("to", to.commit);
+        }
+        confirmed.add("tree", view.mirror.commit(made.tip).map_err(|problem| vec![problem])?.tree);
+
+        let mut said = said_of_git(&view.mirror, &plan, &made);
+        let target = goes_to.unwrap_or(made.tip);
+        let own = self.foresee_one(environment, &self.status, view, &at(target)).await?;
+        if !own.missing.is_empty() {
+            return Err(own.missing);
+        }
+        confirmed
+            .add("goes to", goes_to.filter(|to| *to != made.tip).map_or("the revert".to_owned(), |to| to.to_string()));
+        confirmed.add_changes(name.as_str(), &own.changes);
+        said.push(match () {
+            () if plan.lands && environment.sync == SyncMode::Manual => {
+                format!("{name} may move to it on request: {}", counted(own.changes.len()))
+            }
+            () if plan.lands => format!("{name} follows by itself: {}", counted(own.changes.len())),
+            () if goes_to == Some(made.tip) => format!("{name} goes to the revert: {}", counted(own.changes.len())),
+            () => format!(
+                "{name} goes back to {} at once, and is held until {branch} has a revision without it that it may move to: {}",
+                target.short(),
+                counted(own.changes.len())
+            ),
+        });
+        said.extend(lines(&own.changes));
+        said.extend(canaries(&self.status));
+        let others = self.others(resource, environment, view, &branch);
+        let more = others.len().saturating_sub(MAX_OTHERS);
+        for (other, status) in others.into_iter().take(MAX_OTHERS) {
+            let (foreseen, how) = (self.foresee_one(&other, &status, view, &at(made.tip)).await, how(&other));
+            match foreseen {
+                Ok(Foreseen { changes, missing, .. }) => {
+                    confirmed.add_changes(other.name.as_str(), &changes);
+                    said.push(format!("{} {how}: {}", other.name, counted(changes.len())));
+                    said.extend(lines(&changes));
+                    said.extend(missing.iter().map(|problem| format!("  {problem}")));
+                }
+                Err(problems) => {
+                    said.push(format!("{} {how}, and cannot:", other.name));
+                    said.extend(problems.iter().take(3).map(|problem| format!("  {problem}")));
+                }
+            }
+        }
+        if more > 0 {
+            said.push(format!("{more} more environments follow {branch}"));
+        }
+        Ok(Prepared { digest: confirmed.digest(), lines: said, plan, made, goes_to })
+    }
+
+    /// What would change in one environment.
+    async fn foresee_one(
+        &self,
+        environment: &environment::Environment,
+        status: &EnvironmentStatus,
+        view: &View,
+        then: &Candidate,
+    ) -> Result<Foreseen, Vec<Problem>> {
+        let wanted = Ok(sync::Wanted::default());
+        let pass = sync::Pass {
+            cluster: &self.shared.cluster,
+            cluster_name: &self.shared.settings.cluster_name,
+            environment,
+            status,
+            registries: &self.shared.registries,
+            view,
+            wanted: &wanted,
+            request: None,
+            confirmed: None,
+            claims: &self.shared.claims,
+            own_namespace: self.shared.settings.own_namespace.as_deref(),
+            neighbours: &|_| Vec::new(),
+            recorded: None,
+            time_scale: self.shared.settings.time_scale.max(1),
+            overtaken: &|| false,
+        };
+        let now = status.running.as_ref().and_then(|running| sync::revision_of(&running.revision));
+        sync::foresee(&pass, now.as_ref(), then).await
+    }
+
+    /// The other environments that follow the branch.
+    fn others(
+        &self,
+        resource: &Environment,
+        environment: &environment::Environment,
+        view: &View,
+        branch: &str,
+    ) -> Vec<(environment::Environment, EnvironmentStatus)> {
+        let follows = |other: &environment::Environment| {
+            (&other.repository_home, &other.repository) == (&environment.repository_home, &environment.repository)
+                && other.lane.branch(&view.heads, &view.branches) == Some(branch)
+        };
+        let others = self.shared.board.environments().into_iter().filter(|other| {
+            let is_this = (other.namespace(), other.name_any()) == (resource.namespace(), resource.name_any());
+            !is_this && !other.spec.suspend && other.meta().deletion_timestamp.is_none()
+        });
+        let others = others.filter_map(|other| Some((other.resolve().ok()?, other.status.clone().unwrap_or_default())));
+        others.filter(|(other, _)| follows(other)).collect()
+    }
+}
+
+/// What is done in git, for people.
+fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made) -> Vec<String> {
+    let Subject { branch, from, head, environment, .. } = &plan.subject;
+    let told = |commit: CommitId| {
+        let subject = mirror.told(commit).map(|told| told.subject).unwrap_or_default();
+        format!("{} {subject}", commit.short())
+    };
+    let mut said = Vec::new();
+    if !plan.lands {
+        said.push(format!("{environment} is on {}", told(*from)));
+    }
+    if let Some(to) = &plan.to {
+        let number = if to.sync > 0 { format!(" ({environment}@{})", to.sync) } else { String::new() };
+        said.push(format!("back to {}{number}", told(to.commit)));
+        if !to.was_healthy {
+            said.push(format!("{environment} was never seen healthy on {}", to.commit.short()));
+        }
+    }
+    if let Ok(between) = mirror.count_between(*from, *head)
+        && between > 0
+    {
+        said.push(format!("{branch} has moved on by {} that {environment} does not run", commits(between)));
+    }
+    let verb = if plan.lands { "lands again" } else { "takes back" };
+    match () {
+        () if plan.restores => said.push(format!(
+            "one commit on {branch} has exactly the files of {}",
+            plan.to.as_ref().map(|to| to.commit.short()).unwrap_or_default()
+        )),
+        () if made.commits.is_empty() => said.push(format!("{branch} has nothing left of it: no commit is made")),
+        () => said.push(format!("{} on {branch} {verb}, in one push:", commits(made.commits.len()))),
+    }
+    if !plan.restores {
+        said.extend(plan.chosen.iter().take(MAX_NAMED).map(|one| format!("  {}", told(one.commit))));
+        if plan.chosen.len() > MAX_NAMED {
+            said.push(format!("  and {} more", plan.chosen.len() - MAX_NAMED));
+        }
+    }
+    for one in plan.already.iter().take(MAX_NAMED) {
+        said.push(format!("{} is taken back already, by {}", told(one.taken), one.revert.short()));
+    }
+    if !plan.rest.is_empty() {
+        said.push(match made.rest {
+            Some(rest) => format!(
+                "{} of it that {environment} does not run land again by merging towpath/reland-{environment}-{}",
+                commits(plan.rest.len()),
+                rest.short()
+            ),
+            None => "what of it the environment does not run cannot be landed again without what stays away".to_owned(),
+        });
+    }
+    said
+}
+
+fn how(other: &environment::Environment) -> &'static str {
+    match other.sync {
+        SyncMode::Automatic if other.after.is_empty() => "follows by itself",
+        SyncMode::Automatic => "follows by itself when it has passed",
+        SyncMode::Manual => "may move to it on request",
+    }
+}
+
+fn commits(count: usize) -> String {
+    if count == 1 { "1 commit".to_owned() } else { format!("{count} commits") }
+}
+
+fn counted(changes: usize) -> String {
+    match changes {
+        0 => "nothing changes".to_owned(),
+        1 => "1 object changes".to_owned(),
+        _ => format!("{changes} objects change"),
+    }
+}
+
+/// Rollouts that are under way: going back ends them.
+fn canaries(status: &EnvironmentStatus) -> Vec<String> {
+    let is_under_way = |health: Health| matches!(health, Health::Suspended | Health::Progressing);
+    let unhealthy = status.unhealthy.iter().filter(|one| is_under_way(one.health));
+    unhealthy.map(|one| format!("{} is under way ({}), and ends", one.object, one.message)).collect()
+}

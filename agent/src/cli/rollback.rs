@@ -1,0 +1,270 @@
+//! `towpath rollback` and `towpath reland`: the agent says what it would do, a person agrees to exactly that, and the agent
+//! does it.
+//!
+//! Both are an annotation of the Environment, which the agent answers in its status. What is agreed to is named by a digest:
+//! where the world has changed meanwhile, the agent shows what it would do now, and nothing is done.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::time::Instant;
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::names::annotation;
+use towpath_core::revision::clean_line;
+use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Wish};
+
+use super::access::{Access, Flags};
+use super::confirm::{agrees, check_right};
+use super::exit::{Code, Failure};
+use super::output;
+use super::sync::{duration, new_request};
+use crate::resources::RollbackAsk;
+
+/// How often the Environment is read while somebody waits.
+const LOOK: Duration = Duration::from_millis(300);
+/// How long the preview may take.
+const ANSWER: Duration = Duration::from_secs(120);
+/// Characters of a line that are shown.
+const SHOWN_CHARACTERS: usize = 500;
+/// Failures to read the Environment, one after the other, that are waited out.
+const MAX_FAILURES: u32 = 20;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Without --to and --ticket it goes back to the newest release that was healthy.
+Exit codes: 0 done, or with --dry-run shown; 1 error, or not agreed to; 4 not over in time: it goes on by itself.")]
+pub(super) struct RollbackArgs {
+    /// The name of the environment.
+    name: String,
+    /// The release to go back to: a sync such as prod@7, or a commit that it ran.
+    #[arg(long, value_name = "SYNC|COMMIT", conflicts_with = "ticket")]
+    to: Option<String>,
+    /// Take back one merge or commit of the branch, or a range of them, and nothing else.
+    #[arg(long, value_name = "COMMIT|A..B")]
+    ticket: Option<String>,
+    /// Take back everything that came to the branch since, also what the environment does not run yet; the rest of it is
+    /// made ready to be landed again, on a branch.
+    #[arg(long, conflicts_with = "ticket")]
+    back_out_lane: bool,
+    /// Make one commit that has exactly the files of the older release, where reverts do not fit.
+    #[arg(long, conflicts_with = "ticket")]
+    restore: bool,
+    /// Go back in the cluster at once, also while the git server is away; the revert is pushed when it is back.
+    #[arg(long)]
+    emergency: bool,
+    /// Do it although something is marked as not revertible. Needs a reason, and the verb `override`.
+    #[arg(long = "override", requires = "reason")]
+    anyway: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes: 0 done, or with --dry-run shown; 1 error, or not agreed to; 4 not over in time: it goes on by itself.")]
+pub(super) struct RelandArgs {
+    /// The name of an environment that follows the branch.
+    name: String,
+    /// The revert, or the commit that it takes back; or a range of them.
+    #[arg(value_name = "COMMIT|A..B")]
+    commit: String,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, clap::Args)]
+struct How {
+    /// Why. It stands in the commits.
+    #[arg(short, long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Say what would be done, and do nothing.
+    #[arg(long, conflicts_with_all = ["yes", "confirm"])]
+    dry_run: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+    /// Do it without showing it again, if it is still what this digest of a --dry-run stands for.
+    #[arg(long, value_name = "DIGEST")]
+    confirm: Option<String>,
+    /// How long to wait for the end, such as 90s, 5m or 1h30m.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    timeout: Duration,
+    #[command(flatten)]
+    access: Flags,
+}
+
+pub(super) async fn rollback(args: RollbackArgs) -> Result<Code, Failure> {
+    let RollbackArgs { name, to, ticket, back_out_lane, restore, emergency, anyway, how } = args;
+    let wish = Wish { to, ticket, reland: None, back_out_lane, restore, emergency };
+    run(&name, wish, anyway, "Roll back?", &how).await
+}
+
+pub(super) async fn reland(args: RelandArgs) -> Result<Code, Failure> {
+    let wish = Wish { reland: Some(args.commit), ..Wish::default() };
+    run(&args.name, wish, false, "Land it again?", &args.how).await
+}
+
+async fn run(name: &str, wish: Wish, anyway: bool, question: &str, how: &How) -> Result<Code, Failure> {
+    let access = how.access.open().await?;
+    check_right(&access, name, ("rollback", "roll back the releases")).await?;
+    if anyway {
+        check_right(&access, name, ("override", "override what stops a rollback")).await?;
+    }
+    let mut confirm = how.confirm.clone();
+    if confirm.is_none() {
+        let id = ask(&access, name, (&wish, anyway), how, None).await?;
+        let answer = answer(&access, name, &id).await?;
+        if answer.phase == RollbackPhase::Refused {
+            return Err(told(&answer));
+        }
+        show(&answer)?;
+        let digest = answer.digest.unwrap_or_default();
+        if how.dry_run {
+            output::progress(&format!("nothing was done; to do exactly this: --confirm {digest}"));
+            return Ok(Code::Done);
+        }
+        if !how.yes && !agrees(question)? {
+            output::progress("nothing was done");
+            return Ok(Code::Failed);
+        }
+        confirm = Some(digest);
+    }
+    let id = ask(&access, name, (&wish, anyway), how, confirm).await?;
+    let begun = answer(&access, name, &id).await?;
+    match begun.phase {
+        RollbackPhase::Refused => Err(told(&begun)),
+        RollbackPhase::Prepared => {
+            show(&begun)?;
+            Err(Problem::setup("the world has changed: nothing was done").hint("look at it and ask again").into())
+        }
+        _ => follow(&access, name, &id, how.timeout).await,
+    }
+}
+
+/// Writes the request. Gives its id.
+async fn ask(
+    access: &Access,
+    name: &str,
+    (wish, anyway): (&Wish, bool),
+    how: &How,
+    confirm: Option<String>,
+) -> Result<String, Problem> {
+    let at = Timestamp::now();
+    let id = new_request(at);
+    let ask = RollbackAsk { id: id.clone(), at, reason: how.reason.clone(), confirm, wish: wish.clone() };
+    let text = serde_json::to_string(&ask).map_err(|error| Problem::setup(error.to_string()))?;
+    let mut annotations = json!({ annotation::ROLLBACK: text, annotation::ROLLBACK_BY: access.user().await });
+    if anyway {
+        annotations[annotation::OVERRIDE] = json!(id);
+    }
+    access.patch(name, &json!({ "metadata": { "annotations": annotations } })).await?;
+    Ok(id)
+}
+
+/// What stands of a request in a status.
+fn find<'s>(status: &'s EnvironmentStatus, id: &str) -> Option<&'s RollbackStatus> {
+    [&status.rollback, &status.prepared].into_iter().flatten().find(|one| one.id == id)
+}
+
+/// Waits for the first answer to a request.
+async fn answer(access: &Access, name: &str, id: &str) -> Result<RollbackStatus, Problem> {
+    let begun = Instant::now();
+    let mut failures = 0;
+    while begun.elapsed() < ANSWER {
+        match access.environment(name).await {
+            Ok(environment) => {
+                failures = 0;
+                if let Some(found) = environment.status.as_ref().and_then(|status| find(status, id)) {
+                    return Ok(found.clone());
+                }
+            }
+            Err(problem) if problem.fault == Fault::Passing && failures < MAX_FAILURES => failures += 1,
+            Err(problem) => return Err(problem),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let problem = Problem::passing(format!("the agent has not answered within {} s", ANSWER.as_secs()));
+    Err(problem.hint(format!("see towpath get {name}, and whether the agent runs")))
+}
+
+/// Waits until the branch has the reverts and the environment is where it goes.
+async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Result<Code, Failure> {
+    let begun = Instant::now();
+    let (mut said, mut failures) = (String::new(), 0);
+    while begun.elapsed() < timeout {
+        let environment = match access.environment(name).await {
+            Ok(environment) => environment,
+            Err(problem) if problem.fault == Fault::Passing && failures < MAX_FAILURES => {
+                failures += 1;
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+            Err(problem) => return Err(problem.into()),
+        };
+        failures = 0;
+        let status = environment.status.unwrap_or_default();
+        let Some(rollback) = find(&status, id) else {
+            return Err(Problem::passing("another rollback has taken its place").into());
+        };
+        let goes = rollback.goes_to.as_deref().map(output::short_revisions);
+        let now = match (rollback.phase, &goes) {
+            (RollbackPhase::Refused, None) => return Err(told(rollback)),
+            (RollbackPhase::WaitsForMerge, None) => {
+                for line in rollback.lines.iter().take(2) {
+                    output::data(&clean_line(line, SHOWN_CHARACTERS))?;
+                }
+                return Ok(Code::Done);
+            }
+            (RollbackPhase::WaitsForMerge, Some(_)) => {
+                // Where it waits for the merge to go anywhere, nobody waits here.
+                let tip = rollback.commit.clone().unwrap_or_default();
+                if rollback.goes_to.as_ref().is_some_and(|goes_to| goes_to.ends_with(&tip)) {
+                    for line in rollback.lines.iter().take(2) {
+                        output::data(&clean_line(line, SHOWN_CHARACTERS))?;
+                    }
+                    return Ok(Code::Done);
+                }
+                "its branch waits to be merged".to_owned()
+            }
+            (RollbackPhase::Done | RollbackPhase::WaitsForGit, None) => {
+                let branch =
+                    rollback.from.as_deref().and_then(|from| from.split_once('@')).map_or("", |(name, _)| name);
+                let runs = status.running.as_ref().map_or("nothing", |running| running.revision.as_str());
+                let commit = rollback.commit.as_deref().unwrap_or_default();
+                match rollback.phase {
+                    RollbackPhase::Done => {
+                        output::data(&format!("{branch} has it with {}", commit.get(..7).unwrap_or(commit)))?;
+                    }
+                    _ => output::data("the git server is away: the revert is pushed when it is back")?,
+                }
+                let held = if status.held.is_some() { ", held" } else { "" };
+                output::data(&format!("{name} runs {}{held}", output::short_revisions(runs)))?;
+                return Ok(Code::Done);
+            }
+            (RollbackPhase::Pushing | RollbackPhase::Prepared, _) => "the reverts are being pushed".to_owned(),
+            (_, Some(goes)) => format!("{name} goes to {goes}"),
+        };
+        if now != said {
+            output::progress(&now);
+            said = now;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    output::progress(&format!("not over within {} s; it goes on by itself: towpath get {name}", timeout.as_secs()));
+    Ok(Code::TimedOut)
+}
+
+fn show(answer: &RollbackStatus) -> Result<(), Failure> {
+    for line in &answer.lines {
+        let blanks = line.len() - line.trim_start().len();
+        output::data(&format!("{}{}", " ".repeat(blanks), clean_line(line.trim_start(), SHOWN_CHARACTERS)))?;
+    }
+    Ok(())
+}
+
+/// Why it was not done.
+fn told(answer: &RollbackStatus) -> Failure {
+    let lines: Vec<String> = answer.lines.iter().map(|line| clean_line(line, SHOWN_CHARACTERS)).collect();
+    Problem::setup(lines.join("\n")).into()
+}

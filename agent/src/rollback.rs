@@ -1,0 +1,169 @@
+//! The flow of rollbacks: what is to be taken back of a branch, the commits that do it, their push.
+//!
+//! 1. plan: the release that is gone back to, and the commits of the branch that are reverted for it
+//! 2. make: the reverts, as commits in the mirror that no branch has yet
+//! 3. push: by compare-and-swap; where the branch may not be pushed to, on a branch of their own
+//!
+//! It reads and writes the mirror and speaks to the git server. What becomes of environments is decided elsewhere.
+
+mod history;
+mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use towpath_core::fault::Problem;
+use towpath_core::names::EnvironmentName;
+use towpath_core::revert::{self, Cause};
+use towpath_core::revision::CommitId;
+use towpath_core::rollback::Past;
+use towpath_core::signature::{self, SigningKey};
+
+pub use self::history::Settled;
+pub use self::plan::{Plan, again, plan};
+use crate::repo::{Chain, Credentials, Mirror, Outcome, Person, Refusal, Update};
+
+/// An environment that is rolled back, and where its branch stands.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The environment.
+    pub environment: EnvironmentName,
+    /// The branch of its lane.
+    pub branch: String,
+    /// Where that stands.
+    pub head: CommitId,
+    /// What is rolled back: what it runs, or is on its way to.
+    pub from: CommitId,
+    /// The releases that it ran, the newest first.
+    pub past: Vec<Past>,
+}
+
+/// Who commits.
+#[derive(Clone)]
+pub struct Committer {
+    /// The name of the cluster.
+    pub cluster: String,
+    /// Signs the commits.
+    pub key: Arc<SigningKey>,
+    /// The time that they bear. With the same time the same commits are made again.
+    pub at: Timestamp,
+}
+
+/// Commits that are in the mirror, and on no branch yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// They follow each other, the first one the head of the branch. None where nothing is left to be taken back.
+    pub commits: Vec<CommitId>,
+    /// The last of them; else the head.
+    pub tip: CommitId,
+    /// The last of those that land the rest again, where that was asked for and fits.
+    pub rest: Option<CommitId>,
+}
+
+/// Makes the commits of a plan. Reads and writes the mirror, contacts nobody.
+///
+/// # Errors
+/// Every file in which a revert does not fit, with the way out; and as [`Mirror::reverse_all`].
+pub fn make(mirror: &Mirror, plan: &Plan, cause: &Cause, by: &Committer) -> Result<Made, Vec<Problem>> {
+    let one = |problem: Problem| vec![problem];
+    let who = Person::agent_of(&by.cluster, by.at);
+    let sign = |bytes: &[u8]| Ok(by.key.sign(signature::GIT, bytes));
+    let head = plan.subject.head;
+    if plan.restores {
+        let to = plan.to.as_ref().map_or(head, |past| past.commit);
+        let subject = mirror.told(to).map_err(one)?.subject;
+        let message = revert::restoring(to, &subject, cause);
+        let made = mirror.restore(to, head, &message, &who, &sign).map_err(one)?;
+        return Ok(Made { commits: made.into_iter().collect(), tip: made.unwrap_or(head), rest: None });
+    }
+    let message = |one: &revert::Reverted| {
+        let cause = Cause { ticket: Some(one.commit), ..cause.clone() };
+        (one.commit, revert::message(one, &cause))
+    };
+    let reverts: Vec<_> = plan.chosen.iter().map(message).collect();
+    let commits = match mirror.reverse_all(&reverts, head, &who, &sign).map_err(one)? {
+        Chain::Written(commits) => commits,
+        Chain::Conflicts { commit, conflicts } => return Err(conflicts.problems(commit)),
+    };
+    let tip = commits.last().copied().unwrap_or(head);
+    let rest = land_again(mirror, plan, &commits, cause, (&who, &sign)).map_err(one)?;
+    Ok(Made { commits, tip, rest })
+}
+
+/// Lands again, after reverts, what of them the environment that is rolled back did not run yet. None where that does not
+/// fit without what stays away.
+fn land_again(
+    mirror: &Mirror,
+    plan: &Plan,
+    reverts: &[CommitId],
+    cause: &Cause,
+    (who, sign): (&Person, &crate::repo::Sign<'_>),
+) -> Result<Option<CommitId>, Problem> {
+    let Some(tip) = reverts.last().filter(|_| !plan.rest.is_empty()) else { return Ok(None) };
+    let mut of: BTreeMap<CommitId, revert::Reverted> = BTreeMap::new();
+    for revert in reverts {
+        let told = mirror.told(*revert)?;
+        let reverted = revert::Reverted { commit: *revert, subject: told.subject, mainline: None };
+        of.extend(told.reverts.first().map(|taken| (*taken, reverted)));
+    }
+    // The oldest first: each finds the files as it found them before.
+    let again = plan.rest.iter().rev().filter_map(|taken| of.get(taken));
+    let again: Vec<_> = again.map(|one| (one.commit, revert::message(one, cause))).collect();
+    Ok(match mirror.reverse_all(&again, *tip, who, sign)? {
+        Chain::Written(commits) => commits.last().copied(),
+        Chain::Conflicts { .. } => None,
+    })
+}
+
+/// What a push came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// The branch has the commits.
+    Done,
+    /// Somebody else was there first: it is to be looked at again.
+    Overtaken,
+    /// The branch may not be pushed to, and why: the commits stand on another one, whose name is here.
+    Beside {
+        /// The other branch.
+        branch: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Pushes what was made to the branch, only from where it was looked at. What lands the rest again goes along on a branch
+/// of its own.
+///
+/// # Errors
+/// `Setup` where the server wants it nowhere, `Passing` where it is worth another try: the same push again does no harm.
+pub fn push(mirror: &Mirror, plan: &Plan, made: &Made, credentials: &Credentials) -> Result<Pushed, Problem> {
+    let Subject { environment, branch, head, .. } = &plan.subject;
+    let word = if plan.lands { "reland" } else { "revert" };
+    let beside = format!("towpath/{word}-{environment}-{}", made.tip.short());
+    let whole = |branch: &str| format!("refs/heads/{branch}");
+    let mut updates = vec![Update { name: whole(branch), old: Some(*head), new: made.tip }];
+    if let Some(rest) = made.rest {
+        let name = whole(&format!("towpath/reland-{environment}-{}", rest.short()));
+        updates.push(Update { name, old: None, new: rest });
+    }
+    let why = match mirror.push(&updates, credentials)?.swap_remove(0) {
+        Outcome::Done => return Ok(Pushed::Done),
+        Outcome::Moved { .. } => return Ok(Pushed::Overtaken),
+        Outcome::Unsure { problem } => return Err(problem),
+        Outcome::Refused { refusal: Refusal::Storage, why } => {
+            return Err(Problem::passing(format!("branch {branch}: {why}")));
+        }
+        Outcome::Refused { why, .. } => why,
+    };
+    let update = Update { name: whole(&beside), old: None, new: made.tip };
+    match mirror.push(&[update], credentials)?.swap_remove(0) {
+        Outcome::Done => Ok(Pushed::Beside { branch: beside, why }),
+        Outcome::Unsure { problem } => Err(problem),
+        Outcome::Moved { .. } => Err(Problem::passing(format!("somebody has made the branch {beside} in this moment"))),
+        Outcome::Refused { why: other, .. } => {
+            Err(Problem::setup(format!("branch {branch}: {why}; and branch {beside}: {other}"))
+                .hint("let the agent's account push to one of them (spec.writeSecretRef of the Repository)"))
+        }
+    }
+}

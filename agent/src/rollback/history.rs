@@ -1,0 +1,85 @@
+//! What a branch says of reverts: which changes were taken back, and whether a revision is without a change.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
+
+use towpath_core::fault::Problem;
+use towpath_core::revision::CommitId;
+
+use crate::repo::{Mirror, Reversal};
+
+/// Commits of a branch that are looked through for reverts, from its newest.
+pub const MAX_LOOKED_AT: usize = 2000;
+/// Answers that are remembered.
+const MAX_SETTLED: usize = 1000;
+
+/// A revert that still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The commit that it takes back.
+    pub taken: CommitId,
+    /// The revert.
+    pub revert: CommitId,
+}
+
+/// The reverts that a revision contains, those of an older one left out, that were not reverted themselves.
+///
+/// # Errors
+/// `Passing` when something of it is not in the mirror.
+pub fn reverts(mirror: &Mirror, head: CommitId, without: &[CommitId]) -> Result<Vec<Standing>, Problem> {
+    let without: Vec<CommitId> = without.iter().copied().filter(|one| mirror.contains(*one)).collect();
+    let (commits, _) = mirror.commits_of(head, &without, MAX_LOOKED_AT)?;
+    let mut gone = BTreeSet::new();
+    let mut standing = Vec::new();
+    // The newest first, so that a revert that was reverted takes nothing back.
+    for commit in commits.iter().filter(|commit| !commit.reverts.is_empty()) {
+        if gone.contains(&commit.commit) {
+            continue;
+        }
+        gone.extend(commit.reverts.iter().copied());
+        standing.extend(commit.reverts.iter().map(|taken| Standing { taken: *taken, revert: commit.commit }));
+    }
+    // One that takes a revert back brings a change again, which is no business of who asks what was taken back.
+    Ok(standing)
+}
+
+/// Whether revisions are without changes that were rolled back. What was found out once is remembered, for commits never
+/// change.
+#[derive(Default)]
+pub struct Settled(Mutex<HashMap<(CommitId, CommitId), bool>>);
+
+impl Settled {
+    /// Whether a revision is without a change: it does not contain it, or contains its revert, or a revert of it that
+    /// somebody else made, or nothing of it is left.
+    ///
+    /// # Errors
+    /// `Passing` when something of it is not in the mirror.
+    pub fn is_without(
+        &self,
+        mirror: &Mirror,
+        revision: CommitId,
+        (taken, revert): (CommitId, Option<CommitId>),
+    ) -> Result<bool, Problem> {
+        // A mirror has the whole history of each branch: what is not in it is in none of them.
+        if !mirror.contains(taken) || !mirror.is_ancestor(taken, revision)? {
+            return Ok(true);
+        }
+        if let Some(revert) = revert.filter(|revert| mirror.contains(*revert))
+            && mirror.is_ancestor(revert, revision)?
+        {
+            return Ok(true);
+        }
+        let lock = || self.0.lock().expect("nothing panics while it holds this lock");
+        if let Some(known) = lock().get(&(taken, revision)) {
+            return Ok(*known);
+        }
+        let is_without = reverts(mirror, revision, &[taken])?.iter().any(|one| one.taken == taken)
+            || mirror.reverse(taken, revision)? == Reversal::Nothing;
+        let mut known = lock();
+        if known.len() >= MAX_SETTLED {
+            known.clear();
+        }
+        known.insert((taken, revision), is_without);
+        Ok(is_without)
+    }
+}

@@ -1,0 +1,335 @@
+//! Which release is gone back to, and which commits of the branch are reverted for it.
+
+use std::collections::BTreeSet;
+
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::revert::{self, MAX_REVERTS, Reverted};
+use towpath_core::revision::CommitId;
+use towpath_core::rollback::{self, Named, Past};
+use towpath_core::status::{RollbackStatus, Wish};
+
+use super::Subject;
+use super::history::{self, MAX_LOOKED_AT, Standing};
+use crate::repo::Mirror;
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The environment and its branch.
+    pub subject: Subject,
+    /// The release that is gone back to, where one that ran is.
+    pub to: Option<Past>,
+    /// The commits that are reverted, in this order.
+    pub chosen: Vec<Reverted>,
+    /// Those of the range that the branch has taken back already, and by what.
+    pub already: Vec<Standing>,
+    /// What of the chosen ones the environment did not run yet, the newest first.
+    pub rest: Vec<CommitId>,
+    /// One commit with the files of the older release takes the place of reverts.
+    pub restores: bool,
+    /// It lands something again, and takes nothing back.
+    pub lands: bool,
+    /// The environment goes back in the cluster whatever becomes of the branch.
+    pub is_emergency: bool,
+}
+
+impl Plan {
+    /// Every change that is taken back, and by what it is taken back already.
+    pub fn taken(&self) -> Vec<(CommitId, Option<CommitId>)> {
+        let already = self.already.iter().map(|one| (one.taken, Some(one.revert)));
+        self.chosen.iter().map(|one| (one.commit, None)).chain(already).collect()
+    }
+
+    /// Whether the environment runs what its branch stands on.
+    pub fn is_at_head(&self) -> bool {
+        self.subject.from == self.subject.head
+    }
+}
+
+/// Finds out what is to be done. Reads the mirror, contacts nobody.
+///
+/// # Errors
+/// `Content` where what is wished for makes no sense for this environment or branch, with what would; `Passing` where
+/// something is not in the mirror.
+pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Problem> {
+    let Subject { branch, head, from, environment, .. } = &subject;
+    if [&wish.to, &wish.ticket, &wish.reland].into_iter().flatten().count() > 1 {
+        return Err(Problem::content("only one of to, ticket and reland can be said"));
+    }
+    if wish.restore && (wish.ticket.is_some() || wish.reland.is_some()) {
+        return Err(Problem::content("the files of a whole release are restored, not of a ticket")
+            .hint("name the release with --to"));
+    }
+    if !mirror.is_ancestor(*from, *head)? {
+        let said = format!("{} of {environment} is no part of {branch}@{}", from.short(), head.short());
+        return Err(Problem::content(format!("{said}: its history was rewritten, or the lane has another branch now"))
+            .hint(
+                "reverts on that branch would not bring back what ran; name a ticket of an environment that runs it",
+            ));
+    }
+    if let Some(text) = &wish.reland {
+        return landing(mirror, subject.clone(), text);
+    }
+    // What has been reverted so far, in all that the branch has and the oldest release does not.
+    let standing = history::reverts(mirror, *head, &[])?;
+    let to = match (&wish.to, &wish.ticket) {
+        (Some(text), _) => Some(named(mirror, &subject, text)?),
+        (None, Some(_)) => None,
+        (None, None) => Some(previous(mirror, &subject, &standing, &[])?),
+    };
+    let (chosen, rest) = match (&to, &wish.ticket) {
+        (Some(to), _) => {
+            let end = if wish.back_out_lane { *head } else { *from };
+            let chosen = range(mirror, &subject, to.commit, end, wish.restore)?;
+            let rest = if wish.back_out_lane { range(mirror, &subject, *from, *head, false)? } else { Vec::new() };
+            (chosen, rest)
+        }
+        (None, ticket) => (tickets(mirror, &subject, ticket.as_deref().unwrap_or_default())?, Vec::new()),
+    };
+    let is_chosen: BTreeSet<CommitId> = chosen.iter().copied().collect();
+    let already: Vec<Standing> = standing
+        .iter()
+        .filter(|one| is_chosen.contains(&one.taken) && !is_chosen.contains(&one.revert))
+        .copied()
+        .collect();
+    let left: Vec<CommitId> =
+        chosen.into_iter().filter(|commit| !already.iter().any(|one| one.taken == *commit)).collect();
+    let to = match (to, &wish.ticket) {
+        (None, Some(_)) => {
+            let taken: Vec<CommitId> = is_chosen.iter().copied().collect();
+            match previous(mirror, &subject, &standing, &taken) {
+                Ok(past) => Some(past),
+                Err(problem) if problem.fault == Fault::Content => None,
+                Err(problem) => return Err(problem),
+            }
+        }
+        (to, _) => to,
+    };
+    let chosen = reverted(mirror, *head, &left)?;
+    Ok(Plan { to, chosen, already, rest, restores: wish.restore, lands: false, is_emergency: wish.emergency, subject })
+}
+
+/// The same again, for what was begun and agreed to, on what the branch is now.
+///
+/// # Errors
+/// As [`plan`]; `Content` too where the branch has moved on so that it would be something else.
+pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Result<Plan, Problem> {
+    let wish = begun.wish.clone().unwrap_or_default();
+    let Subject { head, from, branch, .. } = &subject;
+    let chosen = begun.commits();
+    for commit in chosen.iter().chain([from]) {
+        if !mirror.is_ancestor(*commit, *head)? {
+            let said = format!("{} is no part of {branch}@{} any more", commit.short(), head.short());
+            return Err(Problem::content(format!("{said}: its history was rewritten")));
+        }
+    }
+    let tip = begun.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
+    if let Some(tip) = tip.filter(|tip| wish.restore && mirror.contains(*tip))
+        && mirror.commit(tip)?.parents.first() != Some(head)
+    {
+        return Err(Problem::content(format!("{branch} has moved on, and would lose what came since"))
+            .hint("look at it and ask again"));
+    }
+    let standing = history::reverts(mirror, *head, &[])?;
+    let is_other = |one: &&Standing| chosen.contains(&one.taken) && !chosen.contains(&one.revert);
+    let already: Vec<Standing> = standing.iter().filter(is_other).copied().collect();
+    let left: Vec<CommitId> =
+        chosen.iter().filter(|commit| !already.iter().any(|one| one.taken == **commit)).copied().collect();
+    let mut rest = Vec::new();
+    for commit in left.iter().filter(|_| wish.back_out_lane) {
+        if !mirror.is_ancestor(*commit, *from)? {
+            rest.push(*commit);
+        }
+    }
+    let to = begun.to.as_ref().and_then(|to| to.rsplit_once("@sha1:")?.1.parse().ok());
+    let to = to.map(|commit| Past { sync: 0, commit, was_healthy: true });
+    let chosen = reverted(mirror, *head, &left)?;
+    let (restores, lands, is_emergency) = (wish.restore, wish.reland.is_some(), wish.emergency);
+    Ok(Plan { to, chosen, already, rest, restores, lands, is_emergency, subject })
+}
+
+/// The commits with what a revert says of them, in the order in which they are reverted.
+fn reverted(mirror: &Mirror, head: CommitId, chosen: &[CommitId]) -> Result<Vec<Reverted>, Problem> {
+    let mut left: BTreeSet<CommitId> = chosen.iter().copied().collect();
+    let mut history = Vec::new();
+    let mut next = Some(head);
+    while let Some(commit) = next.filter(|_| !left.is_empty() && history.len() < MAX_LOOKED_AT) {
+        history.push(commit);
+        left.remove(&commit);
+        next = mirror.commit(commit)?.parents.first().copied();
+    }
+    if let Some(other) = left.first() {
+        // It came with something: that is what can be reverted.
+        let brought = history.iter().rev().find(|commit| mirror.is_ancestor(*other, **commit).unwrap_or(false));
+        if let Some(brought) = brought {
+            return Err(Problem::content(format!("{} came with {}", other.short(), brought.short()))
+                .hint(format!("take that back: --ticket {}", brought.short())));
+        }
+    }
+    let ordered = revert::order(&history, chosen)?;
+    ordered
+        .into_iter()
+        .map(|commit| {
+            let parents = mirror.commit(commit)?.parents;
+            let mainline = parents.first().copied().filter(|_| parents.len() > 1);
+            Ok(Reverted { commit, subject: mirror.told(commit)?.subject, mainline })
+        })
+        .collect()
+}
+
+/// The commits of the branch itself after a release and up to another one, the newest first.
+fn range(
+    mirror: &Mirror,
+    subject: &Subject,
+    after: CommitId,
+    end: CommitId,
+    restores: bool,
+) -> Result<Vec<CommitId>, Problem> {
+    let mut chosen = Vec::new();
+    let mut commit = end;
+    while commit != after {
+        if mirror.is_ancestor(commit, after)? {
+            if restores {
+                break;
+            }
+            let said = format!("{} was no head of {}: it came into it from the side", after.short(), subject.branch);
+            return Err(Problem::content(said).hint("restore its files with --restore, or take a ticket back"));
+        }
+        chosen.push(commit);
+        if chosen.len() > MAX_REVERTS {
+            if restores {
+                chosen.pop();
+                break;
+            }
+            return Err(Problem::content(format!("more than {MAX_REVERTS} commits would be reverted"))
+                .hint("restore the files of the older release with --restore"));
+        }
+        match mirror.commit(commit)?.parents.first() {
+            Some(parent) => commit = *parent,
+            None => {
+                return Err(Problem::content(format!("{} is no part of {}", after.short(), subject.branch)));
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// The release that somebody names.
+fn named(mirror: &Mirror, subject: &Subject, text: &str) -> Result<Past, Problem> {
+    let Subject { environment, from, past, branch, .. } = subject;
+    let found = match rollback::named(environment.as_str(), text)? {
+        Named::Sync(number) => past.iter().find(|one| one.sync == number),
+        Named::Commit(digits) => past.iter().find(|one| one.commit.to_string().starts_with(&digits)),
+    };
+    let found = found.ok_or_else(|| {
+        let known: Vec<String> =
+            past.iter().take(10).map(|one| format!("{environment}@{} ({})", one.sync, one.commit.short())).collect();
+        let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+        Problem::content(format!("{environment} never ran {}", towpath_core::revision::clean_line(text, 80)))
+            .hint(format!("it ran {known}"))
+    })?;
+    if found.commit == *from {
+        return Err(Problem::content(format!("{environment} runs {} already", found.commit.short())));
+    }
+    if !mirror.contains(found.commit) {
+        return Err(Problem::content(format!("{} is no longer in the repository", found.commit.short()))
+            .hint("name another release"));
+    }
+    if !mirror.is_ancestor(found.commit, *from)? {
+        let said =
+            format!("{environment}@{} ran {}, which {branch} does not contain", found.sync, found.commit.short());
+        return Err(Problem::content(format!("{said}: the lane had another branch then"))
+            .hint("reverts cannot bring it back; name a later release"));
+    }
+    Ok(found.clone())
+}
+
+/// The newest healthy release before, without what is to be taken back.
+fn previous(mirror: &Mirror, subject: &Subject, reverts: &[Standing], taken: &[CommitId]) -> Result<Past, Problem> {
+    let tree = |commit: CommitId| mirror.commit(commit).map(|stored| stored.tree);
+    let from_tree = tree(subject.from)?;
+    let standing = |past: &Past| {
+        if !mirror.contains(past.commit) {
+            return Ok(rollback::Standing::default());
+        }
+        let is_part = mirror.is_ancestor(past.commit, subject.from)?;
+        let mut has_rolled_back = false;
+        if is_part {
+            for change in taken {
+                has_rolled_back |= mirror.is_ancestor(*change, past.commit)?;
+            }
+            for Standing { taken, revert } in reverts {
+                has_rolled_back |= mirror.contains(*taken)
+                    && mirror.is_ancestor(*taken, past.commit)?
+                    && !mirror.is_ancestor(*revert, past.commit)?;
+            }
+        }
+        let has_same_files = is_part && tree(past.commit)? == from_tree;
+        Ok(rollback::Standing { is_part, has_same_files, has_rolled_back })
+    };
+    rollback::previous(&subject.past, subject.from, standing).cloned()
+}
+
+/// The commits that somebody names as a ticket, or as a range of them.
+fn tickets(mirror: &Mirror, subject: &Subject, text: &str) -> Result<Vec<CommitId>, Problem> {
+    let chosen = match text.split_once("..") {
+        None => vec![commit(mirror, text)?],
+        Some((after, end)) => {
+            let (after, end) = (commit(mirror, after)?, commit(mirror, end)?);
+            if after == end || !mirror.is_ancestor(after, end)? {
+                return Err(Problem::content(format!("{} does not come after {}", end.short(), after.short()))
+                    .hint("write the older one first: older..newer; the older one itself stays"));
+            }
+            range(mirror, subject, after, end, false)?
+        }
+    };
+    for commit in &chosen {
+        if !mirror.is_ancestor(*commit, subject.from)? {
+            let said = format!("{} does not run {}", subject.environment, commit.short());
+            return Err(Problem::content(said).hint("take it back where it runs, or with git revert"));
+        }
+    }
+    Ok(chosen)
+}
+
+fn commit(mirror: &Mirror, text: &str) -> Result<CommitId, Problem> {
+    let unknown = || {
+        Problem::content(format!("there is no commit {} here", towpath_core::revision::clean_line(text, 80)))
+            .hint("name it by at least 7 digits of its id")
+    };
+    mirror.find(&text.to_ascii_lowercase())?.ok_or_else(unknown)
+}
+
+/// What lands changes again: reverts of their reverts.
+fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Problem> {
+    let head = subject.head;
+    let standing = history::reverts(mirror, head, &[])?;
+    let named = match text.split_once("..") {
+        None => vec![commit(mirror, text)?],
+        Some((after, end)) => range(mirror, &subject, commit(mirror, after)?, commit(mirror, end)?, false)?,
+    };
+    let mut chosen = Vec::new();
+    for commit in named {
+        let found = standing.iter().find(|one| one.revert == commit || one.taken == commit);
+        match found {
+            Some(one) if chosen.contains(&one.revert) => {}
+            Some(one) => chosen.push(one.revert),
+            None => {
+                let said = format!("{} is no revert that holds on {}", commit.short(), subject.branch);
+                return Err(Problem::content(format!("{said}, and nothing there reverts it"))
+                    .hint("git log --grep 'This reverts commit' lists the reverts"));
+            }
+        }
+    }
+    let chosen = reverted(mirror, head, &chosen)?;
+    Ok(Plan {
+        to: None,
+        chosen,
+        already: Vec::new(),
+        rest: Vec::new(),
+        restores: false,
+        lands: true,
+        is_emergency: false,
+        subject,
+    })
+}
