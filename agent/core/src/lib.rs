@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod redact;
 pub mod images;
 pub mod pointer;
+pub mod glob;
 pub mod ignore;
 pub mod health;
 pub mod environment;
