@@ -21,6 +21,7 @@ pub mod pointer;
 pub mod glob;
 pub mod ignore;
 pub mod health;
+pub mod alerts;
 pub mod environment;
 pub mod fingerprint;
 pub mod owners;
