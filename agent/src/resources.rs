@@ -6,11 +6,13 @@ mod ask;
 mod components;
 mod ledger;
 mod resolve;
+mod rollback;
 
 pub use ask::{Ask, BumpAsk, CutAsk, RollbackAsk, What};
 pub use components::{Allowed, Bump, BumpRule, BumpSpec, ComponentRule, Outside, secret_for};
 pub use ledger::{After, LedgerPlace, LedgerRule, LedgerSpec, Peer};
 pub use resolve::ResolvedRepository;
+pub use rollback::{AlertsSpec, RollbackSpec};
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -254,6 +256,9 @@ pub struct EnvironmentSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub after: Vec<After>,
+    /// When it goes back to the release before by itself. Never by default: it then waits for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackSpec>,
     /// Secrets of the type `kubernetes.io/dockerconfigjson`, in `namespace`: put into the templates of pods that say
     /// nothing of `imagePullSecrets` themselves, and shown to registries in which images of components are looked up.
     /// `ca.crt` beside the logins is the authority that vouches for these registries.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::health::HealthRules;
@@ -76,6 +78,49 @@ impl Required {
     }
 }
 
+/// How long after a release alerts are asked for, where nothing is said.
+pub const DEFAULT_ALERT_SOAK: Duration = Duration::from_secs(600);
+
+/// A case in which a release is not good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum RollbackCase {
+    /// The sync did not become healthy in its time.
+    Degraded,
+    /// A rollout controller gave the new revision up.
+    Aborted,
+    /// An alert that began after the release fires.
+    Alert,
+}
+
+/// Where alerts are asked for, and which of them count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlertRule {
+    /// The Alertmanager: http or https, with its path prefix if it has one, and without a slash at the end.
+    pub url: String,
+    /// Matchers in Alertmanager's own syntax. An alert counts that fits all of them.
+    pub filter: Vec<String>,
+    /// The Secret in `home` to ask with.
+    pub secret: Option<String>,
+}
+
+/// When an environment goes back by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RollbackRules {
+    /// In these cases; in all others it waits for a person.
+    pub automatic: BTreeSet<RollbackCase>,
+    /// How long after a release alerts are asked for.
+    pub soak: Duration,
+    /// Where they are asked for; nowhere for `None`.
+    pub alerts: Option<AlertRule>,
+}
+
+impl Default for RollbackRules {
+    /// Nothing is done by itself, and no alerts are asked for.
+    fn default() -> Self {
+        RollbackRules { automatic: BTreeSet::new(), soak: DEFAULT_ALERT_SOAK, alerts: None }
+    }
+}
+
 /// An Environment, resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Environment {
@@ -125,6 +170,8 @@ pub struct Environment {
     pub logs: LogMode,
     /// What must have run and passed a revision before this one moves to it.
     pub after: Vec<Required>,
+    /// When it goes back by itself.
+    pub rollback: RollbackRules,
     /// Pull secrets, in the namespace of the pods: for pods that name none, and for looking images up.
     pub image_pull_secrets: Vec<String>,
     /// Neither synced nor mended.
@@ -169,6 +216,7 @@ pub(crate) fn sample() -> Environment {
         health: HealthRules::default(),
         logs: LogMode::Failing,
         after: Vec::new(),
+        rollback: RollbackRules::default(),
         image_pull_secrets: Vec::new(),
         suspend: false,
         deletion_policy: DeletionPolicy::Orphan,

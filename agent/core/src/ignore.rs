@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::glob::fits;
 use crate::manifest::ObjectKey;
 use crate::pointer::Pointer;
 
@@ -26,28 +27,13 @@ impl Rule {
         let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
         is(&self.group, &key.group)
             && is(&self.kind, &key.kind)
-            && self.name.as_deref().is_none_or(|pattern| matches(pattern, &key.name))
+            && self.name.as_deref().is_none_or(|pattern| fits(pattern, &key.name))
     }
 
     /// Whether its fields are left out whoever owns them.
     pub fn leaves_out(&self) -> bool {
         self.managers.is_empty()
     }
-}
-
-/// Whether a name fits a pattern in which `*` stands for any text.
-fn matches(pattern: &str, name: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut name) = name.strip_prefix(first) else { return false };
-    let mut parts = rest.split('*').peekable();
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return name.ends_with(part);
-        }
-        let Some(place) = name.find(part) else { return false };
-        name = &name[place + part.len()..];
-    }
-    true
 }
 
 #[cfg(test)]

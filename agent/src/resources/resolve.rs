@@ -156,6 +156,7 @@ impl Environment {
             health,
             logs,
             after,
+            rollback,
             image_pull_secrets,
             suspend,
             deletion_policy,
@@ -203,6 +204,7 @@ impl Environment {
         }
         let after = after.iter().enumerate();
         let after = after.filter_map(|(place, after)| after.resolve(place, &mut found)).collect();
+        let rollback = rollback.map(|rollback| rollback.resolve(&mut found)).unwrap_or_default();
         let health = HealthRules::read(&health).unwrap_or_else(|problems| {
             found.extend(problems.into_vec());
             HealthRules::default()
@@ -244,6 +246,7 @@ impl Environment {
                     Logs::Never => LogMode::Never,
                 },
                 after,
+                rollback,
                 image_pull_secrets,
                 suspend,
                 deletion_policy: match deletion_policy {
