@@ -1,5 +1,7 @@
 //! Rollbacks: what is gone back to, what is taken back for it, and what a person is told before it is done.
 
+mod trouble;
+
 use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
@@ -10,6 +12,7 @@ use crate::manifest::ObjectKey;
 use crate::policy::{Cleared, Desired};
 use crate::redact;
 use crate::revision::{CommitId, clean_line};
+pub use trouble::{Trouble, release, trouble};
 
 /// Digits that a commit must at least be named by.
 const MIN_DIGITS: usize = 7;

@@ -17,6 +17,7 @@ use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 use towpath_core::ledger::LedgerName;
 use towpath_core::names::{EnvironmentName, annotation};
+use towpath_core::rollback::Trouble;
 use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, RollbackPhase, State};
 
 use super::kept::Kept;
@@ -62,6 +63,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         seen: None,
         looked_for: None,
         settled: Arc::default(),
+        tried_at: None,
+        hurried_at: None,
+        alarm: None,
     };
     let mut slot: Option<Arc<Slot>> = None;
     // What Environments are to each other is known when all of them are.
@@ -197,6 +201,12 @@ pub(super) struct Task {
     looked_for: Option<LaneRule>,
     /// What was found out of changes that were rolled back.
     settled: Arc<Settled>,
+    /// When it was last tried to go back without a person.
+    tried_at: Option<Instant>,
+    /// When a pass was last begun at once for it.
+    hurried_at: Option<Instant>,
+    /// An alert that fires because of the release.
+    alarm: Option<Trouble>,
 }
 
 /// How soon a pass comes at the earliest for the sake of something that is tried again.
@@ -462,8 +472,9 @@ impl Task {
     }
 
     /// How long it is at most until the next pass: by the decision, and by a time at which something is tried again.
-    fn pause(&self, decision: Decision, again: Option<Timestamp>) -> Duration {
-        let settings = &self.shared.settings;
+    fn pause(&mut self, decision: Decision, again: Option<Timestamp>) -> Duration {
+        let shared = self.shared.clone();
+        let settings = &shared.settings;
         let until = |at: Timestamp| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
         let pause = match decision {
             Decision::Settled | Decision::WaitForChange => settings.scaled(FULL_LOOK),
@@ -480,6 +491,10 @@ impl Task {
             self.status.rollback.as_ref().map(|rollback| rollback.phase),
             Some(RollbackPhase::Pushing | RollbackPhase::WaitsForGit)
         );
+        let hurries = self.resolved.as_ref().is_some_and(|environment| self.is_in_trouble(environment))
+            && self.hurried_at.is_none_or(|at| at.elapsed() >= settings.scaled(rollback::AGAIN));
+        let pause = if hurries { Duration::ZERO } else { pause };
+        self.hurried_at = if hurries { Some(Instant::now()) } else { self.hurried_at };
         let pause = if pushes { pause.min(settings.scaled(rollback::AGAIN)) } else { pause };
         self.status.pause(pause, settings).max(Duration::from_millis(20))
     }

@@ -4,6 +4,7 @@
 //! Before each effect the status says what it will be: the commits, before they are pushed. So after a kill it is known
 //! what to look for, and a rollback is done once.
 
+mod automatic;
 mod preview;
 
 use std::sync::Arc;
@@ -53,7 +54,8 @@ impl Task {
         let asked = self.asked_to_roll_back(resource);
         let is_idle = asked.is_none() && self.status.rolled_back.is_empty();
         let is_under_way = self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase.is_under_way());
-        if is_idle && !is_under_way || kin::successor(&self.shared.board, &self.id).is_some() {
+        let is_idle = is_idle && !is_under_way && !self.is_in_trouble(environment);
+        if is_idle || kin::successor(&self.shared.board, &self.id).is_some() {
             return seen;
         }
         let mut view = seen;
@@ -66,6 +68,7 @@ impl Task {
                 Ok(ask) => view = self.do_as_asked(resource, environment, slot, view, &ask).await,
             }
         }
+        view = Box::pin(self.roll_back_by_itself(resource, environment, slot, view)).await;
         self.forget_what_is_settled(&view).await;
         view
     }

@@ -1,0 +1,141 @@
+//! Rollbacks that nobody asked for: of a release that does not become healthy, whose rollout was aborted, or for which an
+//! alert fires. Once for a commit; where the rules say otherwise it is only made ready for a person.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use towpath_core::environment;
+use towpath_core::fault::{Fault, Problem};
+use towpath_core::revision::CommitId;
+use towpath_core::rollback::{self, Trouble};
+use towpath_core::status::{EnvironmentStatus, MAX_TRIED, RollbackPhase, RollbackStatus, Wish};
+
+use super::preview::revision;
+use super::{Task, reverts_of};
+use crate::agent::Slot;
+use crate::blocking::blocking;
+use crate::repo::{Mirror, View};
+use crate::resources::Environment;
+use crate::rollback::Plan;
+use crate::sync;
+
+/// How soon it is looked again at what could not be found out.
+const AGAIN: Duration = Duration::from_secs(10);
+/// Commits that a merge brought which are looked through for reverts.
+const MAX_BROUGHT: usize = 200;
+
+impl Task {
+    /// Whether a rollback should begin by itself, or be made ready, as soon as may be.
+    pub(in crate::agent::environment) fn is_in_trouble(&self, environment: &environment::Environment) -> bool {
+        let waits = self.tried_at.is_some_and(|at| at.elapsed() < self.shared.settings.scaled(AGAIN));
+        !waits && self.trouble(environment).is_some()
+    }
+
+    /// What is wrong with the release, where nothing was done about it yet.
+    fn trouble(&self, environment: &environment::Environment) -> Option<Trouble> {
+        let trouble = rollback::trouble(&self.status, environment.sync).or_else(|| self.alarm.clone())?;
+        let commit = commit_of(&trouble)?.to_string();
+        let id = id_of(&commit);
+        let is_known = [&self.status.prepared, &self.status.rollback].into_iter().flatten().any(|one| one.id == id);
+        (!is_known && !self.status.tried.contains(&commit)).then_some(trouble)
+    }
+
+    /// Begins a rollback by itself, or makes it ready for a person.
+    pub(super) async fn roll_back_by_itself(
+        &mut self,
+        resource: &Environment,
+        environment: &environment::Environment,
+        slot: &Arc<Slot>,
+        view: Arc<View>,
+    ) -> Arc<View> {
+        let is_busy = self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase.is_under_way());
+        if is_busy || view.problem.is_some() || !self.status.is_written() || !self.is_in_trouble(environment) {
+            return view;
+        }
+        let Some(trouble) = self.trouble(environment) else { return view };
+        let Some(commit) = commit_of(&trouble) else { return view };
+        self.tried_at = Some(Instant::now());
+        let view = self.look(slot, view).await;
+        let mut answer = RollbackStatus {
+            id: id_of(&commit.to_string()),
+            at: Some(Timestamp::now()),
+            reason: Some(towpath_core::revision::clean_line(&trouble.why, super::SHOWN_CHARACTERS)),
+            wish: Some(Wish::default()),
+            ..RollbackStatus::default()
+        };
+        let prepared = match self.prepare_rollback(resource, environment, slot, &view, (&answer, false)).await {
+            Ok(prepared) => prepared,
+            Err(problems) if problems.iter().any(|problem| problem.fault == Fault::Passing) => {
+                tracing::info!(environment = self.id.1, problem = %problems[0], "a rollback is prepared again");
+                return view;
+            }
+            Err(problems) => {
+                let why = std::iter::once(format!("{}; and it cannot go back by itself:", trouble.why));
+                let lines = why.chain(problems.iter().map(ToString::to_string)).collect();
+                self.answer(resource, RollbackStatus { phase: RollbackPhase::Refused, lines, ..answer }).await;
+                return view;
+            }
+        };
+        let plan = &prepared.plan;
+        // Somebody has pushed something newer in this moment.
+        if plan.subject.from != commit {
+            return view;
+        }
+        let is_asked_for = environment.rollback.automatic.contains(&trouble.case);
+        let (mirror, looked_at) = (view.mirror.clone(), plan.clone());
+        let has_reverts = blocking(move || has_reverts(&mirror, &looked_at)).await.unwrap_or(true);
+        answer.from = Some(revision(&plan.subject.branch, plan.subject.from));
+        answer.to = plan.to.as_ref().map(|to| revision(&plan.subject.branch, to.commit));
+        answer.reverts = reverts_of(plan);
+        answer.digest = Some(prepared.digest.clone());
+        answer.lines = vec![trouble.why.clone()];
+        let waits = match () {
+            () if !is_asked_for => {
+                Some(format!("spec.rollback does not let it go back by itself when {:?}", trouble.case))
+            }
+            () if has_reverts => Some("what would be taken back is a revert itself".to_owned()),
+            () if trouble.is_newer_there || !plan.is_at_head() => {
+                Some(format!("{} has something newer", plan.subject.branch))
+            }
+            () => None,
+        };
+        if let Some(why) = waits {
+            answer.lines.push(format!("a rollback waits for a person: {why}"));
+            answer.lines.push(format!("do it with towpath rollback {} --confirm {}", self.id.1, prepared.digest));
+            answer.lines.extend(prepared.lines);
+            self.answer(resource, RollbackStatus { phase: RollbackPhase::Prepared, ..answer }).await;
+            return view;
+        }
+        answer.lines.extend(prepared.lines.iter().cloned());
+        let mut next = EnvironmentStatus { ..(*self.status).clone() };
+        next.tried.insert(0, commit.to_string());
+        next.tried.truncate(MAX_TRIED);
+        self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
+        if !self.status.is_written() {
+            return view;
+        }
+        self.begin(resource, slot, &view, answer, prepared).await;
+        self.carry_on(resource, environment, slot, view).await
+    }
+}
+
+fn commit_of(trouble: &Trouble) -> Option<CommitId> {
+    sync::revision_of(&trouble.revision).map(|one| one.commit)
+}
+
+fn id_of(commit: &str) -> String {
+    format!("auto-{commit}")
+}
+
+/// Whether anything that would be taken back is a revert, or brought one.
+fn has_reverts(mirror: &Mirror, plan: &Plan) -> Result<bool, Problem> {
+    for one in &plan.chosen {
+        let before: Vec<CommitId> = mirror.commit(one.commit)?.parents.into_iter().take(1).collect();
+        let (brought, is_cut) = mirror.commits_of(one.commit, &before, MAX_BROUGHT)?;
+        if is_cut || brought.iter().any(|commit| !commit.reverts.is_empty()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
