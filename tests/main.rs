@@ -34,3 +34,4 @@ mod components_view;
 mod preflight;
 mod registry;
 mod rollback;
+mod alerts;

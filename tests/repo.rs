@@ -1,5 +1,6 @@
 //! The git door against real repositories.
 
+mod brought;
 pub mod commits;
 mod damage;
 mod hostile;

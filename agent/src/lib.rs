@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod cluster;
 pub mod repo;
 pub mod registry;
+pub mod alerts;
 pub mod web;
 pub mod ledger;
 pub mod bump;

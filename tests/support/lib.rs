@@ -1,6 +1,7 @@
 //! What journeys, the demo and the benchmark share: real servers, real repositories, the real agent.
 
 pub mod agent;
+pub mod alertmanager;
 pub mod audit;
 pub mod control_plane;
 pub mod deploy_repo;

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 pub use self::declarations::{
-    Check, Declarations, Declared, Library, Required, TOWPATH_YAML, libraries, read_declarations,
+    Check, Declarations, Declared, Library, NotRevertible, Required, TOWPATH_YAML, libraries, read_declarations,
 };
 pub use self::gitmodules::{GITMODULES, Submodule, address, read_gitmodules, submodules_of};
 use crate::fault::{Place, Problem};

@@ -52,8 +52,10 @@ pub mod annotation {
     pub const HOOK: &str = "towpath.dev/hook";
     /// JSON pointers, separated by commas or blanks: these fields are not sent.
     pub const IGNORE: &str = "towpath.dev/ignore";
+    /// The reason: a rollback that would touch the object needs a person who overrides it.
+    pub const NOT_REVERTIBLE: &str = "towpath.dev/notRevertible";
     /// All of the above. Any other annotation under `towpath.dev/` is a mark of the agent's own or a typing error.
-    pub const FOR_OBJECTS: [&str; 7] = [PRUNE, ADOPT, RECONCILE, REPLACE, WAVE, HOOK, IGNORE];
+    pub const FOR_OBJECTS: [&str; 8] = [PRUNE, ADOPT, RECONCILE, REPLACE, WAVE, HOOK, IGNORE, NOT_REVERTIBLE];
 
     /// On an Environment or Repository: any new value asks for a look now, and for a sync where it is manual.
     pub const REQUESTED_AT: &str = "towpath.dev/requestedAt";

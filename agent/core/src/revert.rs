@@ -1,5 +1,7 @@
 //! Reverts: what their commits say, in which order a range is reverted, and what a revert that does not fit says.
 
+pub mod marks;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 

@@ -22,6 +22,7 @@ use super::source::Source;
 use super::terms::Terms;
 use super::tree::{self, TreeCache, Unreadable, commit_id, oid};
 
+mod brought;
 mod commits;
 mod component;
 mod log;
@@ -29,6 +30,7 @@ mod push;
 mod refs;
 mod revert;
 
+pub use brought::BroughtLimits;
 pub use commits::{NewCommit, Rooted, Sign};
 pub use component::ComponentLook;
 pub use log::MIN_PREFIX;

@@ -51,7 +51,8 @@ pub use compact::MAX_SMALL_PACKS;
 pub use fetch::MAX_PACK_BYTES;
 pub use ls_refs::{MAX_LISTING_BYTES, Refs};
 pub use mirror::{
-    Chain, ComponentLook, Look, MAX_COMMIT_BYTES, MIN_PREFIX, Mirror, Moved, NewCommit, RefMove, Reversal, Rooted, Sign,
+    BroughtLimits, Chain, ComponentLook, Look, MAX_COMMIT_BYTES, MIN_PREFIX, Mirror, Moved, NewCommit, RefMove,
+    Reversal, Rooted, Sign,
 };
 pub use new_tree::NewTree;
 pub use pack::{MAX_DELTA_RESULT_BYTES, MAX_OBJECT_BYTES, MAX_PACK_OBJECTS, MAX_UNPACKED_BYTES};

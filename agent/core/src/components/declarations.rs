@@ -1,5 +1,7 @@
 //! `towpath.yaml`, read strictly.
 
+mod not_revertible;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
@@ -7,6 +9,8 @@ use serde_json::{Map, Value};
 use crate::fault::{Place, Problem};
 use crate::tree::Tree;
 use crate::yaml::{self, Scan};
+
+pub use self::not_revertible::NotRevertible;
 
 /// The file whose presence selects the layout of templates, configuration and environments.
 pub const TOWPATH_YAML: &str = "towpath.yaml";
@@ -22,6 +26,8 @@ pub struct Declarations {
     pub required: Vec<Required>,
     /// The submodule whose partials are shared.
     pub library: Option<Library>,
+    /// Paths whose changes may not be taken back.
+    pub not_revertible: Vec<NotRevertible>,
     /// Rules for tickets, for a later room to read.
     pub tickets: Map<String, Value>,
 }
@@ -106,6 +112,9 @@ pub fn read_declarations(text: &str) -> Result<Declarations, Vec<Problem>> {
     if reader.problems.is_empty() { Ok(declarations) } else { Err(reader.problems) }
 }
 
+/// The fields of the file.
+const KEYS: &[&str] = &["approvers", "components", "library", "notRevertible", "required", "tickets"];
+
 struct Reader<'s, 't> {
     scan: &'s Scan<'t>,
     problems: Vec<Problem>,
@@ -169,7 +178,7 @@ impl Reader<'_, '_> {
 
     fn declarations(&mut self, body: &Value) -> Declarations {
         let mut declarations = Declarations::default();
-        for (key, value) in self.map(body, &[], &["approvers", "components", "library", "required", "tickets"]) {
+        for (key, value) in self.map(body, &[], KEYS) {
             match key {
                 "approvers" => {
                     for (path, approvers) in self.map(value, &["approvers"], &[]) {
@@ -201,6 +210,7 @@ impl Reader<'_, '_> {
                     let place = self.place(&["library"]);
                     declarations.library = path.map(|path| Library { path, place });
                 }
+                "notRevertible" => declarations.not_revertible = self.not_revertible(value),
                 "required" => {
                     let required = self.texts(value, &["required"]);
                     let required = required.into_iter().map(|(path, place)| Required { path, component: None, place });
@@ -278,6 +288,10 @@ components:
     check: Exists
     required: [web.port]
 required: [database.host]
+notRevertible:
+  - paths: ["migrations/**", "**/schema.sql"]
+    reason: the database only goes forward
+  - paths: [crds/*.yaml]
 tickets: {stages: [test, staging]}
 "#;
 
@@ -298,6 +312,10 @@ mod tests {
             declarations.required.iter().map(|one| (one.path.as_str(), one.component.as_deref())).collect();
         assert_eq!(required, [("web.port", Some("web")), ("database.host", None)]);
         assert_eq!(declarations.components["web"].check, Check::Exists);
+        let paths: Vec<String> = declarations.not_revertible[0].paths.iter().map(ToString::to_string).collect();
+        assert_eq!(paths, ["migrations/**", "**/schema.sql"]);
+        let reasons: Vec<&str> = declarations.not_revertible.iter().map(|rule| rule.reason.as_str()).collect();
+        assert_eq!(reasons, ["the database only goes forward", ""]);
         assert_eq!(libraries(&declarations), Vec::<&str>::new());
         let declarations = read_declarations("library: libs/shared/\n").unwrap();
         assert_eq!(libraries(&declarations), ["libs/shared"]);
@@ -313,9 +331,14 @@ mod tests {
             ("[alice]", "alice", "towpath.yaml:3:3: approvers./ is no list"),
             ("[alice]", "[]", "towpath.yaml:3:3: approvers./ names nobody"),
             ("shop/web", "shop/web:v1", "towpath.yaml:8:5: components.web.image has a tag already"),
-            ("tickets:", "library: {}\ntickets:", "towpath.yaml:13:1: library is no text"),
-            ("tickets:", "library: /\ntickets:", "towpath.yaml:13:1: library names nothing"),
+            ("tickets:", "library: {}\ntickets:", "towpath.yaml:17:1: library is no text"),
+            ("tickets:", "library: /\ntickets:", "towpath.yaml:17:1: library names nothing"),
             ("[database.host]", "[1]", "towpath.yaml:12:12: required.0 is no text"),
+            ("paths: [crds/*.yaml]", "path: crds/*.yaml", "towpath.yaml:16:5: unknown field notRevertible.1.path"),
+            ("crds/*.yaml", "", "towpath.yaml:16:5: notRevertible.1 names no paths"),
+            ("crds/*.yaml", "crds/", "towpath.yaml:16:13: notRevertible.1.paths cannot be \"crds/\": a folder"),
+            ("- paths: [crds/*.yaml]", "- crds/*.yaml", "towpath.yaml:16:5: notRevertible.1 is no map"),
+            ("reason: the", "reason: [the]\n    #", "towpath.yaml:15:5: notRevertible.0.reason is no text"),
             ("check: Exists", "check: true", "towpath.yaml:10:5: components.web.check is no text"),
             ("check: Exists", "check: Maybe", "towpath.yaml:10:5: components.web.check cannot be \"Maybe\""),
             (

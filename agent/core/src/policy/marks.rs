@@ -52,6 +52,8 @@ pub(super) fn judge(manifest: &Manifest, found: &mut Vec<Problem>) {
             annotation::RECONCILE => (text == "Disabled").then_some(()).ok_or("the only value is Disabled"),
             annotation::WAVE => course::wave(text).map(drop).ok_or("a whole number is needed, in quotes"),
             annotation::HOOK => course::phases(text).map(drop).ok_or("BeforeSync, AfterSync, or both with a comma"),
+            // Any reason, and none too.
+            annotation::NOT_REVERTIBLE => Ok(()),
             _ => pointers(text)
                 .iter()
                 .all(Result::is_ok)

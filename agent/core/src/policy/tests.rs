@@ -120,6 +120,18 @@ fn a_mistyped_annotation_is_refused() {
     refused(|body| body["metadata"]["annotations"] = json!({"towpath.dev/wave": 1}));
 }
 
+#[test]
+fn what_may_not_be_taken_back_is_marked_with_any_reason() {
+    for reason in ["the schema only goes forward", ""] {
+        let annotations = json!({"towpath.dev/notRevertible": reason});
+        let manifest = config_map(|body| body["metadata"]["annotations"] = annotations);
+        let found = judge(vec![manifest]).unwrap();
+        let body = Value::Object(found.objects()[0].body());
+        assert_eq!(body["metadata"]["annotations"]["towpath.dev/notRevertible"], reason);
+    }
+    refused(|body| body["metadata"]["annotations"] = json!({"towpath.dev/notRevertible": true}));
+}
+
 fn job(line: u32, name: &str, annotations: Value) -> Manifest {
     manifest(
         line,

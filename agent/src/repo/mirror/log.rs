@@ -119,7 +119,11 @@ impl Mirror {
 
     /// Reads with a handle of its own, after a look whether some commits are there. Packs may be put together meanwhile,
     /// and a handle may then miss what it had not opened yet: another one finds it.
-    fn read<T>(&self, needed: &[CommitId], read: impl Fn(&Repository) -> Result<T, git2::Error>) -> Result<T, Problem> {
+    pub(super) fn read<T>(
+        &self,
+        needed: &[CommitId],
+        read: impl Fn(&Repository) -> Result<T, git2::Error>,
+    ) -> Result<T, Problem> {
         let try_once = || {
             let repository = Repository::open_bare(&self.folder)?;
             for id in needed {
