@@ -1,5 +1,12 @@
 //! Rollbacks: what ran before comes back by reverts in git, and what was rolled back does not.
 
+mod by_itself;
+mod components;
+mod emergency;
+mod lane;
+mod marks;
+mod pushing;
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -107,6 +114,15 @@ impl Shop {
     }
 }
 
+/// A hook of a bare repository, as a shell script.
+fn hook(shop: &Shop, name: &str, script: &str) -> std::path::PathBuf {
+    let hook = shop.world.repo.path().join("hooks").join(name);
+    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    std::fs::write(&hook, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    hook
+}
+
 fn phase(status: &EnvironmentStatus) -> Option<RollbackPhase> {
     status.rollback.as_ref().map(|rollback| rollback.phase)
 }
@@ -196,44 +212,4 @@ async fn an_environment_behind_its_lane_goes_back_at_once_and_is_held_until_the_
     assert!(shop.world.get("v1", "ConfigMap", "other").await.is_some());
     let status = shop.world.status_where("behind", "settled", |status| status.rolled_back.is_empty()).await;
     assert_eq!(status.state, State::Synced);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_does_not_become_healthy_goes_back_by_itself_once_and_what_is_behind_it_is_left_alone() {
-    let mut shop = Shop::new("by-itself").await;
-    let first = shop.world.repo.head("master");
-    let rules = json!({"automatic": ["Degraded"]});
-    let staging = json!({"timeout": "20s", "rollback": rules, "namespace": "by-itself"});
-    shop.world.namespace_for_deployer("by-itself-prod").await;
-    let prod = json!({"sync": "Manual", "namespace": "by-itself-prod", "allow": {"namespaces": ["by-itself-prod"]}});
-    shop.begin_with(json!({"interval": "2s", "ledger": {}}), &[("by-itself", staging), ("by-itself-prod", prod)]).await;
-    shop.world.request_sync("by-itself-prod", "r-1").await;
-    shop.ran("by-itself", first).await;
-    shop.ran("by-itself-prod", first).await;
-    let good = shop.commit("The second release", "web:2");
-    shop.ran("by-itself", good).await;
-
-    let bad = shop.commit("A bad image", "web:3-crash");
-    let status = shop
-        .world
-        .status_where("by-itself", "back by itself", |status| {
-            phase(status) == Some(RollbackPhase::Done)
-                && status.state == State::Synced
-                && status.health == Some(towpath_core::health::Health::Healthy)
-        })
-        .await;
-    shop.runs_image("web:2").await;
-    assert_eq!(shop.subjects()[..2], ["Revert \"A bad image\"", "A bad image"]);
-    assert_eq!(shop.tree("master"), shop.tree(&good.to_string()));
-    assert_eq!(status.tried, [bad.to_string()]);
-    let message = shop.git(&["log", "-1", "--format=%B", "master"]);
-    assert!(message.contains("Reason: it did not become healthy in time"), "{message}");
-    // Nobody has asked for anything in prod.
-    let prod = shop.world.status("by-itself-prod").await;
-    assert!(prod.running.unwrap().revision.ends_with(&first.to_string()));
-    assert_eq!(prod.rollback, None);
-    // A revert is never taken back by itself, and the same commit not twice.
-    let head = shop.world.repo.head("master");
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(shop.world.repo.head("master"), head);
 }

@@ -30,6 +30,7 @@ use towpath_core::ledger::passed::Gates;
 use towpath_core::revision::CommitId;
 use towpath_core::signature::SigningKey;
 
+use crate::alerts::Alerts;
 use crate::board::Shelf;
 pub use crate::board::{Board, Id};
 use crate::cluster::{self, Cluster};
@@ -80,6 +81,8 @@ pub struct Shared {
     pub claims: Claims,
     /// The door to registries.
     pub registries: Registries,
+    /// The door to Alertmanager.
+    alerts: Alerts,
     /// The repositories of components.
     sources: sources::Sources,
     /// The custom resources as they are now, for the page and the API.
@@ -223,6 +226,7 @@ impl Shared {
             slots: Slots::default(),
             claims: Claims::default(),
             registries: Registries::default(),
+            alerts: Alerts::default(),
             sources: sources::Sources::default(),
             board,
             metrics,

@@ -37,6 +37,8 @@ pub struct Subject {
     pub from: CommitId,
     /// The releases that it ran, the newest first.
     pub past: Vec<Past>,
+    /// What was rolled back and may not come back.
+    pub rolled_back: Vec<CommitId>,
 }
 
 /// Who commits.

@@ -46,6 +46,8 @@ pub struct Cause {
     pub reason: Option<String>,
     /// The request that it is made for.
     pub request: Option<String>,
+    /// Who has it done although something is marked as not revertible, by their own word.
+    pub overridden_by: Option<String>,
 }
 
 /// The message of a revert as git writes it (`sequencer.c`, git 2.43: a revert of a revert is a `Reapply`), with trailers.
@@ -76,7 +78,7 @@ pub fn restoring(older: CommitId, subject: &str, cause: &Cause) -> String {
 }
 
 fn trailers(text: &mut String, cause: &Cause) {
-    let Cause { cluster, environment, ticket, by, reason, request } = cause;
+    let Cause { cluster, environment, ticket, by, reason, request, overridden_by } = cause;
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             let _ = writeln!(text, "{name}: {value}");
@@ -86,7 +88,10 @@ fn trailers(text: &mut String, cause: &Cause) {
     line(TRAILER, Some(clean(cluster)));
     line("Environment", cleaned(environment));
     line("Ticket", ticket.map(|ticket| ticket.to_string()));
-    line("Requested-By", cleaned(by).filter(|by| !by.is_empty()).map(|by| format!("{by} (unverified)")));
+    let unverified =
+        |who: &Option<String>| cleaned(who).filter(|who| !who.is_empty()).map(|who| format!("{who} (unverified)"));
+    line("Requested-By", unverified(by));
+    line("Overridden-By", unverified(overridden_by));
     line("Reason", cleaned(reason));
     line(REQUEST_TRAILER, cleaned(request));
 }
@@ -204,6 +209,7 @@ mod tests {
             by: Some("robin".into()),
             reason: Some("too slow".into()),
             request: Some("r-1".into()),
+            overridden_by: None,
         }
     }
 

@@ -2,14 +2,16 @@
 
 mod trouble;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::fault::Problem;
 use crate::fingerprint;
 use crate::manifest::ObjectKey;
-use crate::policy::{Cleared, Desired};
+use crate::policy::{Cleared, Desired, Hook};
 use crate::redact;
 use crate::revision::{CommitId, clean_line};
 pub use trouble::{Trouble, release, trouble};
@@ -120,50 +122,86 @@ pub struct Changed {
     pub more: usize,
     /// A digest of what it becomes.
     pub digest: String,
+    /// What it is, where it is there.
+    pub before: Option<Map<String, Value>>,
+    /// What it becomes.
+    pub after: Option<Map<String, Value>>,
+}
+
+/// An object or a hook of one side.
+enum Body<'a> {
+    Object(&'a Desired),
+    Hook(&'a Hook),
+}
+
+impl Body<'_> {
+    fn value(&self) -> Map<String, Value> {
+        match self {
+            Body::Object(object) => object.body(),
+            Body::Hook(hook) => hook.body.clone(),
+        }
+    }
+
+    fn is_same(&self, other: &Body<'_>) -> bool {
+        match (self, other) {
+            (Body::Object(one), Body::Object(other)) => {
+                (one.fingerprint, &one.api_version) == (other.fingerprint, &other.api_version)
+            }
+            _ => self.value() == other.value(),
+        }
+    }
+}
+
+fn bodies(cleared: &Cleared) -> BTreeMap<&ObjectKey, Body<'_>> {
+    let objects = cleared.objects().iter().map(|object| (&object.key, Body::Object(object)));
+    objects.chain(cleared.hooks().iter().map(|hook| (&hook.key, Body::Hook(hook)))).collect()
 }
 
 /// What differs between what is desired now and then, hooks included, by their keys.
 pub fn changes(now: Option<&Cleared>, then: &Cleared) -> Vec<Changed> {
-    let mut changes: Vec<Changed> = Vec::new();
-    let before = |key: &ObjectKey| now.and_then(|now| now.get(key));
-    for object in then.objects() {
-        match before(&object.key) {
-            None => changes.push(changed('+', &object.key, None, Some(object))),
-            Some(old) if old.fingerprint == object.fingerprint && old.api_version == object.api_version => {}
-            Some(old) => changes.push(changed('~', &object.key, Some(old), Some(object))),
-        }
-    }
-    let gone = now.into_iter().flat_map(|now| now.objects()).filter(|object| then.get(&object.key).is_none());
-    changes.extend(gone.map(|object| changed('-', &object.key, Some(object), None)));
-    changes.sort_by(|a, b| a.key.cmp(&b.key));
-    changes
+    let (before, after) = (now.map(bodies).unwrap_or_default(), bodies(then));
+    let keys: BTreeSet<&ObjectKey> = before.keys().chain(after.keys()).copied().collect();
+    let change = |key: &&ObjectKey| match (before.get(key), after.get(key)) {
+        (Some(old), Some(new)) if old.is_same(new) => None,
+        (old, new) => Some(changed(key, old.map(Body::value), new.map(Body::value))),
+    };
+    keys.iter().filter_map(change).collect()
 }
 
-fn changed(sign: char, key: &ObjectKey, old: Option<&Desired>, new: Option<&Desired>) -> Changed {
-    let value = |object: Option<&Desired>, hides: bool| {
-        let mut body = object?.body();
-        if hides {
-            redact::secret(&mut body, &|_| "***".to_owned());
-        }
-        Some(serde_json::Value::Object(body))
+fn changed(key: &ObjectKey, before: Option<Map<String, Value>>, after: Option<Map<String, Value>>) -> Changed {
+    let sign = match (&before, &after) {
+        (None, _) => '+',
+        (_, None) => '-',
+        _ => '~',
     };
-    let digest = new.map(|new| new.fingerprint.to_string()).unwrap_or_default();
-    let (Some(before), Some(after)) = (value(old, false), value(new, false)) else {
-        return Changed { key: key.clone(), sign, fields: Vec::new(), more: 0, digest };
+    let shown = |body: &Option<Map<String, Value>>| {
+        let mut body = body.clone().unwrap_or_default();
+        redact::secret(&mut body, &|_| "***".to_owned());
+        Value::Object(body)
     };
-    let (shown_before, shown_after) = (value(old, true), value(new, true));
-    let paths = fingerprint::differences(&before, &after);
-    let say = |value: Option<&serde_json::Value>| match value {
+    let (shown_before, shown_after) = (shown(&before), shown(&after));
+    let whole = |body: &Option<Map<String, Value>>| Value::Object(body.clone().unwrap_or_default());
+    let digest = Sha256::digest(whole(&after).to_string())[..8].iter().fold(String::new(), hex);
+    let paths = match sign {
+        '~' => fingerprint::differences(&whole(&before), &whole(&after)),
+        _ => Vec::new(),
+    };
+    let say = |value: Option<&Value>| match value {
         None => "nothing".to_owned(),
-        Some(serde_json::Value::String(text)) => clean_line(text, SHOWN_CHARACTERS),
+        Some(Value::String(text)) => clean_line(text, SHOWN_CHARACTERS),
         Some(other) => clean_line(&other.to_string(), SHOWN_CHARACTERS),
     };
     let fields = paths.iter().take(MAX_FIELDS).map(|path| {
-        let find = |value: &Option<serde_json::Value>| say(value.as_ref().and_then(|value| path.find(value)));
-        let path_text = clean_line(&path.to_string(), SHOWN_CHARACTERS);
-        format!("{path_text}: {} → {}", find(&shown_before), find(&shown_after))
+        let (before, after) = (say(path.find(&shown_before)), say(path.find(&shown_after)));
+        format!("{}: {before} → {after}", clean_line(&path.to_string(), SHOWN_CHARACTERS))
     });
-    Changed { key: key.clone(), sign, fields: fields.collect(), more: paths.len().saturating_sub(MAX_FIELDS), digest }
+    let (fields, more) = (fields.collect(), paths.len().saturating_sub(MAX_FIELDS));
+    Changed { key: key.clone(), sign, fields, more, digest, before, after }
+}
+
+fn hex(mut text: String, byte: &u8) -> String {
+    let _ = write!(text, "{byte:02x}");
+    text
 }
 
 /// What changes, for people: a line for each object and each field.
@@ -201,10 +239,7 @@ impl Confirmed {
 
     /// 16 digits.
     pub fn digest(&self) -> String {
-        Sha256::digest(&self.0)[..8].iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        Sha256::digest(&self.0)[..8].iter().fold(String::new(), hex)
     }
 }
 
@@ -285,6 +320,8 @@ mod tests {
             fields: Vec::new(),
             more: 0,
             digest: digest.into(),
+            before: None,
+            after: None,
         };
         let of = |head: u8, environment: &str, digest: &str| {
             let mut confirmed = Confirmed::default();
@@ -317,6 +354,8 @@ mod tests {
                 fields: vec!["data.a: 1 → 2".into()],
                 more: 3,
                 digest: String::new(),
+                before: None,
+                after: None,
             })
             .collect();
         let lines = lines(&all);

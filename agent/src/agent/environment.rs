@@ -17,7 +17,6 @@ use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 use towpath_core::ledger::LedgerName;
 use towpath_core::names::{EnvironmentName, annotation};
-use towpath_core::rollback::Trouble;
 use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, RollbackPhase, State};
 
 use super::kept::Kept;
@@ -65,7 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         settled: Arc::default(),
         tried_at: None,
         hurried_at: None,
-        alarm: None,
+        alerts: rollback::Asked::default(),
     };
     let mut slot: Option<Arc<Slot>> = None;
     // What Environments are to each other is known when all of them are.
@@ -205,8 +204,8 @@ pub(super) struct Task {
     tried_at: Option<Instant>,
     /// When a pass was last begun at once for it.
     hurried_at: Option<Instant>,
-    /// An alert that fires because of the release.
-    alarm: Option<Trouble>,
+    /// Alerts that fire because of the release.
+    alerts: rollback::Asked,
 }
 
 /// How soon a pass comes at the earliest for the sake of something that is tried again.
@@ -379,7 +378,9 @@ impl Task {
             time_scale: self.shared.settings.time_scale.max(1),
             overtaken: &overtaken,
         };
-        sync::run(&pass, &mut self.memory).await
+        let mut report = sync::run(&pass, &mut self.memory).await;
+        report.warnings.extend(self.alerts.problem.clone());
+        report
     }
 
     /// Folds a report into the status, and writes it if it says something new.
@@ -495,6 +496,8 @@ impl Task {
             && self.hurried_at.is_none_or(|at| at.elapsed() >= settings.scaled(rollback::AGAIN));
         let pause = if hurries { Duration::ZERO } else { pause };
         self.hurried_at = if hurries { Some(Instant::now()) } else { self.hurried_at };
+        let alerts = self.resolved.as_ref().and_then(|environment| self.alerts_in(environment));
+        let pause = alerts.map_or(pause, |soon| pause.min(soon));
         let pause = if pushes { pause.min(settings.scaled(rollback::AGAIN)) } else { pause };
         self.status.pause(pause, settings).max(Duration::from_millis(20))
     }

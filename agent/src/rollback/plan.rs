@@ -29,6 +29,8 @@ pub struct Plan {
     pub restores: bool,
     /// It lands something again, and takes nothing back.
     pub lands: bool,
+    /// What was rolled back in the cluster alone and may come again as it is, for no revert of it is on the branch.
+    pub lifts: Vec<CommitId>,
     /// The environment goes back in the cluster whatever becomes of the branch.
     pub is_emergency: bool,
 }
@@ -106,7 +108,17 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
         (to, _) => to,
     };
     let chosen = reverted(mirror, *head, &left)?;
-    Ok(Plan { to, chosen, already, rest, restores: wish.restore, lands: false, is_emergency: wish.emergency, subject })
+    Ok(Plan {
+        to,
+        chosen,
+        already,
+        rest,
+        restores: wish.restore,
+        lands: false,
+        lifts: Vec::new(),
+        is_emergency: wish.emergency,
+        subject,
+    })
 }
 
 /// The same again, for what was begun and agreed to, on what the branch is now.
@@ -145,7 +157,7 @@ pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Resul
     let to = to.map(|commit| Past { sync: 0, commit, was_healthy: true });
     let chosen = reverted(mirror, *head, &left)?;
     let (restores, lands, is_emergency) = (wish.restore, wish.reland.is_some(), wish.emergency);
-    Ok(Plan { to, chosen, already, rest, restores, lands, is_emergency, subject })
+    Ok(Plan { to, chosen, already, rest, restores, lands, lifts: Vec::new(), is_emergency, subject })
 }
 
 /// The commits with what a revert says of them, in the order in which they are reverted.
@@ -308,12 +320,13 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
         None => vec![commit(mirror, text)?],
         Some((after, end)) => range(mirror, &subject, commit(mirror, after)?, commit(mirror, end)?, false)?,
     };
-    let mut chosen = Vec::new();
+    let (mut chosen, mut lifts) = (Vec::new(), Vec::new());
     for commit in named {
         let found = standing.iter().find(|one| one.revert == commit || one.taken == commit);
         match found {
             Some(one) if chosen.contains(&one.revert) => {}
             Some(one) => chosen.push(one.revert),
+            None if subject.rolled_back.contains(&commit) => lifts.push(commit),
             None => {
                 let said = format!("{} is no revert that holds on {}", commit.short(), subject.branch);
                 return Err(Problem::content(format!("{said}, and nothing there reverts it"))
@@ -329,6 +342,7 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
         rest: Vec::new(),
         restores: false,
         lands: true,
+        lifts,
         is_emergency: false,
         subject,
     })

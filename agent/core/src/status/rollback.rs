@@ -66,6 +66,9 @@ pub struct RollbackStatus {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether it is done although something is marked as not revertible.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overridden: bool,
     /// What was asked for, as it is asked for again when the world has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wish: Option<Wish>,

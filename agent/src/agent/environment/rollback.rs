@@ -4,6 +4,7 @@
 //! Before each effect the status says what it will be: the commits, before they are pushed. So after a kill it is known
 //! what to look for, and a rollback is done once.
 
+mod alerts;
 mod automatic;
 mod preview;
 
@@ -22,6 +23,7 @@ use towpath_core::status::{
     EnvironmentStatus, MAX_LINES, MAX_ROLLED_BACK, RevertStatus, RollbackPhase, RollbackStatus, RolledBack,
 };
 
+pub(super) use self::alerts::Asked;
 use self::preview::{Prepared, goes_to, revision};
 use super::Task;
 use crate::agent::{Sight, Slot, kin};
@@ -51,6 +53,7 @@ impl Task {
         slot: &Arc<Slot>,
         seen: Arc<View>,
     ) -> Arc<View> {
+        self.look_at_alerts(environment).await;
         let asked = self.asked_to_roll_back(resource);
         let is_idle = asked.is_none() && self.status.rolled_back.is_empty();
         let is_under_way = self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase.is_under_way());
@@ -113,8 +116,8 @@ impl Task {
         }
         // Who asks means what git says now.
         let view = self.look(slot, seen).await;
-        let may_anyway = resource.annotations().get(annotation::OVERRIDE) == Some(&ask.id);
-        let prepared = match self.prepare_rollback(resource, environment, slot, &view, (&answer, may_anyway)).await {
+        answer.overridden = resource.annotations().get(annotation::OVERRIDE) == Some(&ask.id);
+        let prepared = match self.prepare_rollback(resource, environment, slot, &view, &answer).await {
             Ok(prepared) => prepared,
             Err(problems) if problems.iter().any(|problem| problem.fault == Fault::Passing) && !is_old(ask) => {
                 tracing::info!(environment = self.id.1, problem = %problems[0], "a rollback is prepared again");
@@ -189,6 +192,7 @@ impl Task {
                 let taken = mirror.told(one.commit).map(|told| told.reverts).unwrap_or_default();
                 taken.into_iter().chain([one.commit]).for_each(|commit| forget(next, commit));
             }
+            plan.lifts.iter().for_each(|commit| forget(next, *commit));
             return;
         }
         for (commit, revert) in plan.taken() {
@@ -198,6 +202,11 @@ impl Task {
         }
         let cut = next.rolled_back.len().saturating_sub(MAX_ROLLED_BACK);
         next.rolled_back.drain(..cut);
+    }
+
+    /// What was rolled back and may not come back.
+    fn rolled_back(&self) -> Vec<CommitId> {
+        self.status.rolled_back.iter().filter_map(|one| one.commit.parse().ok()).collect()
     }
 
     /// Goes on with what was begun.
@@ -298,6 +307,7 @@ impl Task {
             head,
             from,
             past: self.past(environment).await,
+            rolled_back: self.rolled_back(),
         };
         let committer = self.committer(rollback).await.map_err(one)?;
         let cause = self.cause(environment, rollback);
@@ -471,6 +481,7 @@ impl Task {
             by: rollback.by.clone(),
             reason: rollback.reason.clone(),
             request: Some(rollback.id.clone()),
+            overridden_by: rollback.overridden.then(|| rollback.by.clone().unwrap_or_else(|| "somebody".to_owned())),
         }
     }
 

@@ -34,7 +34,7 @@ impl Task {
 
     /// What is wrong with the release, where nothing was done about it yet.
     fn trouble(&self, environment: &environment::Environment) -> Option<Trouble> {
-        let trouble = rollback::trouble(&self.status, environment.sync).or_else(|| self.alarm.clone())?;
+        let trouble = rollback::trouble(&self.status, environment.sync).or_else(|| self.alerts.trouble.clone())?;
         let commit = commit_of(&trouble)?.to_string();
         let id = id_of(&commit);
         let is_known = [&self.status.prepared, &self.status.rollback].into_iter().flatten().any(|one| one.id == id);
@@ -64,7 +64,7 @@ impl Task {
             wish: Some(Wish::default()),
             ..RollbackStatus::default()
         };
-        let prepared = match self.prepare_rollback(resource, environment, slot, &view, (&answer, false)).await {
+        let prepared = match self.prepare_rollback(resource, environment, slot, &view, &answer).await {
             Ok(prepared) => prepared,
             Err(problems) if problems.iter().any(|problem| problem.fault == Fault::Passing) => {
                 tracing::info!(environment = self.id.1, problem = %problems[0], "a rollback is prepared again");

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
 use towpath_core::candidate::{self, Candidate};
+use towpath_core::components::Declarations;
 use towpath_core::environment::{self, SyncMode};
-use towpath_core::fault::{Fault, Problem};
+use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::health::Health;
 use towpath_core::ledger::LedgerName;
+use towpath_core::revert::marks::{self, Mark};
 use towpath_core::revision::CommitId;
 use towpath_core::rollback::{Confirmed, Past, lines};
 use towpath_core::status::{EnvironmentStatus, Outcome, RollbackStatus};
@@ -16,7 +18,7 @@ use towpath_core::status::{EnvironmentStatus, Outcome, RollbackStatus};
 use super::super::Task;
 use crate::agent::Slot;
 use crate::blocking::blocking;
-use crate::repo::{Mirror, View};
+use crate::repo::{BroughtLimits, Mirror, View};
 use crate::resources::Environment;
 use crate::rollback::{self, Made, Plan, Subject};
 use crate::sync::{self, Foreseen};
@@ -74,14 +76,14 @@ pub(super) fn goes_to(
 }
 
 impl Task {
-    /// Finds out what would be done. `may_anyway` says that somebody with the right to it has overridden what stops it.
+    /// Finds out what would be done for a request.
     pub(super) async fn prepare_rollback(
         &mut self,
         resource: &Environment,
         environment: &environment::Environment,
         slot: &Arc<Slot>,
         view: &Arc<View>,
-        (answer, _may_anyway): (&RollbackStatus, bool),
+        answer: &RollbackStatus,
     ) -> Result<Prepared, Vec<Problem>> {
         let one = |problem: Problem| vec![problem];
         let wish = answer.wish.clone().unwrap_or_default();
@@ -109,17 +111,19 @@ impl Task {
             head: lane.commit,
             from: self.rolls_back_from(&lane).map_err(one)?,
             past: self.past(environment).await,
+            rolled_back: self.rolled_back(),
         };
         let committer = self.committer(answer).await.map_err(one)?;
         let cause = self.cause(environment, answer);
         let mirror = view.mirror.clone();
-        let (plan, made) = blocking(move || -> Result<(Plan, Made), Vec<Problem>> {
+        let (plan, made, marks) = blocking(move || -> Result<(Plan, Made, Vec<Mark>), Vec<Problem>> {
             let plan = rollback::plan(&mirror, subject, &wish).map_err(one)?;
+            let marks = marks_of(&mirror, &plan)?;
             let made = rollback::make(&mirror, &plan, &cause, &committer)?;
-            Ok((plan, made))
+            Ok((plan, made, marks))
         })
         .await?;
-        if plan.lands && made.commits.is_empty() {
+        if plan.lands && made.commits.is_empty() && plan.lifts.is_empty() {
             return Err(one(Problem::content("nothing of it is left to be landed again")));
         }
         if view.problem.is_none() && !made.commits.is_empty() {
@@ -136,7 +140,7 @@ impl Task {
         }
         let goes_to = goes_to(&plan, &made, view, environment).map_err(one)?;
         let view = self.with_components(slot, view, goes_to.into_iter().chain([made.tip])).await;
-        self.foresee_all(resource, environment, &view, (plan, made, goes_to)).await
+        self.foresee_all(resource, environment, &view, (plan, made, goes_to), (marks, answer.overridden)).await
     }
 
     /// What is rolled back: what is on its way, where something is, else what runs.
@@ -201,6 +205,7 @@ impl Task {
         environment: &environment::Environment,
         view: &Arc<View>,
         (plan, made, goes_to): (Plan, Made, Option<CommitId>),
+        (mut marks, is_overridden): (Vec<Mark>, bool),
     ) -> Result<Prepared, Vec<Problem>> {
         let name = &environment.name;
         let branch = plan.subject.branch.clone();
@@ -211,6 +216,7 @@ impl Task {
         confirmed.add("from", plan.subject.from);
         confirmed.add("flags", format!("{} {} {}", plan.lands, plan.restores, plan.is_emergency));
         plan.taken().iter().for_each(|(commit, _)| confirmed.add("takes", commit));
+        plan.lifts.iter().for_each(|commit| confirmed.add("lifts", commit));
         if let Some(to) = &plan.to {
             confirmed.add("to", to.commit);
         }
@@ -221,6 +227,24 @@ impl Task {
         let own = self.foresee_one(environment, &self.status, view, &at(target)).await?;
         if !own.missing.is_empty() {
             return Err(own.missing);
+        }
+        if !plan.lands {
+            let touched = own.changes.iter().map(|one| marks::Touched {
+                key: &one.key,
+                before: one.before.as_ref(),
+                after: one.after.as_ref(),
+            });
+            marks.extend(marks::of_objects(touched));
+        }
+        if !marks.is_empty() && !is_overridden {
+            return Err(marks::problems(&marks));
+        }
+        for Mark { what, reason, .. } in &marks {
+            confirmed.add("overrides", what);
+            said.push(format!(
+                "overridden: {what} is not revertible{}",
+                if reason.is_empty() { String::new() } else { format!(": {reason}") }
+            ));
         }
         confirmed
             .add("goes to", goes_to.filter(|to| *to != made.tip).map_or("the revert".to_owned(), |to| to.to_string()));
@@ -313,6 +337,21 @@ impl Task {
     }
 }
 
+/// What is marked as not revertible among the commits that are taken back.
+fn marks_of(mirror: &Mirror, plan: &Plan) -> Result<Vec<Mark>, Vec<Problem>> {
+    if plan.lands {
+        return Ok(Vec::new());
+    }
+    let tree = mirror.tree(plan.subject.head).map_err(Problems::into_vec)?;
+    let declared = Declarations::of(&tree)?.not_revertible;
+    let mut found = Vec::new();
+    for one in &plan.chosen {
+        let brought = mirror.brought_by(one.commit, BroughtLimits::default()).map_err(|problem| vec![problem])?;
+        found.extend(marks::of_commit(&brought, &declared));
+    }
+    Ok(found)
+}
+
 /// What is done in git, for people.
 fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made) -> Vec<String> {
     let Subject { branch, from, head, environment, .. } = &plan.subject;
@@ -342,6 +381,7 @@ fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made) -> Vec<String> {
             "one commit on {branch} has exactly the files of {}",
             plan.to.as_ref().map(|to| to.commit.short()).unwrap_or_default()
         )),
+        () if !plan.lifts.is_empty() && made.commits.is_empty() => {}
         () if made.commits.is_empty() => said.push(format!("{branch} has nothing left of it: no commit is made")),
         () => said.push(format!("{} on {branch} {verb}, in one push:", commits(made.commits.len()))),
     }
@@ -350,6 +390,9 @@ fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made) -> Vec<String> {
         if plan.chosen.len() > MAX_NAMED {
             said.push(format!("  and {} more", plan.chosen.len() - MAX_NAMED));
         }
+    }
+    for commit in &plan.lifts {
+        said.push(format!("{} has no revert on {branch}: it may come again as it is", told(*commit)));
     }
     for one in plan.already.iter().take(MAX_NAMED) {
         said.push(format!("{} is taken back already, by {}", told(one.taken), one.revert.short()));

@@ -1,0 +1,107 @@
+//! Rollbacks that nobody asked for.
+
+use jiff::Timestamp;
+use support::alertmanager::{Access, Alertmanager};
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_does_not_become_healthy_goes_back_by_itself_once_and_what_is_behind_it_is_left_alone() {
+    let mut shop = Shop::new("by-itself").await;
+    let first = shop.world.repo.head("master");
+    let rules = json!({"automatic": ["Degraded"]});
+    let staging = json!({"timeout": "20s", "rollback": rules, "namespace": "by-itself"});
+    shop.world.namespace_for_deployer("by-itself-prod").await;
+    let prod = json!({"sync": "Manual", "namespace": "by-itself-prod", "allow": {"namespaces": ["by-itself-prod"]}});
+    shop.begin_with(json!({"interval": "2s", "ledger": {}}), &[("by-itself", staging), ("by-itself-prod", prod)]).await;
+    shop.world.request_sync("by-itself-prod", "r-1").await;
+    shop.ran("by-itself", first).await;
+    shop.ran("by-itself-prod", first).await;
+    let good = shop.commit("The second release", "web:2");
+    shop.ran("by-itself", good).await;
+
+    let bad = shop.commit("A bad image", "web:3-crash");
+    let status = shop
+        .world
+        .status_where("by-itself", "back by itself", |status| {
+            phase(status) == Some(RollbackPhase::Done)
+                && status.state == State::Synced
+                && status.health == Some(towpath_core::health::Health::Healthy)
+        })
+        .await;
+    shop.runs_image("web:2").await;
+    assert_eq!(shop.subjects()[..2], ["Revert \"A bad image\"", "A bad image"]);
+    assert_eq!(shop.tree("master"), shop.tree(&good.to_string()));
+    assert_eq!(status.tried, [bad.to_string()]);
+    let message = shop.git(&["log", "-1", "--format=%B", "master"]);
+    assert!(message.contains("Reason: it did not become healthy in time"), "{message}");
+    // Nobody has asked for anything in prod.
+    let prod = shop.world.status("by-itself-prod").await;
+    assert!(prod.running.unwrap().revision.ends_with(&first.to_string()));
+    assert_eq!(prod.rollback, None);
+    // A revert is never taken back by itself, and the same commit not twice.
+    let head = shop.world.repo.head("master");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(shop.world.repo.head("master"), head);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_rule_a_rollback_is_made_ready_and_waits_for_a_person() {
+    let mut shop = Shop::new("made-ready").await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("made-ready", json!({"timeout": "20s"}))]).await;
+    shop.ran("made-ready", first).await;
+    let bad = shop.commit("A bad image", "web:2-crash");
+    let status = shop.world.status_where("made-ready", "offered a rollback", |status| status.prepared.is_some()).await;
+    let prepared = status.prepared.unwrap();
+    assert_eq!(prepared.phase, RollbackPhase::Prepared);
+    assert!(prepared.lines[0].contains("did not become healthy in time"), "{prepared:#?}");
+    assert_eq!(shop.world.repo.head("master"), bad);
+    let digest = prepared.digest.unwrap();
+    assert!(prepared.lines.iter().any(|line| line.contains(&format!("--confirm {digest}"))), "{:#?}", prepared.lines);
+    let said = shop.does(&["rollback", "made-ready", "--confirm", &digest]);
+    assert!(said.contains("made-ready runs master@"), "{said}");
+    shop.runs_image("web:1").await;
+    // The revert of a revert is nothing that is done by itself either.
+    let revert = shop.world.repo.head("master");
+    assert_eq!(shop.subjects()[0], "Revert \"A bad image\"");
+    shop.ran("made-ready", revert).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_that_begins_after_a_release_takes_it_back_and_an_older_one_does_not() {
+    let mut shop = Shop::new("alerted").await;
+    let mut alertmanager = Alertmanager::start(&shop.world.folder(), Access::Open).await.unwrap();
+    let before = Timestamp::now() - jiff::SignedDuration::from_secs(60);
+    let old = json!({"alertname": "Old", "namespace": "alerted"});
+    alertmanager.fire(old, json!({}), before).await;
+    let first = shop.world.repo.head("master");
+    let rules = json!({
+        "automatic": ["Alert"], "soak": "10m",
+        "alerts": {"url": alertmanager.url(), "filter": ["namespace=\"alerted\""]},
+    });
+    shop.begin(&[("alerted", json!({"rollback": rules}))]).await;
+    shop.ran("alerted", first).await;
+    let bad = shop.commit("Too slow", "web:2");
+    shop.ran("alerted", bad).await;
+    // An Alertmanager that does not answer is no reason.
+    alertmanager.go_away();
+    shop.world
+        .status_where("alerted", "told that alerts are not known", |status| {
+            status.warnings.iter().any(|warning| warning.contains("alerts are not known"))
+        })
+        .await;
+    assert_eq!(shop.world.repo.head("master"), bad);
+    alertmanager.come_back().await.unwrap();
+    let other = json!({"alertname": "Slow", "namespace": "elsewhere"});
+    alertmanager.fire(other, json!({}), Timestamp::now()).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(shop.world.repo.head("master"), bad, "that is another one's alert");
+    let slow = json!({"alertname": "Slow", "namespace": "alerted"});
+    alertmanager.fire(slow, json!({"summary": "p99 is 4 s"}), Timestamp::now()).await;
+    shop.runs_image("web:1").await;
+    let status = shop.world.status_where("alerted", "over", |status| phase(status) == Some(RollbackPhase::Done)).await;
+    let reason = status.rollback.unwrap().reason.unwrap();
+    assert!(reason.contains("Slow") && reason.contains("p99 is 4 s"), "{reason}");
+    shop.ran("alerted", shop.world.repo.head("master")).await;
+}

@@ -1,0 +1,92 @@
+//! Rollbacks of components: a pin is one value, and its image may be gone.
+
+use support::deploy_repo::DeployRepo;
+use support::registry::{Access, Registry};
+
+use super::*;
+
+/// How long the agent takes the answer of a registry for that to the same question.
+const ANSWERS_ARE_SHARED: Duration = Duration::from_secs(11);
+
+/// A shop with a component `web` beside its deploy repository, pinned to its first commit; its image has the tag of its
+/// commit.
+async fn with_component(name: &str, registry: &str, check: &str) -> (Shop, DeployRepo) {
+    let mut world = World::new(name).await;
+    world.own_key("east").await;
+    let web = DeployRepo::new(world.folder().join("web.git"));
+    web.commit("master", "The first", &[("main.rs", "1")]);
+    let declared = format!(
+        "components:\n  web:\n    path: components/web\n    image: {registry}/web\n    tag: \"{{{{short}}}}\"\n    check: {check}\n"
+    );
+    let template = deployment("web", "IMAGE").replace("IMAGE", "{{components.web.image}}");
+    let files = [
+        ("towpath.yaml", declared.as_str()),
+        ("templates/web.yaml.hbs", template.as_str()),
+        ("environments/all/values.yaml", "{}\n"),
+    ];
+    world.repo.commit("master", "The shop", &files);
+    world.repo.submodule("master", "components/web", "../web.git", web.head("master"));
+    (Shop { world }, web)
+}
+
+fn pin(shop: &Shop, web: &DeployRepo) -> CommitId {
+    shop.world.repo.submodule("master", "components/web", "../web.git", web.head("master"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bump_is_taken_back_and_not_made_again_and_one_that_moved_since_names_three_commits() {
+    let (mut shop, web) = with_component("bump-back", "registry.example", "Never").await;
+    let (one, first) = (web.head("master"), shop.world.repo.head("master"));
+    let bumps = json!([{"lane": "master", "bump": "Commit", "window": "0s"}]);
+    let spec = json!({"interval": "2s", "steward": true, "bumps": bumps});
+    shop.begin_with(spec, &[("bump-back", json!({"path": "environments/all"}))]).await;
+    shop.ran("bump-back", first).await;
+    let two = web.commit("master", "The second", &[("main.rs", "2")]);
+    shop.runs_image(&format!("registry.example/web:{}", two.short())).await;
+    let bumped = shop.world.repo.head("master");
+    shop.ran("bump-back", bumped).await;
+    let said = shop.does(&["rollback", "bump-back", "-y"]);
+    assert!(said.contains(&format!("web:{} → registry.example/web:{}", two.short(), one.short())), "{said}");
+    shop.runs_image(&format!("registry.example/web:{}", one.short())).await;
+    let reverted = shop.world.repo.head("master");
+    shop.ran("bump-back", reverted).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(shop.world.repo.head("master"), reverted, "it is not bumped again");
+
+    // The next one goes on; the one before that cannot be taken back alone any more.
+    let three = web.commit("master", "The third", &[("main.rs", "3")]);
+    shop.runs_image(&format!("registry.example/web:{}", three.short())).await;
+    let third = shop.world.repo.head("master");
+    shop.ran("bump-back", third).await;
+    let four = web.commit("master", "The fourth", &[("main.rs", "4")]);
+    shop.runs_image(&format!("registry.example/web:{}", four.short())).await;
+    shop.ran("bump-back", shop.world.repo.head("master")).await;
+    let why = shop.fails(&["rollback", "bump-back", "--ticket", &third.short(), "--dry-run"]);
+    for commit in [one, three, four] {
+        assert!(why.contains(&commit.to_string()), "{commit}: {why}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_whose_image_is_gone_is_not_gone_back_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(folder.path(), Access::Open).await.unwrap();
+    let host = registry.address().to_string();
+    let (mut shop, web) = with_component("image-gone", &host, "Exists").await;
+    let image = |commit: CommitId| commit.short();
+    let one = web.head("master");
+    let digest = registry.push("web", &image(one), "one").await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("image-gone", json!({"path": "environments/all"}))]).await;
+    shop.ran("image-gone", first).await;
+    let two = web.commit("master", "The second", &[("main.rs", "2")]);
+    registry.push("web", &image(two), "two").await;
+    let second = pin(&shop, &web);
+    shop.ran("image-gone", second).await;
+    registry.delete("web", &digest).await;
+    // What was asked a moment ago is not asked again.
+    tokio::time::sleep(ANSWERS_ARE_SHARED).await;
+    let why = shop.fails(&["rollback", "image-gone", "-y"]);
+    assert!(why.contains(&format!("web:{}", one.short())) && why.contains("does not have it"), "{why}");
+    assert_eq!(shop.world.repo.head("master"), second);
+}

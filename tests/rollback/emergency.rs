@@ -1,0 +1,81 @@
+//! Going back while the git server is away.
+
+use support::git_server::GitServer;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_environment_goes_back_while_git_is_away_and_the_revert_follows() {
+    let mut shop = Shop::new("emergency").await;
+    let server = GitServer::start(shop.world.folder());
+    let (url, port) = (server.url("deploy.git"), server.port());
+    let first = shop.world.repo.head("master");
+    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("emergency", json!({}))]).await;
+    shop.ran("emergency", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("emergency", bad).await;
+    drop(server);
+    let is_away =
+        |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
+    shop.world.status_where("emergency", "without git", is_away).await;
+
+    let why = shop.fails(&["rollback", "emergency", "-y"]);
+    assert!(why.contains("--emergency"), "{why}");
+    let said = shop.does(&["rollback", "emergency", "--emergency", "-y", "--reason", "it burns"]);
+    assert!(said.contains(&format!("emergency goes back to {} at once, and is held", first.short())), "{said}");
+    assert!(said.contains("the git server is away"), "{said}");
+    shop.runs_image("web:1").await;
+    let status = shop.world.status("emergency").await;
+    assert_eq!(phase(&status), Some(RollbackPhase::WaitsForGit));
+    assert!(status.held.unwrap().contains("its revert waits for the git server"));
+    // It is mended and stays there, also with another agent.
+    shop.world.kill_agent();
+    shop.world.start_agent();
+    shop.world.patch("apps/v1", "Deployment", "web", json!({"spec": {"replicas": 5}})).await;
+    shop.world.object_where("apps/v1", "Deployment", "web", "mended", |object| object["spec"]["replicas"] != 5).await;
+    shop.runs_image("web:1").await;
+    assert_eq!(shop.world.repo.head("master"), bad);
+
+    let _server = GitServer::start_on(shop.world.folder(), port);
+    let status = shop
+        .world
+        .status_where("emergency", "reverted in git too", |status| phase(status) == Some(RollbackPhase::Done))
+        .await;
+    assert_eq!(shop.subjects()[..2], ["Revert \"Bad\"", "Bad"]);
+    let message = shop.git(&["log", "-1", "--format=%B", "master"]);
+    assert!(message.contains("Reason: it burns"), "{message}");
+    let _ = status;
+    shop.world.runs("emergency", "master").await;
+    shop.world.status_where("emergency", "no longer held", |status| status.held.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revert_that_no_longer_fits_when_git_is_back_is_told_and_the_environment_stays_held() {
+    let mut shop = Shop::new("no-fit").await;
+    let server = GitServer::start(shop.world.folder());
+    let (url, port) = (server.url("deploy.git"), server.port());
+    let first = shop.world.repo.head("master");
+    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("no-fit", json!({}))]).await;
+    shop.ran("no-fit", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("no-fit", bad).await;
+    drop(server);
+    let is_away =
+        |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
+    shop.world.status_where("no-fit", "without git", is_away).await;
+    shop.does(&["rollback", "no-fit", "--emergency", "-y"]);
+    shop.runs_image("web:1").await;
+    // Somebody changes the same line before the agent is there again.
+    shop.commit("Another", "web:3");
+    let _server = GitServer::start_on(shop.world.folder(), port);
+    let status =
+        shop.world.status_where("no-fit", "told", |status| phase(status) == Some(RollbackPhase::Refused)).await;
+    let lines = status.rollback.unwrap().lines;
+    assert!(lines[0].contains("does not fit the branch any more") && lines[1].contains("prod/web.yaml"), "{lines:#?}");
+    let status = shop.world.status_where("no-fit", "held", |status| status.state == State::Held).await;
+    assert!(status.running.unwrap().revision.ends_with(&first.to_string()));
+    // A person who lets it go on says so.
+    let said = shop.does(&["reland", "no-fit", &bad.short(), "-y"]);
+    assert!(said.contains("no-fit"), "{said}");
+    shop.runs_image("web:3").await;
+}

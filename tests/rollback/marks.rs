@@ -1,0 +1,100 @@
+//! What is marked as not revertible stops a rollback; who may override it does so by name.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_stops_a_rollback_by_its_trailer_its_path_or_its_object() {
+    let declared = "notRevertible:\n  - paths: [\"migrations/**\"]\n    reason: the database only goes forward\n";
+    let mut shop = Shop::new("migrated").await;
+    shop.world.repo.commit(
+        "master",
+        "Rules",
+        &[
+            ("towpath.yaml", declared),
+            ("environments/prod/values.yaml", "{}\n"),
+            ("environments/prod/web.yaml", &deployment("web", "web:1")),
+        ],
+    );
+    let mut before = shop.world.repo.head("master");
+    shop.begin(&[("migrated", json!({"path": "environments/prod"}))]).await;
+    shop.ran("migrated", before).await;
+    let marked = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "schema", "annotations": {"towpath.dev/notRevertible": "rows were written in the new form"}},
+    })
+    .to_string();
+    let web = |image: &str| deployment("web", image);
+    for (number, (message, files, wanted)) in [
+        ("Drop a column\n\nNot-Revertible: the values are gone", vec![], "the values are gone"),
+        ("Move on", vec![("migrations/1.sql", "drop table x;")], "the database only goes forward"),
+        (
+            "Write otherwise",
+            vec![("environments/prod/schema.yaml", marked.as_str())],
+            "rows were written in the new form",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let text = web(&format!("web:{}", number + 2));
+        let files = [vec![("environments/prod/web.yaml", text.as_str())], files].concat();
+        let bad = shop.world.repo.commit("master", message, &files);
+        shop.ran("migrated", bad).await;
+        let to = before.short();
+        let why = shop.fails(&["rollback", "migrated", "--to", &to, "-y"]);
+        assert!(why.contains(wanted) && why.contains("--override"), "{why}");
+        assert_eq!(shop.world.repo.head("master"), bad);
+        before = bad;
+    }
+    // The administrator has the right; a reason is a must.
+    let (code, _, why) = shop.towpath(&["rollback", "migrated", "-y", "--override"]);
+    assert!(code == 2 && why.contains("--reason"), "{why}");
+    let said = shop.does(&["rollback", "migrated", "-y", "--override", "--reason", "the rows were copied"]);
+    assert!(said.contains("overridden:") && said.contains("rows were written in the new form"), "{said}");
+    shop.runs_image("web:3").await;
+    let message = shop.git(&["log", "-1", "--format=%B", "master"]);
+    assert!(message.contains("Overridden-By: ") && message.contains("Reason: the rows were copied"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lacks_the_right_neither_rolls_back_nor_overrides() {
+    let mut shop = Shop::new("rights").await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("rights", json!({}))]).await;
+    shop.ran("rights", first).await;
+    let bad = shop.commit("Bad\n\nNot-Revertible: no", "web:2");
+    shop.ran("rights", bad).await;
+    for (account, verbs) in [("tester", "get,patch"), ("owner", "get,patch,rollback")] {
+        for arguments in [
+            vec!["create", "serviceaccount", account],
+            vec!["create", "role", account, &format!("--verb={verbs}"), "--resource=environments.towpath.dev"],
+            vec![
+                "create",
+                "rolebinding",
+                account,
+                &format!("--role={account}"),
+                &format!("--serviceaccount=rights:{account}"),
+            ],
+        ] {
+            shop.world.plane.kubectl(&[&arguments[..], &["-n", "rights"]].concat()).unwrap();
+        }
+    }
+    let towpath = async |account: &str, arguments: &[&str]| {
+        let token = support::world::token(&shop.world.admin, "rights", account).await.unwrap();
+        let kubeconfig = shop.world.plane.kubeconfig_for(&format!("rights-{account}"), &token).unwrap();
+        let output = Command::new(agent::binary().unwrap())
+            .args(arguments)
+            .args(["-n", "rights"])
+            .env("KUBECONFIG", kubeconfig)
+            .output()
+            .unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (done, why) = towpath("tester", &["rollback", "rights", "-y"]).await;
+    assert!(!done && why.contains("needs the verb rollback"), "{why}");
+    let (done, why) = towpath("owner", &["rollback", "rights", "-y"]).await;
+    assert!(!done && why.contains("not revertible"), "{why}");
+    let (done, why) = towpath("owner", &["rollback", "rights", "-y", "--override", "--reason", "x"]).await;
+    assert!(!done && why.contains("needs the verb override"), "{why}");
+    assert_eq!(shop.world.repo.head("master"), bad);
+}

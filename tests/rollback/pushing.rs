@@ -1,0 +1,250 @@
+//! What becomes of the reverts on the server: one push, once, beside others, and beside a branch that is protected.
+
+use support::git_server::{Fault, GitServer};
+
+use super::*;
+
+/// Refuses pushes to master.
+const PROTECTED: &str =
+    "[ \"$1\" != refs/heads/master ] || { echo 'master is protected: open a merge request' >&2; exit 1; }";
+
+async fn with_a_bad_release(name: &str, more: Value) -> (Shop, CommitId, CommitId) {
+    let mut shop = Shop::new(name).await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[(name, more)]).await;
+    shop.ran(name, first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran(name, bad).await;
+    (shop, first, bad)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reverts_of_a_protected_branch_stand_on_their_own_and_are_recognised_however_they_are_merged() {
+    for (name, how) in
+        [("merged-ff", "ff"), ("merged-commit", "merge"), ("merged-squash", "squash"), ("merged-by-hand", "hand")]
+    {
+        let mut shop = Shop::new(name).await;
+        let server = GitServer::start(shop.world.folder());
+        let first = shop.world.repo.head("master");
+        shop.begin_with(json!({"url": server.url("deploy.git"), "interval": "2s"}), &[(name, json!({}))]).await;
+        shop.ran(name, first).await;
+        let bad = shop.commit("Bad", "web:2");
+        shop.ran(name, bad).await;
+        let protected = hook(&shop, "update", PROTECTED);
+        let said = shop.does(&["rollback", name, "-y"]);
+        assert!(said.contains("master may not be pushed to") && said.contains("open a merge request"), "{said}");
+        let is_waiting = |status: &EnvironmentStatus| status.state == State::Held;
+        let status = shop.world.status_where(name, "waiting for a merge", is_waiting).await;
+        let branch = status.rollback.clone().unwrap().branch.unwrap();
+        assert!(branch.starts_with(&format!("towpath/revert-{name}-")), "{branch}");
+        assert!(status.held.unwrap().contains(&format!("waits for {branch} to be merged into master")));
+        assert_eq!(shop.world.repo.head("master"), bad);
+        // Nothing else comes meanwhile that has the change in it.
+        let image = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}}).to_string();
+        shop.world.repo.commit("master", "Later", &[("prod/later.yaml", &image)]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(shop.world.get("v1", "ConfigMap", "later").await.is_none());
+        std::fs::remove_file(protected).unwrap();
+        match how {
+            "merge" => drop(shop.world.repo.merge("master", &branch)),
+            "hand" => drop(shop.world.repo.revert("master", bad)),
+            "squash" => {
+                // The forge writes a message of its own.
+                let text = deployment("web", "web:1");
+                shop.world.repo.commit("master", "Go back (!7)", &[("prod/web.yaml", &text)]);
+            }
+            _ => {
+                // Without what came later.
+                let tip = shop.world.repo.head(&branch);
+                shop.world.repo.force("master", tip);
+            }
+        }
+        let status =
+            shop.world.status_where(name, "recognised", |status| phase(status) == Some(RollbackPhase::Done)).await;
+        assert_eq!(status.rollback.unwrap().branch.unwrap(), branch);
+        shop.runs_image("web:1").await;
+        shop.world.runs(name, "master").await;
+        let status = shop.world.status_where(name, "settled", |status| status.rolled_back.is_empty()).await;
+        assert_eq!(status.held, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_who_push_at_the_same_time_lose_nothing_and_the_revert_lands() {
+    let (shop, _, bad) = with_a_bad_release("competing", json!({})).await;
+    let repo = support::deploy_repo::DeployRepo::open(shop.world.repo.path());
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ends = over.clone();
+    let others = std::thread::spawn(move || {
+        let mut made = 0;
+        while !ends.load(std::sync::atomic::Ordering::Relaxed) && made < 200 {
+            made += 1;
+            repo.commit("master", &format!("Somebody's {made}"), &[("notes.md", &made.to_string())]);
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    });
+    let said = shop.does(&["rollback", "competing", "--ticket", &bad.to_string(), "--dry-run"]);
+    assert!(said.contains("takes back"), "{said}");
+    // What would be done is another thing with each commit, so it is confirmed until it fits.
+    let mut is_done = false;
+    for _ in 0..20 {
+        let (code, _, _) = shop.towpath(&["rollback", "competing", "--ticket", &bad.to_string(), "-y"]);
+        is_done = code == 0;
+        if is_done {
+            break;
+        }
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    others.join().unwrap();
+    assert!(is_done, "{}", shop.world.agent_log());
+    shop.runs_image("web:1").await;
+    let subjects = shop.subjects();
+    let reverts = subjects.iter().filter(|subject| **subject == "Revert \"Bad\"").count();
+    assert_eq!(reverts, 1, "{subjects:#?}");
+    let theirs = subjects.iter().filter(|subject| subject.starts_with("Somebody's")).count();
+    assert_eq!(theirs, subjects.len() - 3, "nothing of others is lost: {subjects:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_and_pushes_whose_answers_are_lost_make_one_revert() {
+    let mut shop = Shop::new("revert-killed").await;
+    let server = GitServer::start(shop.world.folder());
+    let first = shop.world.repo.head("master");
+    let spec = json!({"url": server.url("deploy.git"), "interval": "1s", "ledger": {}});
+    shop.begin_with(spec, &[("revert-killed", json!({}))]).await;
+    shop.ran("revert-killed", first).await;
+    let faults = [
+        None,
+        None,
+        None,
+        Some(Fault::CutReport(0)),
+        Some(Fault::LatePush(Duration::from_millis(500))),
+        Some(Fault::PushStatus(503)),
+    ];
+    for (number, fault) in faults.into_iter().enumerate() {
+        let bad = shop.commit(&format!("Bad {number}"), &format!("web:bad{number}"));
+        shop.ran("revert-killed", bad).await;
+        let said = shop.does(&["rollback", "revert-killed", "--dry-run"]);
+        assert!(said.contains("in one push"), "{said}");
+        let id = format!("killed-{number}");
+        let digest = shop.world.status("revert-killed").await.prepared.unwrap().digest;
+        let ask = json!({"id": id, "at": jiff::Timestamp::now(), "confirm": digest, "wish": {}}).to_string();
+        let patch = json!({"metadata": {"annotations": {"towpath.dev/rollback": ask}}});
+        server.misbehave(fault.clone());
+        shop.world.patch("towpath.dev/v1alpha1", "Environment", "revert-killed", patch).await;
+        if fault.is_none() {
+            // Somewhere between the request, the commits, the push and the sync.
+            tokio::time::sleep(Duration::from_millis(60 + 70 * number as u64)).await;
+            shop.world.kill_agent();
+            shop.world.start_agent();
+        } else {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            server.misbehave(None);
+        }
+        let is_over = |status: &EnvironmentStatus| {
+            let rollback = status.rollback.as_ref().filter(|rollback| rollback.id == id);
+            rollback.is_some_and(|rollback| rollback.phase == RollbackPhase::Done && rollback.goes_to.is_none())
+        };
+        shop.world.status_where("revert-killed", &format!("rolled back ({id})"), is_over).await;
+        let subjects = shop.subjects();
+        let revert = format!("Revert \"Bad {number}\"");
+        assert_eq!(subjects.iter().filter(|subject| **subject == revert).count(), 1, "{subjects:#?}");
+        shop.ran("revert-killed", shop.world.repo.head("master")).await;
+    }
+    assert_eq!(shop.subjects().len(), 13);
+    shop.git(&["fsck", "--strict"]);
+    // One record for each sync of a rollback.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let log = shop.git(&["log", "--format=%B", "--glob=refs/towpath/*"]);
+        let records: Vec<&str> = log.lines().filter(|line| line.starts_with("Request: killed-")).collect();
+        let distinct: std::collections::BTreeSet<&&str> = records.iter().collect();
+        assert_eq!(records.len(), distinct.len(), "{records:?}");
+        if distinct.len() == 6 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{records:?}\n{log}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clusters_that_roll_back_at_once_make_one_revert() {
+    let (shop, _, bad) = with_a_bad_release("two-clusters", json!({})).await;
+    let mut other = World::elsewhere("two-clusters-too").await;
+    other.own_key("west").await;
+    other.repository_with(json!({"url": shop.world.repo.url(), "interval": "2s"})).await;
+    other.environment("two-clusters-too", json!({"lane": "master", "path": "prod"})).await;
+    other.start_agent();
+    let runs = |status: &EnvironmentStatus| {
+        status.running.as_ref().is_some_and(|running| running.revision.ends_with(&bad.to_string()))
+    };
+    other.status_where("two-clusters-too", "on the bad release", runs).await;
+    // It never ran what came before, so it takes the ticket back.
+    let there = {
+        let kubeconfig = other.plane.admin_kubeconfig();
+        let bad = bad.to_string();
+        std::thread::spawn(move || {
+            Command::new(agent::binary().unwrap())
+                .args(["rollback", "two-clusters-too", "--ticket", &bad, "-y", "-n", "two-clusters-too"])
+                .env("KUBECONFIG", kubeconfig)
+                .output()
+                .unwrap()
+        })
+    };
+    let here = shop.towpath(&["rollback", "two-clusters", "-y"]);
+    let there = there.join().unwrap();
+    let said = String::from_utf8_lossy(&there.stderr).into_owned();
+    // Who was later may have been told that it is another thing now.
+    assert!(here.0 == 0 || there.status.success(), "{here:?} {said}");
+    shop.runs_image("web:1").await;
+    other.object_where("apps/v1", "Deployment", "web", "of the good image", |object| image(object) == "web:1").await;
+    assert_eq!(shop.subjects(), ["Revert \"Bad\"", "Bad", "The first release"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_push_is_told_before_and_not_after() {
+    let mut shop = Shop::new("no-login").await;
+    let server = GitServer::start(shop.world.folder());
+    server.require_login_to_push("deploy.git", "towpath", "secret");
+    let first = shop.world.repo.head("master");
+    shop.begin_with(json!({"url": server.url("deploy.git"), "interval": "2s"}), &[("no-login", json!({}))]).await;
+    shop.ran("no-login", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("no-login", bad).await;
+    let why = shop.fails(&["rollback", "no-login", "--dry-run"]);
+    assert!(why.contains("the revert could not be pushed"), "{why}");
+    assert_eq!(shop.world.repo.head("master"), bad);
+    assert_eq!(shop.world.status("no-login").await.held, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_confirmed_for_another_world_is_asked_again() {
+    let (shop, _, bad) = with_a_bad_release("changed-world", json!({"sync": "Automatic"})).await;
+    shop.does(&["rollback", "changed-world", "--dry-run"]);
+    let digest = shop.world.status("changed-world").await.prepared.unwrap().digest.unwrap();
+    let next = shop.commit("Another", "web:3");
+    shop.ran("changed-world", next).await;
+    let (code, said, why) = shop.towpath(&["rollback", "changed-world", "--confirm", &digest]);
+    assert_eq!(code, 1, "{said}{why}");
+    assert!(
+        said.contains("what was confirmed is not what would be done now") && why.contains("nothing was done"),
+        "{said}{why}"
+    );
+    assert_eq!(shop.world.repo.head("master"), next);
+    // An old request that is found later is not done.
+    let ask = json!({"id": "old", "at": "2026-01-01T00:00:00Z", "confirm": digest, "wish": {}}).to_string();
+    let patch = json!({"metadata": {"annotations": {"towpath.dev/rollback": ask}}});
+    shop.world.patch("towpath.dev/v1alpha1", "Environment", "changed-world", patch).await;
+    let is_it = |status: &EnvironmentStatus| status.prepared.as_ref().is_some_and(|answer| answer.id == "old");
+    let status = shop.world.status_where("changed-world", "answered", is_it).await;
+    assert!(status.prepared.unwrap().lines[0].contains("ask again"));
+    let unreadable = json!({"metadata": {"annotations": {"towpath.dev/rollback": "{\"to\": \"x\"}"}}});
+    shop.world.patch("towpath.dev/v1alpha1", "Environment", "changed-world", unreadable).await;
+    let is_it = |status: &EnvironmentStatus| {
+        status.prepared.as_ref().is_some_and(|answer| answer.id.starts_with("unreadable-"))
+    };
+    shop.world.status_where("changed-world", "told that it cannot be read", is_it).await;
+    assert_eq!(shop.world.repo.head("master"), next);
+    let _ = bad;
+}
