@@ -6,6 +6,7 @@ mod emergency;
 mod lane;
 mod marks;
 mod pushing;
+mod staged;
 
 use std::process::Command;
 use std::time::Duration;

@@ -23,6 +23,19 @@ pub struct Metrics {
     fights: Family<EnvironmentLabels, Counter>,
     contended: Family<EnvironmentLabels, Gauge>,
     alarms: Family<RepositoryLabels, Counter>,
+    rollbacks: Family<RollbackLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RollbackLabels {
+    environment: String,
+    by: By,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum By {
+    Person,
+    Agent,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,6 +70,7 @@ impl Default for Metrics {
             fights: Family::default(),
             contended: Family::default(),
             alarms: Family::default(),
+            rollbacks: Family::default(),
         }
     }
 }
@@ -95,6 +109,12 @@ impl Metrics {
         self.alarms.get_or_create(&RepositoryLabels { repository: repository.to_owned() }).inc();
     }
 
+    /// A rollback was begun, by a person or without one.
+    pub fn rollback(&self, environment: &str, is_by_itself: bool) {
+        let by = if is_by_itself { By::Agent } else { By::Person };
+        self.rollbacks.get_or_create(&RollbackLabels { environment: environment.to_owned(), by }).inc();
+    }
+
     /// The environment is gone, and its series end.
     pub fn forget(&self, environment: &str) {
         let labels = EnvironmentLabels { environment: environment.to_owned() };
@@ -102,6 +122,9 @@ impl Metrics {
         self.drifts.remove(&labels);
         self.fights.remove(&labels);
         self.contended.remove(&labels);
+        for by in [By::Person, By::Agent] {
+            self.rollbacks.remove(&RollbackLabels { environment: environment.to_owned(), by });
+        }
         for outcome in [Ended::Applied, Ended::Failed, Ended::Overtaken] {
             self.syncs.remove(&SyncLabels { environment: environment.to_owned(), outcome });
         }
@@ -128,5 +151,6 @@ impl Metrics {
             "Branches that were rewritten, deleted, or came back",
             self.alarms.clone(),
         );
+        registry.register("towpath_rollbacks", "Rollbacks that were begun", self.rollbacks.clone());
     }
 }

@@ -59,6 +59,10 @@ pub struct RepositorySpec {
     /// Environment there can see in the cluster what the repository holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_from: Vec<String>,
+    /// Other namespaces whose Environments may be rolled back in git, by name; `*` stands for all. A revert is pushed with
+    /// the right to write of this Repository, and every environment of the branch follows it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollbacks_from: Vec<String>,
     /// A Secret like `secretRef`, with the right to push. It is used where something is pushed to the deploy repository or
     /// to one of its components beside it; `secretRef` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -248,3 +248,75 @@ async fn what_was_confirmed_for_another_world_is_asked_again() {
     assert_eq!(shop.world.repo.head("master"), next);
     let _ = bad;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_at_once_make_one_revert() {
+    let (shop, _, _) = with_a_bad_release("two-people", json!({"sync": "Automatic"})).await;
+    let answers = std::thread::scope(|scope| {
+        let people: Vec<_> = (0..3).map(|_| scope.spawn(|| shop.towpath(&["rollback", "two-people", "-y"]))).collect();
+        people.into_iter().map(|person| person.join().unwrap()).collect::<Vec<_>>()
+    });
+    shop.runs_image("web:1").await;
+    assert_eq!(shop.subjects(), ["Revert \"Bad\"", "Bad", "The first release"]);
+    for (code, said, why) in answers {
+        // Whoever was not the one is told.
+        let is_told = ["somebody else", "has taken its place", "no earlier release", "world has changed"];
+        assert!(code == 0 || is_told.iter().any(|told| why.contains(told)), "{said}{why}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manual_environment_at_its_head_goes_to_the_revert_and_to_nothing_after_it() {
+    let mut shop = Shop::new("by-hand-only").await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("by-hand-only", json!({"sync": "Manual"}))]).await;
+    shop.world.request_sync("by-hand-only", "r-1").await;
+    shop.ran("by-hand-only", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.world.status_where("by-hand-only", "offered it", |status| status.candidate.is_some()).await;
+    shop.world.request_sync("by-hand-only", "r-2").await;
+    shop.ran("by-hand-only", bad).await;
+    shop.does(&["rollback", "by-hand-only", "-y"]);
+    let status = shop.ran("by-hand-only", shop.world.repo.head("master")).await;
+    assert_eq!((status.history[0].trigger, status.state), (Trigger::Rollback, State::Synced));
+    let next = shop.commit("Next", "web:3");
+    let waits = |status: &EnvironmentStatus| {
+        status.candidate.as_ref().is_some_and(|candidate| candidate.revision.ends_with(&next.to_string()))
+    };
+    shop.world.status_where("by-hand-only", "waiting for a request", waits).await;
+    shop.runs_image("web:1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_follows_a_repository_from_elsewhere_writes_nothing_to_it() {
+    let mut shop = Shop::new("owner-of-it").await;
+    let first = shop.world.repo.head("master");
+    shop.begin_with(json!({"interval": "2s", "allowedFrom": ["*"]}), &[("owner-of-it", json!({}))]).await;
+    shop.ran("owner-of-it", first).await;
+    let mut other = World::new("follower").await;
+    other.own_key("west").await;
+    other.start_options().namespace = None;
+    // One agent for both namespaces.
+    shop.world.kill_agent();
+    other
+        .apply(json!({
+            "apiVersion": "towpath.dev/v1alpha1", "kind": "Environment",
+            "metadata": {"name": "follower", "namespace": "follower"},
+            "spec": {"repository": "owner-of-it/shop", "lane": "master", "path": "prod"},
+        }))
+        .await;
+    let bad = shop.commit("Bad", "web:2");
+    other.start_agent();
+    let runs = |status: &EnvironmentStatus| {
+        status.running.as_ref().is_some_and(|running| running.revision.ends_with(&bad.to_string()))
+    };
+    other.status_where("follower", "on the bad release", runs).await;
+    let ask = json!({"id": "x", "at": jiff::Timestamp::now(), "wish": {"ticket": bad}}).to_string();
+    let patch = json!({"metadata": {"annotations": {"towpath.dev/rollback": ask}}});
+    other.patch("towpath.dev/v1alpha1", "Environment", "follower", patch).await;
+    let status = other.status_where("follower", "answered", |status| status.prepared.is_some()).await;
+    let prepared = status.prepared.unwrap();
+    assert_eq!(prepared.phase, RollbackPhase::Refused);
+    assert!(prepared.lines.join(" ").contains("spec.rollbacksFrom"), "{prepared:#?}");
+    assert_eq!(shop.world.repo.head("master"), bad);
+}

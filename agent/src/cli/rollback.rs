@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use serde_json::json;
 use tokio::time::Instant;
 use towpath_core::fault::{Fault, Problem};
@@ -177,6 +178,11 @@ async fn answer(access: &Access, name: &str, id: &str) -> Result<RollbackStatus,
                 failures = 0;
                 if let Some(found) = environment.status.as_ref().and_then(|status| find(status, id)) {
                     return Ok(found.clone());
+                }
+                let asked = environment.annotations().get(annotation::ROLLBACK);
+                if !asked.is_some_and(|asked| asked.contains(id)) {
+                    let problem = Problem::passing("somebody else has asked for a rollback before this was answered");
+                    return Err(problem.hint(format!("look at what came of it: towpath get {name}")));
                 }
             }
             Err(problem) if problem.fault == Fault::Passing && failures < MAX_FAILURES => failures += 1,

@@ -37,6 +37,8 @@ pub struct ResolvedRepository {
     pub branches: BranchNames,
     /// Other namespaces whose Environments may follow it; `*` stands for all.
     pub allowed_from: BTreeSet<String>,
+    /// Other namespaces whose environments may have reverts pushed to it; `*` stands for all.
+    pub rollbacks_from: BTreeSet<String>,
     /// Where ledgers are kept.
     pub ledger: Option<LedgerRule>,
     /// Whose signatures count for which cluster.
@@ -113,6 +115,7 @@ impl Repository {
             interval,
             branches,
             allowed_from: self.spec.allowed_from.iter().cloned().collect(),
+            rollbacks_from: self.spec.rollbacks_from.iter().cloned().collect(),
             ledger: self.spec.ledger.as_ref().and_then(|ledger| ledger.resolve(self.spec.secret_ref.as_ref())),
             peers,
             steward: self.spec.steward,

@@ -178,6 +178,8 @@ impl Task {
         self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
         let said = self.status.rollback.as_ref().map(|rollback| rollback.lines.join("; ")).unwrap_or_default();
         tracing::info!(environment = self.id.1, plan = said, "a rollback begins");
+        let is_by_itself = self.status.rollback.as_ref().is_some_and(|rollback| rollback.by.is_none());
+        self.shared.metrics.rollback(&self.id.1, is_by_itself);
         self.shared.cluster.event(resource, Severity::Normal, "RollbackBegun", &clean_line(&said, SHOWN_CHARACTERS));
     }
 
@@ -485,15 +487,20 @@ impl Task {
         }
     }
 
-    /// To push to the deploy repository with.
+    /// To push to the deploy repository with. Who may follow it from another namespace may not write to it for that.
     async fn write_credentials(
         &self,
         environment: &environment::Environment,
     ) -> Result<crate::repo::Credentials, Problem> {
-        let id = (environment.repository_home.clone(), environment.repository.clone());
-        let repository = self.shared.board.repositories.get(&id);
-        let repository = repository.ok_or_else(|| Problem::passing("the Repository is not there"))?;
-        let resolved = repository.resolve().map_err(towpath_core::fault::Problems::into_first)?;
+        let environment::Environment { home, repository_home, repository, .. } = environment;
+        let resource = self.shared.board.repositories.get(&(repository_home.clone(), repository.clone()));
+        let resource = resource.ok_or_else(|| Problem::passing("the Repository is not there"))?;
+        let resolved = resource.resolve().map_err(towpath_core::fault::Problems::into_first)?;
+        if !crate::repo::is_allowed(&resolved.rollbacks_from, home, repository_home) {
+            let said = format!("Repository {repository_home}/{repository} takes no reverts from namespace {home}");
+            let hint = format!("add {home} to spec.rollbacksFrom of the Repository");
+            return Err(Problem::setup(said).hint(hint));
+        }
         self.shared.credentials(&resolved.home, resolved.write_secret.as_deref()).await
     }
 }

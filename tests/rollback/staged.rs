@@ -1,0 +1,91 @@
+//! Rollbacks where one environment waits for another, and where a sync is on its way.
+
+use super::*;
+
+fn config(name: &str, value: &str) -> String {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": value}}).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prod_two_tickets_behind_staging_goes_back_and_nothing_untested_reaches_it() {
+    let mut shop = Shop::new("staged").await;
+    shop.world.namespace_for_deployer("staged-prod").await;
+    let first = shop.world.repo.head("master");
+    let prod = json!({
+        "sync": "Manual", "namespace": "staged-prod", "allow": {"namespaces": ["staged-prod"]},
+        "after": [{"environment": "staged", "soak": "1s"}],
+    });
+    shop.begin_with(json!({"interval": "2s", "ledger": {}}), &[("staged", json!({})), ("staged-prod", prod)]).await;
+    shop.ran("staged", first).await;
+    let release = async |shop: &Shop, commit: CommitId, id: &str| {
+        let passed = |status: &EnvironmentStatus| {
+            status.candidate.as_ref().is_some_and(|candidate| candidate.revision.ends_with(&commit.to_string()))
+        };
+        shop.world.status_where("staged-prod", &format!("offered {commit}"), passed).await;
+        shop.world.request_sync("staged-prod", id).await;
+        shop.ran("staged-prod", commit).await;
+    };
+    release(&shop, first, "r-1").await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("staged", bad).await;
+    release(&shop, bad, "r-2").await;
+    shop.world.repo.commit("master", "Newer", &[("prod/newer.yaml", &config("newer", "1"))]);
+    let head = shop.world.repo.commit("master", "Newest", &[("prod/newest.yaml", &config("newest", "1"))]);
+    shop.ran("staged", head).await;
+
+    let said = shop.does(&["rollback", "staged-prod", "-y"]);
+    assert!(said.contains("master has moved on by 2 commits that staged-prod does not run"), "{said}");
+    assert!(said.contains("staged follows by itself: 1 object changes"), "{said}");
+    let web = |object: &Value| image(object) == "web:1";
+    let found = || async { shop.world.get_in("staged-prod", "apps/v1", "Deployment", "web").await.unwrap() };
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !web(&found().await) {
+        assert!(std::time::Instant::now() < deadline, "{}", shop.world.agent_log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let status = shop.world.status("staged-prod").await;
+    assert!(status.running.as_ref().unwrap().revision.ends_with(&first.to_string()), "{status:#?}");
+    // Staging tests what master is now; only then prod may have it.
+    let reverted = shop.world.repo.head("master");
+    shop.ran("staged", reverted).await;
+    shop.runs_image("web:1").await;
+    for name in ["newer", "newest"] {
+        assert!(shop.world.get("v1", "ConfigMap", name).await.is_some());
+        assert!(shop.world.get_in("staged-prod", "v1", "ConfigMap", name).await.is_none(), "{name} is untested there");
+    }
+    release(&shop, reverted, "r-3").await;
+    assert!(shop.world.get_in("staged-prod", "v1", "ConfigMap", "newest").await.is_some());
+    let status = shop.world.status_where("staged-prod", "settled", |status| status.rolled_back.is_empty()).await;
+    assert_eq!(status.history.iter().filter(|sync| sync.trigger == Trigger::Rollback).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_hangs_in_a_wave_is_rolled_back_before_it_ran_as_a_whole() {
+    let mut shop = Shop::new("in-a-wave").await;
+    let early = |image: &str| {
+        let mut early: Value = serde_saphyr::from_str(&deployment("early", image)).unwrap();
+        early["metadata"]["annotations"] = json!({"towpath.dev/wave": "-1"});
+        early.to_string()
+    };
+    shop.world.repo.commit("master", "Waves", &[("prod/early.yaml", &early("early:1"))]);
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("in-a-wave", json!({"timeout": "5m"}))]).await;
+    shop.ran("in-a-wave", first).await;
+    let text = deployment("web", "web:2");
+    let bad = shop.world.repo.commit(
+        "master",
+        "Hangs",
+        &[("prod/early.yaml", &early("early:2-crash")), ("prod/web.yaml", &text)],
+    );
+    let waits = |status: &EnvironmentStatus| {
+        status.sync.as_ref().is_some_and(|sync| sync.revision.ends_with(&bad.to_string()) && sync.waits.is_some())
+    };
+    shop.world.status_where("in-a-wave", "waiting in a wave", waits).await;
+    let said = shop.does(&["rollback", "in-a-wave", "-y"]);
+    assert!(said.contains("in-a-wave is on") && said.contains("Hangs"), "{said}");
+    let is_it = |object: &Value| image(object) == "early:1";
+    shop.world.object_where("apps/v1", "Deployment", "early", "as it was", is_it).await;
+    shop.runs_image("web:1").await;
+    shop.world.runs("in-a-wave", "master").await;
+    assert_eq!(shop.subjects()[..2], ["Revert \"Hangs\"", "Hangs"]);
+}
