@@ -24,6 +24,9 @@ pub const MAX_FINDINGS: usize = 50;
 /// Commits that one finding names; the rest is counted.
 pub const MAX_NAMED: usize = 20;
 
+/// The condition of a Repository that says whether all reverts are settled.
+pub const REVERTS_SETTLED: &str = "RevertsSettled";
+
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Sort {
