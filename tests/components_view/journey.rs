@@ -174,7 +174,10 @@ async fn a_merge_that_brings_nothing_back_is_told_everywhere_until_the_revert_wa
         world.environment(name, spec).await;
     }
     world.start_agent();
-    settled(&world, "True").await;
+    let found = until(&world, "/api/v1/hygiene", "both lanes", |found| {
+        found["repositories"][0]["compared"] == json!(["develop", "master"])
+    });
+    assert_eq!(found.await["repositories"][0]["findings"], json!([]));
 
     // Everything by plain git in a clone: merged, reverted, gone on with, merged again.
     let folder = world.folder();

@@ -90,13 +90,16 @@ fn condition(looked: &Result<Arc<Hygiene>, Problem>) -> (&'static str, &'static 
 }
 
 impl Task {
-    /// Whether all reverts are settled, as a condition. Until the branches were looked at it stays as it was.
+    /// Whether all reverts are settled, as a condition. None before something was found for the first time, which most
+    /// Repositories never see; and as it was until the branches were looked at.
     pub(super) fn reverts_settled(&self, resource: &Repository, now: Timestamp) -> Option<Condition> {
+        let known = self.status.conditions.iter().find(|condition| condition.type_ == REVERTS_SETTLED);
         let told = self.settling.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(looked) = told else {
-            return self.status.conditions.iter().find(|condition| condition.type_ == REVERTS_SETTLED).cloned();
-        };
+        let Some(looked) = told else { return known.cloned() };
         let (status, reason, message) = condition(&looked);
+        if known.is_none() && status != "False" {
+            return None;
+        }
         let condition = Condition::after(&self.status.conditions, now, (REVERTS_SETTLED, status), reason, message);
         Some(condition.of_generation(resource.metadata.generation))
     }
