@@ -1,5 +1,6 @@
 //! Branch hygiene: each thing that is to be found, and what is not to be taken for it.
 
+mod generated;
 mod remerge;
 mod reverts;
 

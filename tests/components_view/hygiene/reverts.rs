@@ -79,6 +79,23 @@ fn what_a_release_took_back_is_listed_until_develop_has_it_back_too_or_the_relea
 }
 
 #[test]
+fn what_was_landed_again_and_taken_back_again_is_told_with_the_last_revert() {
+    let place = tidy();
+    let change = place.deploy.commit("develop", "Better", &[("b.yaml", BETTER)]);
+    place.deploy.merge("master", "develop");
+    let landed = place.deploy.revert("master", place.deploy.revert("master", change));
+    let last = place.deploy.revert("master", landed);
+    assert!(only(&place).2.contains(&format!("towpath reland master {}", last.short())), "{:#?}", look(&place));
+    // The other branch has all but the last.
+    place.deploy.force("develop", landed);
+    let (_, message, _) = only(&place);
+    assert!(message.contains(&format!("takes {} back on master, and it lives on in develop", landed.short())));
+    assert_eq!(after_merging(&place, "develop", "master", "b.yaml"), "b\n");
+    place.deploy.revert("master", last);
+    assert!(look(&place).findings.is_empty(), "{:#?}", look(&place));
+}
+
+#[test]
 fn a_copy_of_what_a_release_took_back_stays_where_the_release_is_merged() {
     let place = tidy();
     let change = place.deploy.commit("r1.2", "Better", &[("b.yaml", BETTER)]);

@@ -37,7 +37,8 @@ pub struct Unsettled {
     pub lives: Vec<(String, Alive)>,
 }
 
-/// Reverts of a branch that still hold: the revert, and what it reverts. The newest come first, here and there.
+/// Reverts of a branch that still hold: the revert, and what it reverts. The newest come first, here and there. What was
+/// landed again, and taken back again by a revert of that, is held by the last one.
 pub fn reverts(branch: &[Commit]) -> Vec<(&Commit, CommitId)> {
     let mut undone = BTreeSet::new();
     let mut found = Vec::new();
@@ -54,6 +55,16 @@ pub fn reverts(branch: &[Commit]) -> Vec<(&Commit, CommitId)> {
     let of_reverts: BTreeSet<CommitId> =
         branch.iter().filter(|commit| !commit.reverts.is_empty()).map(|commit| commit.commit).collect();
     found.retain(|(_, reverted)| !of_reverts.contains(reverted));
+    let reverter = |of: CommitId, is_meant: &dyn Fn(&Commit) -> bool| {
+        branch.iter().find(|it| it.reverts.contains(&of) && is_meant(it))
+    };
+    for (revert, _) in &mut found {
+        while let Some(again) = reverter(revert.commit, &|_| true)
+            && let Some(last) = reverter(again.commit, &|commit| !undone.contains(&commit.commit))
+        {
+            *revert = last;
+        }
+    }
     found
 }
 
@@ -149,7 +160,9 @@ mod tests {
         assert_eq!(reverts(&master).iter().map(|(_, reverted)| *reverted).collect::<Vec<_>>(), [id(1)]);
         // Landed again, and taken back again by a revert of that.
         let master = [commit(4, &[3]), commit(3, &[2]), commit(2, &[1]), commit(1, &[])];
-        assert_eq!(reverts(&master).iter().map(|(_, reverted)| *reverted).collect::<Vec<_>>(), [id(1)]);
+        assert_eq!(reverts(&master), [(&master[0], id(1))]);
+        let master = [commit(5, &[4]), commit(4, &[3]), commit(3, &[2]), commit(2, &[1]), commit(1, &[])];
+        assert!(reverts(&master).is_empty());
     }
 
     #[test]

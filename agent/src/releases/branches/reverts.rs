@@ -15,6 +15,13 @@ use super::{Found, Look};
 use crate::releases::Reading;
 use crate::repo::View;
 
+/// Reverts of reverts that are followed.
+const MAX_CHAIN: usize = 32;
+
+/// Commits that a merge left out of which each is held against the files that are there, the newest ones. Older ones are
+/// known again by their marks alone.
+const MAX_WEIGHED: usize = 200;
+
 /// The marks of commits.
 type Marks = BTreeSet<String>;
 
@@ -77,9 +84,8 @@ impl Look<'_> {
         for (revert, change) in holding {
             // A message may name a commit of another repository, or one that was never here. A revert that was reverted
             // brings a change to the branch: that is no change to be taken out elsewhere.
-            match self.mirror.told(change) {
-                Ok(change) if change.reverts.is_empty() => {}
-                _ => continue,
+            if self.takes_back(change, MAX_CHAIN) != Some(false) {
+                continue;
             }
             judged.insert(revert.commit);
             let is_settled =
@@ -95,6 +101,14 @@ impl Look<'_> {
             }
         }
         Ok(unsettled)
+    }
+
+    /// Whether a commit takes something back: one that reverts a change does, and one that reverts such a revert lands
+    /// the change again. None where it is not here, or reverts follow reverts for too long.
+    fn takes_back(&self, commit: CommitId, chain: usize) -> Option<bool> {
+        let told = self.mirror.told(commit).ok()?;
+        let Some(first) = told.reverts.first() else { return Some(false) };
+        Some(!self.takes_back(*first, chain.checked_sub(1)?)?)
     }
 
     /// Whether nothing of a commit is left on another one; none where that is not certain, as in a component, of which
@@ -175,18 +189,19 @@ impl Look<'_> {
                 Ok(Arc::new(remerge::traps(&history)))
             })?;
             for trap in &*traps {
-                let is_undone = self.is_gone(trap.revert.commit, head)?;
-                if is_undone == Some(true) {
+                if self.is_gone(trap.revert.commit, head)? == Some(true) {
                     continue;
                 }
                 let anew = self.anew(trap.revert.commit, (branch, head), found)?;
                 let mut trap = trap.clone();
                 let mut missing = Vec::new();
-                for commit in trap.missing {
-                    let is_missing = match self.mark(&commit)? {
-                        Some(mark) => !anew.contains(&mark),
+                for (nth, commit) in trap.missing.into_iter().enumerate() {
+                    let is_gone = if nth < MAX_WEIGHED { self.is_gone(commit.commit, head)? } else { None };
+                    let is_missing = match (self.mark(&commit)?, is_gone) {
+                        (_, Some(false)) => false,
+                        (Some(mark), _) => !anew.contains(&mark),
                         // A move of submodules: where these have moved on since, nothing is missed.
-                        None => is_undone == Some(false),
+                        (None, is_gone) => is_gone == Some(true),
                     };
                     if is_missing {
                         missing.push(commit);
