@@ -34,8 +34,12 @@ async fn get(world: &World, path: &str) -> (u16, String) {
 async fn until(world: &World, path: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let (_, text) = get(world, path).await;
-        let found: Value = serde_json::from_str(&text).unwrap_or_default();
+        // An agent that was just started does not listen yet.
+        let answer = reqwest::get(format!("http://127.0.0.1:{}{path}", world.port())).await;
+        let found: Value = match answer {
+            Ok(answer) => answer.json().await.unwrap_or_default(),
+            Err(_) => Value::Null,
+        };
         if is_so(&found) {
             return found;
         }
