@@ -91,6 +91,11 @@ pub trait Releases: Send + Sync {
     /// # Errors
     /// Where nothing is known of the repository.
     fn hygiene(&self) -> Result<Arc<Hygiene>, Problem>;
+    /// What was reverted on master or on a release and lives on at a commit, which is called by some name.
+    ///
+    /// # Errors
+    /// Where nothing is known of the repository or of the commit.
+    fn alive_at(&self, name: &str, commit: CommitId) -> Result<Hygiene, Problem>;
 }
 
 /// Some records of a ledger, the newest first.

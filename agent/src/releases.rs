@@ -8,12 +8,13 @@ mod branches;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use towpath_core::changelog::{self, Between, Changelog, End, Moved};
 use towpath_core::components::{self, Declarations, GITMODULES, TOWPATH_YAML, components};
 use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::hygiene::Hygiene;
+use towpath_core::hygiene::remerge::Trap;
 use towpath_core::lane::{BranchNames, Heads};
 use towpath_core::matrix::{self, Cell, Held, Snapshot, Standing};
 use towpath_core::revision::CommitId;
@@ -31,6 +32,8 @@ const MAX_STANDINGS: usize = 20_000;
 const MAX_BETWEEN: usize = 64;
 /// Commits of which it is remembered by what mark they are known on other branches.
 const MAX_MARKS: usize = 50_000;
+/// Heads of branches of which it is remembered which merges left something out.
+const MAX_TRAPS: usize = 200;
 
 /// Gives what is known of a repository now, or why nothing is.
 pub type See = Arc<dyn Fn() -> Result<Arc<View>, Problem> + Send + Sync>;
@@ -46,6 +49,9 @@ pub struct Reading {
     standings: Memory<(CommitId, CommitId), Standing>,
     between: Memory<(CommitId, CommitId), Arc<Between>>,
     marks: Memory<CommitId, Option<String>>,
+    traps: Memory<CommitId, Arc<Vec<Trap>>>,
+    /// Held while the branches are looked at, so that whoever else asks waits for the same look.
+    looking: Mutex<()>,
     hygiene: Mutex<Option<(Seen, Arc<Hygiene>)>>,
 }
 
@@ -126,6 +132,8 @@ impl Reading {
             standings: Memory::new(MAX_STANDINGS),
             between: Memory::new(MAX_BETWEEN),
             marks: Memory::new(MAX_MARKS),
+            traps: Memory::new(MAX_TRAPS),
+            looking: Mutex::default(),
             hygiene: Mutex::default(),
         }
     }
@@ -261,7 +269,12 @@ impl Releases for Reading {
         }))
     }
 
+    fn alive_at(&self, name: &str, commit: CommitId) -> Result<Hygiene, Problem> {
+        self.look_at_commit(&*(self.see)()?, (name, commit))
+    }
+
     fn hygiene(&self) -> Result<Arc<Hygiene>, Problem> {
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let view = (self.see)()?;
         let known = || self.hygiene.lock().expect("nothing panics while it holds this lock");
         let seen = Seen::of(&view);

@@ -91,3 +91,40 @@ async fn a_release_is_cut_in_every_component_first_and_goes_on_where_it_ended() 
     let (code, _, errors) = shop.towpath(&["release", "cut", "1.4"]);
     assert!(code == 1 && errors.contains("write it as r1.3"), "{errors}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cuts_a_release_is_warned_of_what_master_took_back() {
+    let mut shop = Shop::new("cut-warned", "{{short}}").await;
+    let file = "environments/all/values.yaml";
+    let change = shop.world.repo.commit("develop", "Faster", &[(file, "fast: true\n")]);
+    shop.world.repo.merge("master", "develop");
+    let in_web = shop.web.commit("develop", "Faster in web", &[("f", "1")]);
+    shop.world.repo.submodule("develop", "components/web", "../web.git", in_web);
+    shop.web.merge("master", "develop");
+    shop.web.revert("master", in_web);
+    shop.world.repository_with(json!({"interval": "60s", "steward": true})).await;
+    shop.environment("cut-warned", "develop").await;
+    shop.environment("cut-warned-too", "master").await;
+    shop.world.start_agent();
+    shop.world.runs("cut-warned", "develop").await;
+    // After the last look: what is fetched for the cut counts.
+    let revert = shop.world.repo.revert("master", change);
+    let (code, said, errors) = shop.towpath(&["release", "cut", "r1.3", "--dry-run"]);
+    assert_eq!(code, 0, "{errors}");
+    let warnings: Vec<&str> = said.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(warnings.len(), 2, "{said}");
+    assert!(warnings[0].contains(&format!("{} Revert \"Faster\" takes", revert.short())), "{said}");
+    assert!(warnings[0].ends_with("back on master, and it lives on in develop"), "{said}");
+    assert!(warnings[1].contains("back on master in web, and it lives on in develop"), "{said}");
+    assert!(said.contains(&format!("towpath reland master {}", revert.short())), "{said}");
+    // It is a warning: the release is cut.
+    let (code, said, errors) = shop.towpath(&["release", "cut", "r1.3"]);
+    assert!(code == 0 && said.contains("warning: "), "{said}{errors}");
+    assert_eq!(shop.world.repo.try_head("r1.3"), Some(shop.world.repo.head("develop")));
+    // Settled in develop, nobody is warned.
+    shop.world.repo.merge("develop", "master");
+    shop.web.merge("develop", "master");
+    shop.world.repo.submodule("develop", "components/web", "../web.git", shop.web.head("develop"));
+    let (code, said, errors) = shop.towpath(&["release", "cut", "r1.4", "--dry-run"]);
+    assert!(code == 0 && !said.contains("warning: "), "{said}{errors}");
+}

@@ -1,7 +1,12 @@
 //! Branch hygiene: each thing that is to be found, and what is not to be taken for it.
 
+mod generated;
+mod remerge;
+mod reverts;
+
 use std::sync::Arc;
 
+use support::git_server::git;
 use towpath::board::Releases;
 use towpath::repo::{Part, Parts};
 use towpath_core::hygiene::{Finding, Hygiene, Sort};
@@ -29,6 +34,18 @@ fn look(place: &Place) -> Hygiene {
 
 fn of(hygiene: &Hygiene, sort: Sort) -> Vec<&Finding> {
     hygiene.findings.iter().filter(|finding| finding.sort == sort).collect()
+}
+
+/// What a file says after plain git has merged one branch into another, which leaves both as they are.
+fn after_merging(place: &Place, from: &str, into: &str, file: &str) -> String {
+    let run = |arguments: &[&str]| {
+        let folder = place.folder.path().join("deploy.git");
+        let output = git(place.folder.path()).arg("-C").arg(folder).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let tree = run(&["merge-tree", "--write-tree", into, from]);
+    run(&["show", &format!("{}:{file}", tree.trim())])
 }
 
 #[test]
@@ -118,7 +135,7 @@ fn a_revert_on_master_is_shown_until_develop_has_settled_it() {
     place.deploy.merge("master", "develop");
     let revert = place.deploy.revert("master", bad);
     let hygiene = look(&place);
-    let found = of(&hygiene, Sort::RevertNotInDevelop);
+    let found = of(&hygiene, Sort::RevertNotSettled);
     assert_eq!(found.len(), 1, "{hygiene:#?}");
     assert_eq!((found[0].commit, found[0].branch.as_str()), (Some(revert), "master"));
     assert!(found[0].message.contains(&format!("takes {} back", bad.short())), "{}", found[0].message);
@@ -135,12 +152,12 @@ fn a_merge_that_was_reverted_lives_on_in_what_it_brought() {
     let merge = web.merge("master", "develop");
     let revert = web.revert("master", merge);
     let hygiene = look(&place);
-    let found = of(&hygiene, Sort::RevertNotInDevelop);
+    let found = of(&hygiene, Sort::RevertNotSettled);
     assert_eq!(found.len(), 1, "{hygiene:#?}");
     assert_eq!((found[0].component.as_deref(), found[0].commit), (Some("web"), Some(revert)));
     // Relanded on master: nothing to settle.
     web.revert("master", revert);
-    assert!(of(&look(&place), Sort::RevertNotInDevelop).is_empty());
+    assert!(of(&look(&place), Sort::RevertNotSettled).is_empty());
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! A whole agent: what runs in two environments, by the command line, the API and the page.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::agent;
 use support::deploy_repo::DeployRepo;
-use support::world::World;
+use support::git_server::git;
+use support::world::{World, repository};
 
 use crate::manifests::config_map;
 
@@ -32,8 +34,12 @@ async fn get(world: &World, path: &str) -> (u16, String) {
 async fn until(world: &World, path: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let (_, text) = get(world, path).await;
-        let found: Value = serde_json::from_str(&text).unwrap_or_default();
+        // An agent that was just started does not listen yet.
+        let answer = reqwest::get(format!("http://127.0.0.1:{}{path}", world.port())).await;
+        let found: Value = match answer {
+            Ok(answer) => answer.json().await.unwrap_or_default(),
+            Err(_) => Value::Null,
+        };
         if is_so(&found) {
             return found;
         }
@@ -135,4 +141,108 @@ async fn the_matrix_the_changelog_and_the_branches_are_told_by_a_whole_agent() {
     assert!(status == 404 && text.contains("there is no repository"), "{text}");
     let (_, page) = get(&world, "/releases").await;
     assert!(page.contains("&lt;b&gt;Second&lt;/b&gt;") && !page.contains("<b>Second"), "{page}");
+}
+
+/// The condition about reverts of a world's Repository: its status and its message.
+async fn settled(world: &World, wanted: &str) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = repository(world, "shop").await.status.unwrap_or_default();
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        assert!(ready.is_none_or(|ready| ready.status == "True"), "{status:#?}");
+        let found = status.conditions.iter().find(|condition| condition.type_ == "RevertsSettled");
+        if let Some(found) = found.filter(|found| found.status == wanted) {
+            return found.message.clone();
+        }
+        assert!(Instant::now() < deadline, "not {wanted}: {status:#?}\n{}", world.agent_log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Runs plain git.
+fn plain_git(folder: &Path, arguments: &[&str]) {
+    let who = ["-c", "user.name=Robin", "-c", "user.email=robin@example.org"];
+    let output = git(folder).arg("-C").arg(folder).args(who).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_that_brings_nothing_back_is_told_everywhere_until_the_revert_was_reverted() {
+    let mut world = World::new("remerge").await;
+    world.listen();
+    world.repo.commit("master", "Files", &[("env/a.yaml", &config_map("a", "one"))]);
+    world.repo.branch("develop", "master");
+    world.repository_with(json!({"interval": "1s"})).await;
+    for (name, lane) in [("remerge-dev", "develop"), ("remerge-prod", "master")] {
+        let spec = json!({"lane": lane, "path": "env", "namespace": world.namespace, "sync": "Manual"});
+        world.environment(name, spec).await;
+    }
+    world.start_agent();
+    let found = until(&world, "/api/v1/hygiene", "both lanes", |found| {
+        found["repositories"][0]["compared"] == json!(["develop", "master"])
+    });
+    assert_eq!(found.await["repositories"][0]["findings"], json!([]));
+
+    // Everything by plain git in a clone: merged, reverted, gone on with, merged again.
+    let folder = world.folder();
+    let clone = folder.join("clone");
+    plain_git(&folder, &["clone", "-q", "-b", "develop", &world.repo.url(), "clone"]);
+    let run = |arguments: &[&str]| plain_git(&clone, arguments);
+    let write = |file: &str, subject: &str| {
+        std::fs::write(clone.join("env").join(file), config_map("b", file)).unwrap();
+        run(&["add", "."]);
+        run(&["commit", "-qm", subject]);
+    };
+    run(&["checkout", "-qb", "topic"]);
+    write("b.yaml", "<b>Faster</b>");
+    run(&["checkout", "-q", "develop"]);
+    run(&["merge", "-q", "--no-ff", "--no-edit", "topic"]);
+    run(&["revert", "--no-edit", "-m", "1", "HEAD"]);
+    run(&["push", "-q", "origin", "develop"]);
+    let revert = world.repo.head("develop");
+    run(&["checkout", "-q", "topic"]);
+    write("c.yaml", "More");
+    run(&["checkout", "-q", "develop"]);
+    run(&["merge", "-q", "--no-ff", "--no-edit", "topic"]);
+    run(&["push", "-q", "origin", "develop"]);
+    assert_eq!(world.repo.text("develop", "env/b.yaml"), None);
+    let merge = world.repo.head("develop");
+
+    let reland = format!("towpath reland develop {}", revert.short());
+    let message = settled(&world, "False").await;
+    assert!(message.starts_with("1 finding about reverts; the first: ") && message.contains(&reland), "{message}");
+    let (code, out, said) = towpath(&world, &["lint", "--repository", "shop"]);
+    assert_eq!(code, 1, "{out}{said}");
+    assert!(out.contains("merged again, and still reverted") && out.contains(&reland), "{out}");
+    assert!(out.contains("  missing: ") && out.contains(" <b>Faster</b>\n") && !out.contains("More"), "{out}");
+    let found = until(&world, "/api/v1/hygiene", "the trap", |_| true).await;
+    let finding = &found["repositories"][0]["findings"][0];
+    assert_eq!(
+        (&finding["sort"], &finding["commit"], &finding["branch"]),
+        (&json!("MergeBringsNothingBack"), &json!(merge.to_string()), &json!("develop"))
+    );
+    assert_eq!(finding["missing"]["commits"][0]["subject"], "<b>Faster</b>");
+    let (_, page) = get(&world, "/releases").await;
+    assert!(page.contains("&lt;b&gt;Faster&lt;/b&gt;") && page.contains(&reland), "{page}");
+    let (_, page) = get(&world, "/environments/remerge-dev").await;
+    assert!(page.contains("Reverts to settle") && page.contains(&reland), "{page}");
+
+    // An agent that is started again knows it too.
+    run(&["revert", "--no-edit", &revert.to_string()]);
+    world.kill_agent();
+    world.start_agent();
+    settled(&world, "False").await;
+    run(&["push", "-q", "origin", "develop"]);
+    settled(&world, "True").await;
+    assert!(world.repo.text("develop", "env/b.yaml").is_some());
+    let (code, out, said) = towpath(&world, &["lint", "--repository", "shop"]);
+    assert_eq!(code, 0, "{out}{said}");
+    let (_, page) = get(&world, "/environments/remerge-dev").await;
+    assert!(!page.contains("Reverts to settle"), "{page}");
+
+    // What nothing of moved is not looked at again: nobody writes the status.
+    let mark = world.mark_at_rest().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let requests = world.requests_since(mark);
+    assert!(requests.is_empty(), "{requests:#?}");
 }

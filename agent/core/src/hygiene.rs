@@ -2,12 +2,16 @@
 //!
 //! A fix is known again on another branch by a mark. In the deploy repository that is the id of its patch, in a component,
 //! of which only commits are known, what a cherry-pick keeps: author, author's date and subject.
+//! What was reverted, and where it lives on, is in [`reverts`]; merges that bring nothing back are in [`remerge`].
+
+pub mod remerge;
+pub mod reverts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::commits::Commit;
+use crate::commits::{Commit, Log};
 use crate::lane::{BranchNames, Lane, Release};
 use crate::revision::CommitId;
 
@@ -17,6 +21,11 @@ pub const MAX_RELEASES: usize = 3;
 pub const MAX_COMPARED: usize = 1000;
 /// Findings of one sort in one repository that are named; the rest is counted.
 pub const MAX_FINDINGS: usize = 50;
+/// Commits that one finding names; the rest is counted.
+pub const MAX_NAMED: usize = 20;
+
+/// The condition of a Repository that says whether all reverts are settled.
+pub const REVERTS_SETTLED: &str = "RevertsSettled";
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,8 +36,10 @@ pub enum Sort {
     PinNotOnBranch,
     /// A fix of a release that another branch lacks.
     FixMissing,
-    /// What was reverted on master lives on in develop.
-    RevertNotInDevelop,
+    /// What was reverted on one branch lives on in another.
+    RevertNotSettled,
+    /// A merge left commits out, because a revert on its branch still holds.
+    MergeBringsNothingBack,
 }
 
 impl Sort {
@@ -38,13 +49,19 @@ impl Sort {
             Sort::BranchMissing => "component without the branch",
             Sort::PinNotOnBranch => "pin that is not on its branch",
             Sort::FixMissing => "fix that is missing elsewhere",
-            Sort::RevertNotInDevelop => "reverted, and alive in develop",
+            Sort::RevertNotSettled => "reverted, and alive elsewhere",
+            Sort::MergeBringsNothingBack => "merged again, and still reverted",
         }
+    }
+
+    /// Whether it is about a revert that somebody must settle before the next release is stable.
+    pub fn is_of_reverts(self) -> bool {
+        matches!(self, Sort::RevertNotSettled | Sort::MergeBringsNothingBack)
     }
 }
 
 /// One thing that was found.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// What.
     pub sort: Sort,
@@ -60,6 +77,9 @@ pub struct Finding {
     pub message: String,
     /// What to do.
     pub hint: String,
+    /// The commits whose changes are missing, where it is about some: the first [`MAX_NAMED`], the newest first.
+    #[serde(default, skip_serializing_if = "Log::is_empty")]
+    pub missing: Log,
 }
 
 /// How clean the branches of one deploy repository are.
@@ -78,6 +98,13 @@ pub struct Hygiene {
     /// How many more were found and are not named.
     #[serde(default)]
     pub more: usize,
+}
+
+impl Hygiene {
+    /// What is to be settled about reverts.
+    pub fn of_reverts(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.sort.is_of_reverts())
+    }
 }
 
 /// A commit, and the mark by which it is known on other branches. Without a mark it is not compared: a merge, a move of
@@ -123,7 +150,7 @@ pub fn must_reach<'b>(branch: &str, compared: &[&'b str], names: &BranchNames) -
 /// `theirs` commits of the other that the branch does not contain. A fix that was taken back on its own branch is none.
 pub fn missing<'m>(ours: &'m [Marked], theirs: &[Marked]) -> Vec<&'m Commit> {
     let marks: BTreeSet<&String> = theirs.iter().filter_map(|marked| marked.mark.as_ref()).collect();
-    let taken_back = taken_back(ours);
+    let taken_back = taken_back(ours.iter().map(|marked| &marked.commit));
     let lacks = |marked: &&Marked| {
         marked.mark.as_ref().is_some_and(|mark| !marks.contains(mark)) && !taken_back.contains(&marked.commit.commit)
     };
@@ -131,11 +158,12 @@ pub fn missing<'m>(ours: &'m [Marked], theirs: &[Marked]) -> Vec<&'m Commit> {
 }
 
 /// Commits that a later one of the same branch reverts, and those reverts. A revert of a revert brings the first back.
-fn taken_back(commits: &[Marked]) -> BTreeSet<CommitId> {
-    let known: BTreeSet<CommitId> = commits.iter().map(|marked| marked.commit.commit).collect();
+/// The newest come first.
+pub fn taken_back<'c>(commits: impl Iterator<Item = &'c Commit> + Clone) -> BTreeSet<CommitId> {
+    let known: BTreeSet<CommitId> = commits.clone().map(|commit| commit.commit).collect();
     let mut gone = BTreeSet::new();
     // The newest first, so that a revert that was reverted itself takes nothing back.
-    for Marked { commit, .. } in commits {
+    for commit in commits {
         if gone.contains(&commit.commit) {
             continue;
         }
@@ -145,26 +173,6 @@ fn taken_back(commits: &[Marked]) -> BTreeSet<CommitId> {
         }
     }
     gone
-}
-
-/// Reverts on master that still hold: the revert, and what it reverts. The newest first.
-pub fn reverts(master: &[Commit]) -> Vec<(&Commit, CommitId)> {
-    let mut undone = BTreeSet::new();
-    let mut found = Vec::new();
-    for commit in master {
-        if undone.contains(&commit.commit) {
-            continue;
-        }
-        for reverted in &commit.reverts {
-            undone.insert(*reverted);
-            found.push((commit, *reverted));
-        }
-    }
-    // A revert that reverts a revert brings a change back: there is nothing to take out of develop.
-    let of_reverts: BTreeSet<CommitId> =
-        master.iter().filter(|commit| !commit.reverts.is_empty()).map(|commit| commit.commit).collect();
-    found.retain(|(_, reverted)| !of_reverts.contains(reverted));
-    found
 }
 
 /// A fix that branches lack, as a finding.
@@ -179,32 +187,7 @@ pub fn fix_missing(component: Option<&str>, branch: &str, commit: &Commit, lacki
         commit: Some(commit.commit),
         message: format!("{short} {subject} ({author}) is on {branch}{place} and not on {lacking}"),
         hint: format!("merge {branch} into {lacking}, or git cherry-pick -x {} there", commit.commit),
-    }
-}
-
-/// A revert on master whose change lives on in develop, as a finding.
-pub fn revert_not_in_develop(
-    component: Option<&str>,
-    names: &BranchNames,
-    revert: &Commit,
-    reverted: CommitId,
-) -> Finding {
-    let BranchNames { develop, master } = names;
-    let (short, subject) = (revert.commit.short(), &revert.subject);
-    let place = component.map(|name| format!(" in {name}")).unwrap_or_default();
-    let id = revert.commit;
-    Finding {
-        sort: Sort::RevertNotInDevelop,
-        component: component.map(str::to_owned),
-        branch: master.clone(),
-        commit: Some(id),
-        message: format!(
-            "{short} {subject} takes {} back on {master}{place}, and it lives on in {develop}",
-            reverted.short()
-        ),
-        hint: format!(
-            "git cherry-pick -x {id} on {develop}, or revert the revert on {master}: the next release brings it back else"
-        ),
+        missing: Log::default(),
     }
 }
 
@@ -217,6 +200,7 @@ pub fn branch_missing(component: &str, branch: &str) -> Finding {
         commit: None,
         message: format!("component {component} has no branch {branch}"),
         hint: format!("push {branch} to the repository of {component}, from the commit that it is pinned to"),
+        missing: Log::default(),
     }
 }
 
@@ -232,6 +216,7 @@ pub fn pin_not_on_branch(component: &str, lane: &str, branch: &str, pin: CommitI
             pin.short()
         ),
         hint: format!("merge {pin} into {branch} of {component}, or move the submodule to a commit of that branch"),
+        missing: Log::default(),
     }
 }
 
@@ -250,10 +235,10 @@ pub fn cut(mut findings: Vec<Finding>) -> (Vec<Finding>, usize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn commit(byte: u8, reverts: &[u8]) -> Commit {
+    pub(crate) fn commit(byte: u8, reverts: &[u8]) -> Commit {
         Commit {
             commit: CommitId::from_bytes([byte; 20]),
             subject: format!("change {byte}"),
@@ -300,24 +285,10 @@ mod tests {
     }
 
     #[test]
-    fn a_revert_counts_until_it_is_reverted_itself() {
-        let id = |byte: u8| CommitId::from_bytes([byte; 20]);
-        let master = [commit(2, &[1]), commit(1, &[])];
-        assert_eq!(reverts(&master).iter().map(|(_, reverted)| *reverted).collect::<Vec<_>>(), [id(1)]);
-        let master = [commit(3, &[2]), commit(2, &[1]), commit(1, &[])];
-        assert!(reverts(&master).is_empty());
-        let master = [commit(4, &[1]), commit(3, &[2]), commit(2, &[1]), commit(1, &[])];
-        assert_eq!(reverts(&master).iter().map(|(_, reverted)| *reverted).collect::<Vec<_>>(), [id(1)]);
-    }
-
-    #[test]
     fn each_finding_says_where_and_what_to_do() {
-        let names = BranchNames::default();
         let fix = fix_missing(None, "r1.2", &commit(1, &[]), &["r1.3", "develop"]);
         assert_eq!(fix.message, "0101010 change 1 (Ada) is on r1.2 and not on r1.3, develop");
         assert!(fix.hint.contains(&"01".repeat(20)));
-        let revert = revert_not_in_develop(Some("web"), &names, &commit(2, &[1]), CommitId::from_bytes([1; 20]));
-        assert!(revert.message.contains("takes 0101010 back on master in web"), "{}", revert.message);
         assert!(branch_missing("web", "r1.3").message.contains("no branch r1.3"));
     }
 

@@ -3,6 +3,7 @@
 
 mod components;
 mod keeping;
+mod settling;
 mod stewarding;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use towpath_core::status::Condition;
 
 use self::components::Components;
 use self::keeping::Keeping;
+use self::settling::Settling;
 use self::stewarding::Stewarding;
 use super::kept::Kept;
 use super::open::Open;
@@ -54,11 +56,16 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<R
         problem: None,
         components: Components::default(),
         stewarding: Stewarding::default(),
+        settling: Arc::default(),
         ledger: None,
         ledger_problem: None,
         failures: 0,
         local_change: local_change.clone(),
     };
+    let settling = task.settling.clone();
+    let looking = stop.child_token();
+    let _looking = looking.clone().drop_guard();
+    tokio::spawn(settling.clone().run(shared.clone(), slot.clone(), task.id.clone(), looking));
     loop {
         let now = resource.borrow_and_update().clone();
         let pause = tokio::select! {
@@ -74,6 +81,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<R
                 () = tokio::time::sleep_until(look_at) => break true,
                 () = stop.cancelled() => break false,
                 () = slot.desk.news.notified() => task.write(&now, task.problem.clone()).await,
+                () = settling.news.notified() => task.write(&now, task.problem.clone()).await,
                 () = slot.seen_components.notified() => break true,
             }
         };
@@ -131,6 +139,7 @@ struct Task {
     problem: Option<Problem>,
     components: Components,
     stewarding: Stewarding,
+    settling: Arc<Settling>,
     ledger: Option<Keeping>,
     /// Why no ledger can be kept although one is wanted.
     ledger_problem: Option<Problem>,
@@ -346,6 +355,7 @@ impl Task {
         conditions.push(self.recorded(resource, now));
         conditions.extend(self.components_read(resource, now));
         conditions.extend(self.bumped(resource, now));
+        conditions.extend(self.reverts_settled(resource, now));
         let next = RepositoryStatus {
             observed_generation: generation,
             last_handled_request: resource.annotations().get(annotation::REQUESTED_AT).cloned(),

@@ -48,7 +48,13 @@ fn text(looked: &Looked) -> String {
     let repository = clean(&looked.hygiene.repository);
     let line = |finding: &Finding| {
         let (message, hint) = (clean(&finding.message), clean(&finding.hint));
-        format!("{repository}: {}: {message}\n  help: {hint}\n", finding.sort.words())
+        let named = finding.missing.commits.iter();
+        let mut missing: String =
+            named.map(|commit| format!("  missing: {} {}\n", commit.commit.short(), clean(&commit.subject))).collect();
+        if finding.missing.more > 0 {
+            missing.push_str(&format!("  missing: {} more\n", finding.missing.more));
+        }
+        format!("{repository}: {}: {message}\n{missing}  help: {hint}\n", finding.sort.words())
     };
     let mut text: String = looked.hygiene.findings.iter().map(line).collect();
     if looked.hygiene.more > 0 {

@@ -1,6 +1,8 @@
 //! Branch hygiene, read from the mirrors: the deploy repository's own by patches, the components' by what a cherry-pick
 //! keeps, for of these only commits are here.
 
+mod reverts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -30,21 +32,33 @@ struct Found {
     unknown: BTreeSet<String>,
 }
 
+impl Found {
+    fn hygiene(self, repository: String, compared: Vec<String>) -> Hygiene {
+        let (findings, more) = hygiene::cut(self.findings);
+        Hygiene { repository, compared, unknown: self.unknown.into_iter().collect(), findings, more }
+    }
+}
+
+/// The branches that are there, of those that are wanted.
+fn lanes_of(heads: &Heads, deleted: &BTreeSet<String>, is_wanted: impl Fn(&str) -> bool) -> Heads {
+    let is_there = |(branch, _): &(&String, &CommitId)| !deleted.contains(*branch) && is_wanted(branch);
+    heads.iter().filter(is_there).map(|(branch, head)| (branch.clone(), *head)).collect()
+}
+
+fn not_followed(branch: &str) -> String {
+    format!("no environment follows {branch}, so it is not compared")
+}
+
 impl Reading {
     /// Looks at the branches of the deploy repository, and of every component that they name.
     pub(super) fn look_at_branches(&self, view: &View) -> Hygiene {
         let names = &view.branches;
-        let heads: Heads = view
-            .heads
-            .iter()
-            .filter(|(branch, _)| !view.deleted.contains(*branch))
-            .map(|(branch, head)| (branch.clone(), *head))
-            .collect();
+        let heads = lanes_of(&view.heads, &view.deleted, |_| true);
         let compared = hygiene::compared(heads.keys(), names);
         let mut found = Found::default();
         for branch in [&names.develop, &names.master] {
             if !heads.contains_key(branch) {
-                found.unknown.insert(format!("no environment follows {branch}, so it is not compared"));
+                found.unknown.insert(not_followed(branch));
             }
         }
         let mut parts: BTreeMap<String, (String, Arc<Part>)> = BTreeMap::new();
@@ -54,23 +68,11 @@ impl Reading {
         let deploy = Look { reading: self, names, mirror: &view.mirror, heads: &heads, component: None };
         deploy.run(&mut found);
         for (name, part) in parts.values() {
-            let heads: Heads = part
-                .heads
-                .iter()
-                .filter(|(branch, _)| compared.contains(&branch.as_str()) && !part.deleted.contains(*branch))
-                .map(|(branch, head)| (branch.clone(), *head))
-                .collect();
+            let heads = lanes_of(&part.heads, &part.deleted, |branch| compared.contains(&branch));
             let look = Look { reading: self, names, mirror: &part.mirror, heads: &heads, component: Some(name) };
             look.run(&mut found);
         }
-        let (findings, more) = hygiene::cut(found.findings);
-        Hygiene {
-            repository: self.name.clone(),
-            compared: compared.into_iter().map(str::to_owned).collect(),
-            unknown: found.unknown.into_iter().collect(),
-            findings,
-            more,
-        }
+        found.hygiene(self.name.clone(), compared.into_iter().map(str::to_owned).collect())
     }
 
     /// Whether the components of a branch have that branch too, and their pins are on it.
@@ -129,27 +131,37 @@ impl Reading {
 
 impl Look<'_> {
     fn run(&self, found: &mut Found) {
-        for result in [self.fixes(found), self.reverts(found)] {
-            if let Err(problem) = result {
-                let who = self.component.unwrap_or("the deploy repository");
-                found.unknown.insert(format!("{who}: {problem}"));
-            }
+        let mut judged = BTreeSet::new();
+        for result in [self.reverts(found, &mut judged), self.fixes(found, &judged), self.traps(found)] {
+            self.or_unknown(result, found);
         }
     }
 
-    /// Fixes on releases that develop or a newer release lacks.
-    fn fixes(&self, found: &mut Found) -> Result<(), Problem> {
+    /// What was read, or none where it was noted as not known.
+    fn or_unknown<T>(&self, result: Result<T, Problem>, found: &mut Found) -> Option<T> {
+        result
+            .inspect_err(|problem| {
+                let who = self.component.unwrap_or("the deploy repository");
+                found.unknown.insert(format!("{who}: {problem}"));
+            })
+            .ok()
+    }
+
+    /// Fixes on releases that develop or a newer release lacks. Reverts that were judged as such are none.
+    fn fixes(&self, found: &mut Found, judged: &BTreeSet<CommitId>) -> Result<(), Problem> {
         let compared = hygiene::compared(self.heads.keys(), self.names);
         for branch in &compared {
             let mut lacking: BTreeMap<CommitId, Vec<&str>> = BTreeMap::new();
             let mut fixes: Vec<Commit> = Vec::new();
             for other in hygiene::must_reach(branch, &compared, self.names) {
-                let ours = self.marked(branch, other, found)?;
+                let (head, other_head) = (self.heads[*branch], self.heads[other]);
+                let ours = self.marked((branch, head), other_head, found)?;
                 if ours.is_empty() {
                     continue;
                 }
-                let theirs = self.marked(other, branch, found)?;
-                for commit in hygiene::missing(&ours, &theirs) {
+                let theirs = self.marked((other, other_head), head, found)?;
+                let missing = hygiene::missing(&ours, &theirs);
+                for commit in missing.into_iter().filter(|commit| !judged.contains(&commit.commit)) {
                     let known = lacking.entry(commit.commit).or_default();
                     if known.is_empty() {
                         fixes.push(commit.clone());
@@ -166,55 +178,14 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Reverts on master whose change lives on in develop.
-    fn reverts(&self, found: &mut Found) -> Result<(), Problem> {
-        let BranchNames { develop, master } = self.names;
-        let (Some(develop_head), Some(master_head)) = (self.heads.get(develop), self.heads.get(master)) else {
-            return Ok(());
-        };
-        // What develop contains too is settled there.
-        let (on_master, is_cut) = self.mirror.commits_of(*master_head, &[*develop_head], MAX_COMPARED)?;
-        self.note_cut(is_cut, master, found);
-        let reverts = hygiene::reverts(&on_master);
-        if reverts.is_empty() {
-            return Ok(());
-        }
-        let on_develop = self.marked(develop, master, found)?;
-        let marks: BTreeSet<&String> = on_develop.iter().filter_map(|marked| marked.mark.as_ref()).collect();
-        for (revert, reverted) in reverts {
-            let is_settled = on_develop.iter().any(|marked| marked.commit.reverts.contains(&reverted))
-                || self.mark(revert)?.is_some_and(|mark| marks.contains(&mark));
-            if !is_settled && self.lives(reverted, *develop_head, &marks)? {
-                found.findings.push(hygiene::revert_not_in_develop(self.component, self.names, revert, reverted));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether develop has a change: the commit itself, or one of those that a merge brought, or one with its mark.
-    fn lives(&self, change: CommitId, develop: CommitId, marks: &BTreeSet<&String>) -> Result<bool, Problem> {
-        let before = match self.mirror.commit(change) {
-            Ok(stored) => stored.parents.first().copied(),
-            // It names a commit of another repository, or one that was never here.
-            Err(_) => return Ok(false),
-        };
-        let before: Vec<CommitId> = before.into_iter().collect();
-        let (brought, _) = self.mirror.commits_of(change, &before, MAX_COMPARED)?;
-        let (elsewhere, _) = self.mirror.commits_of(change, &[&before[..], &[develop]].concat(), MAX_COMPARED)?;
-        if elsewhere.len() < brought.len() {
-            return Ok(true);
-        }
-        for commit in &brought {
-            if self.mark(commit)?.is_some_and(|mark| marks.contains(&mark)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// The commits of one branch that another one does not contain, with their marks.
-    fn marked(&self, branch: &str, without: &str, found: &mut Found) -> Result<Vec<Marked>, Problem> {
-        let (commits, is_cut) = self.mirror.commits_of(self.heads[branch], &[self.heads[without]], MAX_COMPARED)?;
+    fn marked(
+        &self,
+        (branch, head): (&str, CommitId),
+        without: CommitId,
+        found: &mut Found,
+    ) -> Result<Vec<Marked>, Problem> {
+        let (commits, is_cut) = self.mirror.commits_of(head, &[without], MAX_COMPARED)?;
         self.note_cut(is_cut, branch, found);
         commits.into_iter().map(|commit| Ok(Marked { mark: self.mark(&commit)?, commit })).collect()
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use git2::{Delta, DiffOptions, ErrorCode, FileMode, Oid, Repository, Sort};
+use git2::{Delta, DiffOptions, ErrorCode, FileMode, MergeOptions, Oid, Repository, Sort};
 use jiff::Timestamp;
 use towpath_core::changelog::Between;
 use towpath_core::commits::{self, Commit, Log};
 use towpath_core::fault::Problem;
+use towpath_core::hygiene::remerge::Node;
 use towpath_core::matrix::Standing;
 use towpath_core::revision::{CommitId, clean_line};
 
@@ -73,6 +74,45 @@ impl Mirror {
             let ids: Vec<Oid> = walk.take(limit + 1).collect::<Result<_, _>>()?;
             let commits = ids.iter().take(limit).map(|id| told(repository, *id)).collect::<Result<_, _>>()?;
             Ok((commits, ids.len() > limit))
+        })
+    }
+
+    /// The newest commits that one contains, itself included, with their parents: the newest first and at most `limit`.
+    ///
+    /// # Errors
+    /// `Passing` when one of them is not in the mirror.
+    pub fn history(&self, head: CommitId, limit: usize) -> Result<Vec<Node>, Problem> {
+        self.read(&[head], |repository| {
+            let mut walk = repository.revwalk()?;
+            // Not topological: for that the whole history would be read first.
+            walk.set_sorting(Sort::TIME)?;
+            walk.push(oid(head))?;
+            walk.take(limit).map(|id| node(repository, id?)).collect()
+        })
+    }
+
+    /// Whether nothing of a commit is left to revert on another one, because it is not there or was taken back by whatever
+    /// way; of a merge, of what it brought to its first parent. None where that is not certain: for files that were changed
+    /// since, and in a mirror that holds commits only. Nothing is written.
+    ///
+    /// # Errors
+    /// `Passing` when one of them is not in the mirror.
+    pub fn is_gone(&self, commit: CommitId, on: CommitId) -> Result<Option<bool>, Problem> {
+        if self.holds == Holds::Commits {
+            return Ok(None);
+        }
+        self.read(&[commit, on], |repository| {
+            let (change, onto) = (repository.find_commit(oid(commit))?, repository.find_commit(oid(on))?);
+            let mainline = u32::from(change.parent_count() > 1);
+            let mut options = MergeOptions::new();
+            // Where a file has another name, it is not certain.
+            options.find_renames(false);
+            let index = repository.revert_commit(&change, &onto, mainline, Some(&options))?;
+            if index.has_conflicts() {
+                return Ok(None);
+            }
+            let diff = repository.diff_tree_to_index(Some(&onto.tree()?), Some(&index), None)?;
+            Ok(Some(diff.deltas().len() == 0))
         })
     }
 
@@ -175,6 +215,16 @@ fn told(repository: &Repository, id: Oid) -> Result<Commit, git2::Error> {
         is_merge: found.parent_count() > 1,
         email: line(author.email_bytes()),
         reverts: commits::reverted(&message),
+    })
+}
+
+fn node(repository: &Repository, id: Oid) -> Result<Node, git2::Error> {
+    let found = repository.find_commit(id)?;
+    let before = found.parent_ids().next().map(|before| repository.find_commit(before)).transpose()?;
+    Ok(Node {
+        commit: told(repository, id)?,
+        parents: found.parent_ids().map(commit_id).collect(),
+        is_empty: before.is_some_and(|before| before.tree_id() == found.tree_id()),
     })
 }
 

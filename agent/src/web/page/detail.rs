@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use maud::{Markup, html};
 use towpath_core::changelog::Changelog;
+use towpath_core::hygiene::REVERTS_SETTLED;
 use towpath_core::ledger::Record;
 use towpath_core::names::annotation;
 use towpath_core::revision::CommitId;
@@ -297,6 +298,7 @@ fn conditions(status: &EnvironmentStatus, now: Timestamp) -> Markup {
 fn branches(repository: &Repository) -> Markup {
     let status = repository.status.clone().unwrap_or_default();
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    let settled = status.conditions.iter().find(|condition| condition.type_ == REVERTS_SETTLED);
     html! {
         section {
             h2 { "Repository " (repository.name_any()) }
@@ -305,6 +307,9 @@ fn branches(repository: &Repository) -> Markup {
                 @if let Some(ready) = ready {
                     @let tone = if ready.status == "True" { "good" } else { "bad" };
                     p { span.badge.(tone) { (ready.reason) } " " (ready.message) }
+                }
+                @if let Some(settled) = settled.filter(|settled| settled.status == "False") {
+                    p { span.badge.wait { "Reverts to settle" } " " (words::brief(&settled.message)) " " a href="/releases" { "All of them" } }
                 }
                 ul.branches {
                     @for branch in &status.branches {

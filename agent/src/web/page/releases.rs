@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use towpath_core::changelog::{Changelog, ComponentMove, Moved, Way};
 use towpath_core::commits::Log;
-use towpath_core::hygiene::{Finding, Sort};
+use towpath_core::hygiene::Finding;
 use towpath_core::matrix::{Cell, Change, Column, Matrix, Next, Spot};
 
 use super::super::releases::Looked;
@@ -149,12 +149,19 @@ fn hygiene(looked: &Looked) -> Markup {
     let hygiene = &looked.hygiene;
     let count = hygiene.findings.len() + hygiene.more;
     let row = |finding: &Finding| {
-        let tone = if finding.sort == Sort::RevertNotInDevelop { "bad" } else { "wait" };
+        let tone = if finding.sort.is_of_reverts() { "bad" } else { "wait" };
+        let commits = finding.missing.commits.iter();
         vec![
             html! { span.badge.(tone) { (finding.sort.words()) } },
             html! { span.word { (finding.component.as_deref().unwrap_or("deploy repository")) } },
             html! {
                 (words::brief(&finding.message))
+                @if !finding.missing.is_empty() {
+                    ul.log {
+                        @for commit in commits { li { code.commit title=(commit.commit) { (commit.commit.short()) } " " (commit.subject) } }
+                        @if finding.missing.more > 0 { li.soft { "and " (finding.missing.more) " more" } }
+                    }
+                }
                 p.soft { (words::brief(&finding.hint)) }
                 @if let Some(commit) = finding.commit { p.soft { code { (commit) } } }
             },

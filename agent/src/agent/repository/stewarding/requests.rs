@@ -199,6 +199,7 @@ impl Task {
                 .hint("name a branch that an Environment or spec.bumps follows, or a commit of it, with --from"))
         })?;
         let head = lane.head;
+        let warnings = self.warnings(resolved, &lane).await;
         let parts = self.components.parts.clone();
         let of_deploy = self.shared.credentials(&resolved.home, resolved.write_secret.as_deref()).await;
         let mut credentials = BTreeMap::from([(String::new(), of_deploy)]);
@@ -206,13 +207,14 @@ impl Task {
             credentials.insert(address.clone(), self.component_credentials(resolved, address).await);
         }
         let dry_run = ask.dry_run;
-        let came = blocking(move || {
+        let mut came = blocking(move || {
             let credentials = |address: &str| {
                 credentials.get(address).cloned().unwrap_or_else(|| Err(Problem::passing("it was not looked at yet")))
             };
             Cut { mirror: &mirror, parts: &parts, from: head, release, dry_run, credentials: &credentials }.run()
         })
         .await;
+        came.lines.extend(warnings);
         if came.problems.is_empty() {
             return Ok(came.lines);
         }
