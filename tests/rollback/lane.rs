@@ -47,7 +47,7 @@ async fn tickets_are_taken_back_one_revert_each_and_read_well_in_git() {
     assert!(why.1.contains("taken back already"), "{why:?}");
 
     // It is landed again by reverting the revert, named by either.
-    let said = shop.does(&["reland", "tickets", &second.short(), "-y", "--reason", "mended elsewhere"]);
+    let said = shop.does(&["reland", "master", &second.short(), "-y", "--reason", "mended elsewhere"]);
     assert!(said.contains("lands again"), "{said}");
     value(&shop, "names", Some("new")).await;
     assert_eq!(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
+use kube::api::ListParams;
 use serde_json::json;
 use tokio::time::Instant;
 use towpath_core::fault::{Fault, Problem};
@@ -15,12 +16,12 @@ use towpath_core::names::annotation;
 use towpath_core::revision::clean_line;
 use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Wish};
 
-use super::access::{Access, Flags};
+use super::access::{Access, Flags, call};
 use super::confirm::{agrees, check_right};
 use super::exit::{Code, Failure};
 use super::output;
 use super::sync::{duration, new_request};
-use crate::resources::RollbackAsk;
+use crate::resources::{Environment, RollbackAsk};
 
 /// How often the Environment is read while somebody waits.
 const LOOK: Duration = Duration::from_millis(300);
@@ -65,7 +66,7 @@ pub(super) struct RollbackArgs {
 #[command(after_help = "\
 Exit codes: 0 done, or with --dry-run shown; 1 error, or not agreed to; 4 not over in time: it goes on by itself.")]
 pub(super) struct RelandArgs {
-    /// The name of an environment that follows the branch.
+    /// The branch, or an environment that follows it.
     name: String,
     /// The revert, or the commit that it takes back; or a range of them.
     #[arg(value_name = "COMMIT|A..B")]
@@ -103,7 +104,28 @@ pub(super) async fn rollback(args: RollbackArgs) -> Result<Code, Failure> {
 
 pub(super) async fn reland(args: RelandArgs) -> Result<Code, Failure> {
     let wish = Wish { reland: Some(args.commit), ..Wish::default() };
-    run(&args.name, wish, false, "Land it again?", &args.how).await
+    let name = follower(&args.how.access.open().await?, args.name).await?;
+    run(&name, wish, false, "Land it again?", &args.how).await
+}
+
+/// The environment of this name; else one that runs a revision of the branch of this name.
+async fn follower(access: &Access, name: String) -> Result<String, Problem> {
+    let all = call(access.environments().list(&ListParams::default())).await?.items;
+    if all.iter().any(|environment| environment.name_any() == name) {
+        return Ok(name);
+    }
+    let runs = |environment: &&Environment| {
+        let running = environment.status.as_ref().and_then(|status| status.running.as_ref());
+        running.and_then(|running| running.revision.rsplit_once("@sha1:")).is_some_and(|(branch, _)| branch == name)
+    };
+    let found = all.iter().find(runs).map(ResourceExt::name_any);
+    found.ok_or_else(|| {
+        Problem::setup(format!(
+            "there is no environment {name} in namespace {}, and none runs a branch {name}",
+            access.namespace
+        ))
+        .hint("towpath get lists them")
+    })
 }
 
 async fn run(name: &str, wish: Wish, anyway: bool, question: &str, how: &How) -> Result<Code, Failure> {
