@@ -234,7 +234,20 @@ impl Demo {
         self.runs("dev", "develop").await?;
         self.show().await?;
 
-        say("\n8. what ran in prod is in git, each sync a signed commit");
+        say("\n8. a bad release in staging and prod: prod is rolled back, by a revert on master that staging follows");
+        let values = self.deploy.text("master", "environments/prod/values.yaml").context("there are values of prod")?;
+        let bad = values.replace("replicas: 3", "replicas: 1");
+        ensure!(bad != values, "prod has three replicas: {values}");
+        self.deploy.commit("master", "Save some money", &[("environments/prod/values.yaml", &bad)]);
+        self.runs("staging", "master").await?;
+        self.sync("prod").await?;
+        self.runs("prod", "master").await?;
+        say(&self.towpath(&["rollback", "prod", "-n", "shop", "--yes", "--reason", "too slow with one"])?);
+        self.runs("prod", "master").await?;
+        self.runs("staging", "master").await?;
+        say(&self.log("master")?.lines().take(3).collect::<Vec<_>>().join("\n"));
+
+        say("\n9. what ran in prod is in git, each sync a signed commit");
         let ledger = format!("refs/towpath/demo/prod/{}", self.year());
         self.until("prod is recorded", |demo| Ok(demo.log(&ledger)?.contains("prod@1 is healthy"))).await?;
         say(&self.log(&ledger)?);
@@ -278,6 +291,7 @@ Sync prod:    {binary} sync prod -n shop --wait
          or:  curl -X POST -H 'Authorization: Bearer {token}' '{page}/api/v1/environments/prod/sync?wait=60s'
 What ran:     {binary} history prod --agent {page} --token-file {folder}/token
               git -C {folder}/git/deploy.git log refs/towpath/demo/staging/{year}
+Roll back:    {binary} rollback prod -n shop     (after a second release of prod: it shows what it would do, and asks)
 Break it:     {kubectl} scale deployment/web -n shop-dev --replicas=5   (and see it mended)
 
 Ctrl-C ends everything.",

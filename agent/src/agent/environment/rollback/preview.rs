@@ -375,7 +375,12 @@ fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made) -> Vec<String> {
     {
         said.push(format!("{branch} has moved on by {} that {environment} does not run", commits(between)));
     }
-    let verb = if plan.lands { "lands again" } else { "takes back" };
+    let verb = match (plan.lands, made.commits.len()) {
+        (true, 1) => "lands again",
+        (true, _) => "land again",
+        (false, 1) => "takes back",
+        (false, _) => "take back",
+    };
     match () {
         () if plan.restores => said.push(format!(
             "one commit on {branch} has exactly the files of {}",
