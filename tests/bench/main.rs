@@ -16,6 +16,7 @@ mod gauge;
 mod ledger;
 mod load;
 mod plot;
+mod rollback;
 mod scale;
 
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ const GROUPS: usize = 250;
 const TOKEN: &str = "a-token-for-the-benchmark";
 /// Rounds of each kind of first apply, unless `ROUNDS` says otherwise.
 const ROUNDS: usize = 8;
-const SECTIONS: [&str; 6] = ["first", "change", "scale", "fleet", "ledger", "bump"];
+const SECTIONS: [&str; 7] = ["first", "change", "scale", "fleet", "ledger", "bump", "rollback"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -48,6 +49,7 @@ async fn main() -> Result<()> {
             "fleet" => fleet::measure().await?,
             "ledger" => ledger::measure().await?,
             "bump" => bump::measure().await?,
+            "rollback" => rollback::measure().await?,
             "plot" => return plot::draw(&serde_json::from_slice(&std::fs::read(folder.join("bench.json"))?)?),
             other => anyhow::bail!("there is no section {other}; there are {SECTIONS:?} and plot"),
         };
