@@ -7,6 +7,7 @@ mod lane;
 mod marks;
 mod pushing;
 mod staged;
+mod web;
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The web door: the status page, the HTTP API, and on a port of their own the probes and the metrics.
 //!
-//! It reads the [`Board`] and nothing else, and writes nothing but the two annotations that ask for a sync: what is
-//! done about them is the agent's business. Every page works without JavaScript and without a mouse.
+//! It reads the [`Board`] and nothing else, and writes nothing but the annotations that ask for a sync or a rollback: what
+//! is done about them is the agent's business. Every page works without JavaScript and without a mouse.
 //!
 //! Who may come in: with a token everyone who has it. Without one the door listens on the machine itself only, shows
 //! what there is, and takes no requests. Probes and metrics are open, for kubelet and Prometheus have no token.
@@ -16,6 +16,7 @@ mod probes;
 pub mod records;
 pub mod releases;
 mod request;
+mod rollback;
 mod standing;
 mod words;
 
@@ -132,6 +133,7 @@ struct State {
     annotate: Annotate,
     settings: Arc<Settings>,
     asked: Arc<request::Asked>,
+    asking: Arc<rollback::Asking>,
     stop: CancellationToken,
 }
 
@@ -169,7 +171,8 @@ pub async fn serve(
 
 /// Page and API.
 pub fn router(board: Arc<Board>, annotate: Annotate, settings: Settings, stop: CancellationToken) -> Router {
-    let state = State { board, annotate, settings: Arc::new(settings), asked: Arc::default(), stop };
+    let settings = Arc::new(settings);
+    let state = State { board, annotate, settings, asked: Arc::default(), asking: Arc::default(), stop };
     let quick = Router::new()
         .route("/", get(overview))
         .route("/environments/{name}", get(environment))
@@ -187,8 +190,12 @@ pub fn router(board: Arc<Board>, annotate: Annotate, settings: Settings, stop: C
         .route("/api/v1/ledgers", get(records::ledgers))
         .route("/api/v1/repositories", get(api::repositories))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN));
-    // It may wait for long, and has deadlines of its own.
-    let patient = Router::new().route("/api/v1/environments/{name}/sync", post(request::sync));
+    // They may wait for long, and have deadlines of their own.
+    let patient = Router::new()
+        .route("/environments/{name}/rollback", get(rollback::forms::show).post(rollback::forms::send))
+        .route("/api/v1/environments/{name}/sync", post(request::sync))
+        .route("/api/v1/environments/{name}/rollback", post(rollback::rollback))
+        .route("/api/v1/environments/{name}/reland", post(rollback::reland));
     quick
         .merge(patient)
         .fallback(unknown)
@@ -216,8 +223,9 @@ async fn environment(Has(state): Has<State>, axum::extract::Path(name): axum::ex
     let page = records::newest(&state, &name).await;
     let records = page.as_ref().map(|page| &page.records[..]);
     let brings = releases::brings(&state, &environment).await;
-    Html(page::environment(&environment, &repositories, records, brings.as_ref(), jiff::Timestamp::now()))
-        .into_response()
+    let may_ask = state.settings.token.is_some();
+    let known = page::Known { repositories: &repositories, records, brings: brings.as_ref(), may_ask };
+    Html(page::environment(&environment, &known, jiff::Timestamp::now())).into_response()
 }
 
 async fn unknown(uri: Uri) -> Response {

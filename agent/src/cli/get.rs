@@ -9,6 +9,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use towpath_core::fault::Problem;
+use towpath_core::status::{EnvironmentStatus, RollbackPhase};
 
 use super::access::{self, Access, Flags};
 use super::exit::{Code, Failure};
@@ -253,7 +254,7 @@ impl Columns {
 fn message(environment: &Environment) -> String {
     let Some(status) = &environment.status else { return "the agent has not looked at it yet".to_owned() };
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
-    match ready {
+    let message = match ready {
         Some(ready) if ready.status == "True" => match status.warnings.len() {
             0 => String::new(),
             1 => format!("warning: {}", status.warnings[0]),
@@ -261,7 +262,25 @@ fn message(environment: &Environment) -> String {
         },
         Some(ready) => output::short_revisions(&ready.message),
         None => String::new(),
+    };
+    let said = [rollback(status), Some(message)].into_iter().flatten().filter(|said| !said.is_empty());
+    said.collect::<Vec<_>>().join("; ")
+}
+
+/// What a rollback waits for.
+fn rollback(status: &EnvironmentStatus) -> Option<String> {
+    if let Some(rollback) = status.rollback.as_ref().filter(|rollback| rollback.phase.is_under_way()) {
+        let from = rollback.from.as_deref().unwrap_or_default();
+        let lane = from.rsplit_once('@').map_or("the lane's branch", |(lane, _)| lane);
+        return match (rollback.phase, &rollback.branch) {
+            (RollbackPhase::WaitsForMerge, Some(branch)) => Some(format!("rolled back: merge {branch} into {lane}")),
+            (RollbackPhase::WaitsForGit, _) => Some(format!("rolled back: pushed to {lane} when git is back")),
+            _ => Some(format!("being rolled back on {lane}")),
+        };
     }
+    let prepared = status.prepared.as_ref()?;
+    let waits = prepared.phase == RollbackPhase::Prepared && prepared.id.starts_with("auto-");
+    waits.then(|| "a rollback waits for a person".to_owned())
 }
 
 #[cfg(test)]

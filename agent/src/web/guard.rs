@@ -1,7 +1,8 @@
 //! Who comes in: paths as they should be written, the token, and requests that another site makes a browser send.
 //!
 //! A token is taken as `Authorization: Bearer`, and for reading also as the password of `Basic`, which is how a browser
-//! asks for it. A browser sends `Basic` along by itself, on behalf of any site: so it never allows a change.
+//! asks for it. A browser sends `Basic` along by itself, on behalf of any site: so it allows no change through the API, and
+//! through a form only where the browser says that a page of ours has sent it.
 
 use axum::extract::{Request, State as Has};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -36,6 +37,11 @@ pub(super) fn check(settings: &Settings, method: &Method, uri: &Uri, headers: &H
     if !only_reads && is_from_another_site(headers) {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "another site made your browser send this"));
     }
+    let is_form = method == Method::POST && !uri.path().starts_with("/api/");
+    if is_form && !says_its_origin(headers) {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "only a form of this page may be sent here")
+            .hint("programs use the API, below /api/v1"));
+    }
     let Some(token) = &settings.token else {
         if !only_reads {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "this agent has no token, so nothing can be asked of it")
@@ -43,7 +49,7 @@ pub(super) fn check(settings: &Settings, method: &Method, uri: &Uri, headers: &H
         }
         return is_named_locally(uri, headers);
     };
-    if knows(&token.read(), headers, only_reads) {
+    if knows(&token.read(), headers, only_reads || is_form) {
         return Ok(());
     }
     if only_reads && settings.is_local() && !headers.contains_key(header::AUTHORIZATION) {
@@ -75,6 +81,11 @@ fn is_from_another_site(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Whether a browser says which page is behind this, once. That it is one of ours is checked before.
+fn says_its_origin(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::HOST) && headers.get_all(header::ORIGIN).iter().count() == 1
+}
+
 /// Where nothing but the address protects the page, a name that only pretends to be this machine must not open it: a
 /// site may let its own name point to 127.0.0.1 and then read the page as its own.
 fn is_named_locally(uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -92,8 +103,8 @@ fn is_named_locally(uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
         .hint("call it localhost, or let the proxy in front of it send the token"))
 }
 
-/// Whether a request brings the token. Two of them bring none: whoever is in between might judge by the other.
-fn knows(token: &SecretString, headers: &HeaderMap, only_reads: bool) -> bool {
+/// Whether a request brings the token, where `may_be_basic` also as a browser sends it. Two of them bring none: whoever is in between might judge by the other.
+fn knows(token: &SecretString, headers: &HeaderMap, may_be_basic: bool) -> bool {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(given), None) = (given.next(), given.next()) else { return false };
     let Some((scheme, value)) = given.to_str().ok().and_then(|given| given.split_once(' ')) else { return false };
@@ -101,7 +112,7 @@ fn knows(token: &SecretString, headers: &HeaderMap, only_reads: bool) -> bool {
     if scheme.eq_ignore_ascii_case("bearer") {
         return is_same(token, value.as_bytes());
     }
-    if scheme.eq_ignore_ascii_case("basic") && only_reads {
+    if scheme.eq_ignore_ascii_case("basic") && may_be_basic {
         let Ok(pair) = base64::engine::general_purpose::STANDARD.decode(value) else { return false };
         let Some(colon) = pair.iter().position(|byte| *byte == b':') else { return false };
         return is_same(token, &pair[colon + 1..]);
@@ -125,7 +136,8 @@ pub(super) async fn add_headers(request: Request, next: Next) -> Response {
     let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
     set(header::CONTENT_SECURITY_POLICY, POLICY);
     set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    set(header::REFERRER_POLICY, "no-referrer");
+    // With `no-referrer` a browser would not say which page a form is from.
+    set(header::REFERRER_POLICY, "same-origin");
     if is_unauthorized {
         set(header::WWW_AUTHENTICATE, "Basic realm=\"towpath\", charset=\"UTF-8\"");
     }

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use towpath_core::health::Health;
 use towpath_core::lane::{BranchNames, Lane, LaneRule, Release};
-use towpath_core::status::State;
+use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, State};
 
 use super::words;
 use crate::resources::{Drift, Environment, Repository, Sync};
@@ -202,6 +202,13 @@ pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
         let command = format!("towpath confirm -n {home} {name}");
         found.push(entry(Urgency::Waiting, &format!("keeps {objects}"), lines, Some(command)));
     }
+    if let Some(held) = status.held.as_ref().filter(|_| status.state == State::Held) {
+        found.push(entry(Urgency::Waiting, "is held on what it runs", vec![held.clone()], None));
+    }
+    found.extend(about_rollback(status).map(|(urgency, what, lines)| {
+        let is_prepared = what == AWAITED;
+        entry(urgency, what, lines, is_prepared.then(|| format!("towpath rollback -n {home} {name}")))
+    }));
     if let Some(candidate) = &status.candidate
         && environment.spec.sync == Sync::Manual
         && status.state == State::OutOfSync
@@ -229,6 +236,37 @@ pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
         found.push(entry(Urgency::Notable, "is suspended: neither synced nor mended", Vec::new(), None));
     }
     found
+}
+
+/// What is said of a rollback that waits for a person to agree to it.
+const AWAITED: &str = "could be rolled back, and waits for a person";
+
+/// What a rollback waits for.
+fn about_rollback(status: &EnvironmentStatus) -> Option<(Urgency, &'static str, Vec<String>)> {
+    let lane = |one: &RollbackStatus| {
+        let from = one.from.as_deref().unwrap_or_default();
+        words::revision(from).0.to_owned()
+    };
+    if let Some(one) = &status.rollback {
+        match (one.phase, &one.branch) {
+            (RollbackPhase::WaitsForMerge, Some(branch)) => {
+                let line = format!("merge {branch} into {}", lane(one));
+                return Some((Urgency::Waiting, "waits for its revert to be merged", vec![line]));
+            }
+            (RollbackPhase::WaitsForGit, _) => {
+                let line = format!("its revert is pushed to {} when the git server is back", lane(one));
+                return Some((Urgency::Waiting, "was rolled back without git", vec![line]));
+            }
+            // The commits came to nothing, and it is held for it.
+            (RollbackPhase::Refused, _) if one.goes_to.is_some() || status.held.is_some() => {
+                return Some((Urgency::Failing, "went back, and git could not follow", one.lines.clone()));
+            }
+            _ => {}
+        }
+    }
+    let prepared = status.prepared.as_ref()?;
+    let waits = prepared.phase == RollbackPhase::Prepared && prepared.id.starts_with("auto-");
+    waits.then(|| (Urgency::Waiting, AWAITED, prepared.lines.clone()))
 }
 
 fn about_repository(repository: &Repository, now: Timestamp) -> Vec<Entry> {

@@ -7,6 +7,7 @@
 mod detail;
 mod ledger;
 mod releases;
+mod rollback;
 
 use std::sync::Arc;
 
@@ -22,8 +23,9 @@ use super::records::LedgerEntry;
 use super::words;
 use crate::resources::{Environment, Repository, Sync};
 
-pub(super) use detail::environment;
+pub(super) use detail::{Known, environment};
 pub(super) use releases::releases;
+pub(super) use rollback::{View, not_taken, rollback};
 
 /// The frame around every page.
 fn frame(title: &str, main: Markup) -> String {
@@ -281,6 +283,7 @@ fn why(status: &EnvironmentStatus) -> Option<(&'static str, &str)> {
     let tone = match status.state {
         _ if is_failing => "bad",
         State::Suspended => "idle",
+        State::Held => "wait",
         _ => "busy",
     };
     Some((tone, &ready.message))

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State as Has};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use kube::ResourceExt;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use towpath_core::health::Health;
@@ -25,7 +26,7 @@ use crate::board::Id;
 use crate::resources::Environment;
 
 /// Who asked, until callers have names.
-const REQUESTED_BY: &str = "api";
+pub(super) const REQUESTED_BY: &str = "api";
 /// How long `?wait` waits where it says no time.
 const USUAL_WAIT: Duration = Duration::from_secs(60);
 /// The longest wait.
@@ -90,7 +91,7 @@ fn is_over(shown: Shown<'_>, pending: &Pending) -> bool {
 }
 
 /// A new id: readable, sortable, and not the same for two callers within a millisecond.
-fn fresh_id(now: Timestamp) -> String {
+pub(super) fn fresh_id(now: Timestamp) -> String {
     format!("{now:.3}-{:06x}", rand::random::<u32>() >> 8)
 }
 
@@ -115,7 +116,7 @@ struct Finished {
 }
 
 /// The body of a request for a sync. Nothing can be said in it yet.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wishes {}
 
@@ -128,7 +129,7 @@ pub(super) async fn sync(
     body: Body,
 ) -> Result<Response, Refusal> {
     let wait = wait(query.as_deref())?;
-    read_wishes(&headers, body).await?;
+    let Wishes {} = read_json(&headers, body, "send no body at all").await?;
     let environment = state.environment(&name).ok_or_else(|| Refusal::no_environment(&name))?;
     let id: Id = (environment.namespace().unwrap_or_default(), environment.name_any());
     let pending = ask(&state, &id).await?;
@@ -201,7 +202,7 @@ async fn finished(
 }
 
 /// How long to wait: `?wait=90s`, or `?wait` for a minute.
-fn wait(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
+pub(super) fn wait(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
     let refuse = |why: String| Refusal::new(StatusCode::BAD_REQUEST, why).hint("write it as ?wait=60s");
     let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(None) };
     let (name, value) = query.split_once('=').unwrap_or((query, ""));
@@ -218,35 +219,44 @@ fn wait(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
     }
 }
 
-/// Reads the body, which must be empty or an empty JSON object.
-async fn read_wishes(headers: &HeaderMap, body: Body) -> Result<(), Refusal> {
-    let body = match tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, MAX_BODY_BYTES)).await {
-        Ok(Ok(body)) => body,
+/// The body of a request, which is small and comes soon.
+pub(super) async fn read(body: Body) -> Result<Bytes, Refusal> {
+    match tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => {
             let error = format!("the body cannot be read, or is larger than {} KiB", MAX_BODY_BYTES >> 10);
-            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error));
+            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error))
         }
-        Err(_) => return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
-    };
-    let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("?"));
-    let is_json = kind.is_some_and(|kind| {
-        let kind = kind.split(';').next().unwrap_or_default();
-        kind.trim().eq_ignore_ascii_case("application/json")
-    });
-    if body.is_empty() && (kind.is_none() || is_json) {
-        return Ok(());
+        Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+    }
+}
+
+/// Whether a body is of a kind.
+pub(super) fn is_of(headers: &HeaderMap, wanted: &str) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or("", |kind| kind.to_str().unwrap_or("?"));
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted)
+}
+
+/// Reads the body, which must be empty or a JSON object. `hint` says what may be in it.
+pub(super) async fn read_json<T>(headers: &HeaderMap, body: Body, hint: &str) -> Result<T, Refusal>
+where
+    T: DeserializeOwned + Default,
+{
+    let body = read(body).await?;
+    let is_json = is_of(headers, "application/json");
+    if body.is_empty() && (!headers.contains_key(header::CONTENT_TYPE) || is_json) {
+        return Ok(T::default());
     }
     if !is_json {
         let refusal = Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body is not application/json");
-        return Err(refusal.hint("send no body at all"));
+        return Err(refusal.hint(hint));
     }
-    match serde_json::from_slice::<Wishes>(&body) {
-        Ok(Wishes {}) => Ok(()),
-        Err(error) => {
-            let refusal = Refusal::new(StatusCode::BAD_REQUEST, format!("the body says nothing known: {error}"));
-            Err(refusal.hint("send no body at all"))
-        }
+    let refuse = |why: String| Refusal::new(StatusCode::BAD_REQUEST, why).hint(hint);
+    // A list would be read as the fields in their order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(refuse("the body is not a JSON object".to_owned()));
     }
+    serde_json::from_slice(&body).map_err(|error| refuse(format!("the body says nothing known: {error}")))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The router as a caller meets it, without a socket. The board is `testdata/board.yaml`.
 
+mod rollback;
+
 use axum::body::Body;
 use axum::http::{Request, Response};
 use expect_test::expect_file;
@@ -279,7 +281,7 @@ async fn every_answer_tells_the_browser_what_it_may_do() {
         let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         assert!(header("content-security-policy").unwrap().starts_with("default-src 'none'; script-src 'self';"));
         assert_eq!(header("x-content-type-options").as_deref(), Some("nosniff"));
-        assert_eq!(header("referrer-policy").as_deref(), Some("no-referrer"));
+        assert_eq!(header("referrer-policy").as_deref(), Some("same-origin"));
         assert_eq!(header("cache-control").as_deref(), Some("no-store"));
         assert_eq!(header("www-authenticate").is_some(), response.status() == StatusCode::UNAUTHORIZED);
     }
@@ -356,13 +358,8 @@ fn the_pages_say_in_words_how_everything_is() {
     }
     expect_file!["testdata/overview.txt"].assert_eq(&overview);
     let staging = environments.iter().find(|environment| environment.name_any() == "staging").unwrap();
-    expect_file!["testdata/staging.txt"].assert_eq(&words_of(&page::environment(
-        staging,
-        &repositories,
-        None,
-        None,
-        now,
-    )));
+    let known = page::Known { repositories: &repositories, records: None, brings: None, may_ask: false };
+    expect_file!["testdata/staging.txt"].assert_eq(&words_of(&page::environment(staging, &known, now)));
 }
 
 #[test]

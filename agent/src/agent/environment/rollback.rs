@@ -166,7 +166,6 @@ impl Task {
             phase,
             commit: Some(made.tip.to_string()),
             goes_to: goes_to.map(|commit| revision(&plan.subject.branch, commit)),
-            digest: None,
             ..answer
         };
         let mut next = EnvironmentStatus { prepared: None, ..(*self.status).clone() };

@@ -9,7 +9,8 @@
   const openDetails = () => [...document.querySelectorAll("main details[open][id]")].map((details) => details.id);
 
   const refresh = async () => {
-    if (document.hidden) return;
+    // What somebody is about to confirm, or writes into a form, does not change under their hands.
+    if (document.hidden || document.querySelector("main form.confirm") || document.activeElement?.matches("main form *:not(button)")) return;
     try {
       const response = await fetch(location.href, { cache: "no-store", redirect: "error" });
       // An environment that is gone answers 404, and that page says so.
@@ -22,11 +23,13 @@
       if (!from || !to || getSelection()?.type === "Range") return;
       const open = openDetails();
       const focused = document.activeElement?.closest("main a[href]")?.getAttribute("href");
+      const pressed = document.activeElement?.closest("main button[id]")?.id;
       last = text;
       to.replaceWith(document.adoptNode(from));
       document.title = next.title;
       for (const id of open) document.getElementById(id)?.setAttribute("open", "");
       if (focused) document.querySelector(`main a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+      if (pressed) document.getElementById(pressed)?.focus({ preventScroll: true });
     } catch {
       banner.hidden = false;
     }

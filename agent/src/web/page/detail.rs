@@ -14,23 +14,32 @@ use towpath_core::status::{EnvironmentStatus, KeptStatus, Outcome, SyncRecord, T
 
 use super::super::lookout;
 use super::super::words;
-use super::{badges, frame, ledger, list, releases, revision, sync_mode, time, tone_of_health};
+use super::rollback::Back;
+use super::{badges, frame, ledger, list, releases, revision, rollback, sync_mode, time, tone_of_health};
 use crate::resources::{Drift, Environment, Repository};
 
+/// What is known beside an environment.
+pub(in crate::web) struct Known<'a> {
+    /// Of all repositories.
+    pub(in crate::web) repositories: &'a [Arc<Repository>],
+    /// The newest records of its ledger, where it has one.
+    pub(in crate::web) records: Option<&'a [(CommitId, Arc<Record>)]>,
+    /// What its candidate would bring.
+    pub(in crate::web) brings: Option<&'a Result<Changelog, String>>,
+    /// Whether something can be asked of the agent through its page.
+    pub(in crate::web) may_ask: bool,
+}
+
 /// The page of one environment.
-pub(in crate::web) fn environment(
-    environment: &Environment,
-    repositories: &[Arc<Repository>],
-    records: Option<&[(CommitId, Arc<Record>)]>,
-    brings: Option<&Result<Changelog, String>>,
-    now: Timestamp,
-) -> String {
+pub(in crate::web) fn environment(environment: &Environment, known: &Known<'_>, now: Timestamp) -> String {
+    let Known { repositories, records, brings, may_ask } = *known;
     let name = environment.name_any();
     let repository = lookout::repository_of(environment, repositories);
     let unknown = EnvironmentStatus::default();
     let status = environment.status.as_ref().unwrap_or(&unknown);
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
     let entries = lookout::about_environment(environment);
+    let back = Back::new(environment, status, may_ask);
     let main = html! {
         p.back { a href="/" { "All environments" } }
         div.headline {
@@ -45,6 +54,7 @@ pub(in crate::web) fn environment(
         }
         (request(environment, status))
         @if !entries.is_empty() { (list(&entries, false)) }
+        (rollback::course(&name, status, now))
         div.pair {
             section.card {
                 h2 { "Running" }
@@ -78,9 +88,10 @@ pub(in crate::web) fn environment(
         (leftovers("Kept although they left git", &status.leftovers.kept, status.leftovers.kept_count, now))
         (leftovers("Orphans: not proven to be ours, never deleted", &status.leftovers.orphans, status.leftovers.orphan_count, now))
         (drift(environment, status, now))
+        (rollback::section(environment, status, may_ask, now))
         @match records {
-            Some(records) => (ledger::section(records, now)),
-            None => (history(&status.history, now)),
+            Some(records) => (ledger::section(records, &back, now)),
+            None => (history(&status.history, &back, now)),
         }
         (conditions(status, now))
         @if let Some(repository) = repository { (branches(repository)) }
@@ -223,13 +234,22 @@ fn drift(environment: &Environment, status: &EnvironmentStatus, now: Timestamp) 
     }
 }
 
-fn history(history: &[SyncRecord], now: Timestamp) -> Markup {
-    let headings = ["When", "Revision", "Why", "Outcome", "Objects", "Took"];
+fn history(history: &[SyncRecord], back: &Back, now: Timestamp) -> Markup {
+    let headings = ["When", "Revision", "Why", "Outcome", "Objects", "Took", "Back"];
+    let headings = &headings[..headings.len() - usize::from(!back.is_offered())];
+    let mut offered = Vec::new();
+    let mut row = |sync: &SyncRecord| {
+        let mut cells = record(sync, now);
+        let was_healthy = sync.outcome == Outcome::Applied && sync.health.as_ref().is_some_and(|seen| seen.is_healthy);
+        let name = was_healthy.then(|| back.name_of(sync.number));
+        cells.push(back.button(name, &sync.revision, &mut offered));
+        cells
+    };
     html! {
         section {
             h2 { "History" }
             @if history.is_empty() { p.soft { "Nothing was synced yet." } }
-            @else { (table(&headings, history.iter().map(|sync| record(sync, now)))) }
+            @else { (table(headings, history.iter().map(&mut row))) }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the ledgers say: how well releases go, what was recorded, and the environments of other clusters.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -7,11 +8,12 @@ use maud::{Markup, html};
 use towpath_core::ledger::figures::{Figures, figures};
 use towpath_core::ledger::{Fact, Record};
 use towpath_core::revision::CommitId;
-use towpath_core::status::Outcome;
+use towpath_core::status::{Outcome, Trigger};
 
 use super::super::records::{LedgerEntry, RecordEntry, USUAL_DAYS};
 use super::super::words;
 use super::detail::table;
+use super::rollback::Back;
 use super::time;
 
 /// Records that a page lists.
@@ -22,7 +24,22 @@ const DAY: usize = 12;
 const HEIGHT: usize = 64;
 
 /// Figures, a plot of each day, and the last records of one environment. `records` are the newest first.
-pub(super) fn section(records: &[(CommitId, Arc<Record>)], now: Timestamp) -> Markup {
+pub(super) fn section(records: &[(CommitId, Arc<Record>)], back: &Back, now: Timestamp) -> Markup {
+    let headings = ["Sync", "When", "What", "Revision", "Record", "Back"];
+    let headings = &headings[..headings.len() - usize::from(!back.is_offered())];
+    let seen_healthy: BTreeSet<u64> =
+        records.iter().filter(|(_, record)| is_healthy(record)).map(|(_, record)| record.sync).collect();
+    let mut offered = Vec::new();
+    let mut line = |(commit, record): &(CommitId, Arc<Record>)| {
+        let mut cells = row(*commit, record, now);
+        let revision = match &record.fact {
+            Fact::Sync(fact) if fact.sync.outcome == Outcome::Applied => fact.sync.revision.as_str(),
+            _ => "",
+        };
+        let name = (!revision.is_empty() && seen_healthy.contains(&record.sync)).then(|| back.name_of(record.sync));
+        cells.push(back.button(name, revision, &mut offered));
+        cells
+    };
     let from = now - SignedDuration::from_hours(24 * i64::from(USUAL_DAYS));
     let found = figures(records.iter().rev().map(|(_, record)| &**record), from, now);
     html! {
@@ -35,7 +52,7 @@ pub(super) fn section(records: &[(CommitId, Arc<Record>)], now: Timestamp) -> Ma
         }
         section {
             h2 { "Ledger" }
-            (table(&["Sync", "When", "What", "Revision", "Record"], records.iter().take(LISTED).map(|(commit, record)| row(*commit, record, now))))
+            (table(headings, records.iter().take(LISTED).map(&mut line)))
         }
     }
 }
@@ -92,6 +109,10 @@ fn plot(records: &[(CommitId, Arc<Record>)], now: Timestamp) -> Markup {
     }
 }
 
+fn is_healthy(record: &Record) -> bool {
+    matches!(&record.fact, Fact::Health(health) if health.is_healthy)
+}
+
 fn row(commit: CommitId, record: &Record, now: Timestamp) -> Vec<Markup> {
     let entry = RecordEntry::of(record, Some(commit));
     let (tone, what) = outcome(&entry);
@@ -100,6 +121,7 @@ fn row(commit: CommitId, record: &Record, now: Timestamp) -> Vec<Markup> {
         time(entry.at, now),
         html! {
             span.badge.(tone) { (what) }
+            @if entry.trigger == Some(Trigger::Rollback) { " " span.soft { "rollback" } }
             @if let Some(by) = &entry.requested_by { " " span.soft { "for " (by) } }
             @if let Some(message) = &entry.message { div.clip { (message) } }
         },

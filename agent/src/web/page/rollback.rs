@@ -1,0 +1,322 @@
+//! Rollbacks on the page: how far one is, the buttons that lead to a preview, and the page on which it is confirmed.
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use maud::{Markup, html};
+use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Wish};
+
+use super::super::words;
+use super::{badges, frame, time};
+use crate::resources::Environment;
+
+/// With this begins the id of a rollback that the agent prepared by itself.
+const BY_ITSELF: &str = "auto-";
+
+/// What the page of a rollback is to show.
+#[derive(Clone, Debug, Default)]
+pub(in crate::web) struct View {
+    /// The request whose preview is meant; the last one where none is named.
+    pub(in crate::web) id: Option<String>,
+    /// Whether what was confirmed is not what would be done now.
+    pub(in crate::web) has_changed: bool,
+    /// Whether something can be asked of the agent through its page.
+    pub(in crate::web) may_ask: bool,
+}
+
+/// What a button needs to know that leads back to a release.
+pub(super) struct Back {
+    environment: String,
+    running: String,
+    is_offered: bool,
+}
+
+impl Back {
+    pub(super) fn new(environment: &Environment, status: &EnvironmentStatus, may_ask: bool) -> Back {
+        let running = status.running.as_ref().map(|running| running.revision.clone()).unwrap_or_default();
+        Back { environment: environment.name_any(), is_offered: may_ask && !running.is_empty(), running }
+    }
+
+    /// Whether there are buttons at all.
+    pub(super) fn is_offered(&self) -> bool {
+        self.is_offered
+    }
+
+    /// What a sync is called.
+    pub(super) fn name_of(&self, sync: u64) -> String {
+        format!("{}@{sync}", self.environment)
+    }
+
+    /// A button for a sync that was healthy; nothing for what runs, or where a newer sync of the same has one already.
+    pub(super) fn button(&self, name: Option<String>, revision: &str, offered: &mut Vec<String>) -> Markup {
+        let is_other = revision != self.running && !offered.iter().any(|known| known == revision);
+        let name = name.filter(|_| self.is_offered && is_other);
+        html! {
+            @if let Some(name) = name {
+                @let () = offered.push(revision.to_owned());
+                form method="post" action={ "/environments/" (self.environment) "/rollback" } {
+                    input type="hidden" name="to" value=(name);
+                    button.quiet id={ "back-" (name) } type="submit" aria-label={ "Roll back to " (name) } { "Roll back to this" }
+                }
+            }
+        }
+    }
+}
+
+/// How far a rollback is that is not over, and one that waits for a person. Nothing where there is neither.
+pub(super) fn course(name: &str, status: &EnvironmentStatus, now: Timestamp) -> Markup {
+    let is_shown = |one: &&RollbackStatus| one.phase.is_under_way() || one.goes_to.is_some();
+    let awaited = |one: &&RollbackStatus| one.phase == RollbackPhase::Prepared && one.id.starts_with(BY_ITSELF);
+    html! {
+        @if let Some(prepared) = status.prepared.as_ref().filter(awaited) {
+            section.card.course aria-labelledby="awaited" {
+                h2 #awaited { "A rollback waits for a person " (badge(prepared.phase)) }
+                (said(prepared, now))
+                div.actions { a.button href={ "/environments/" (name) "/rollback?id=" (prepared.id) } { "Look at it and confirm…" } }
+            }
+        }
+        @if let Some(rollback) = status.rollback.as_ref().filter(is_shown) {
+            section.card.course aria-labelledby="course" {
+                h2 #course { (title(rollback)) " " (badge(rollback.phase)) }
+                (waits(rollback))
+                (said(rollback, now))
+            }
+        }
+    }
+}
+
+/// What becomes of a rollback, and of what it waits for.
+fn waits(rollback: &RollbackStatus) -> Markup {
+    let lane = rollback.from.as_deref().map_or("the lane's branch", |from| words::revision(from).0);
+    html! {
+        @match (&rollback.branch, rollback.phase) {
+            (Some(branch), RollbackPhase::WaitsForMerge) => p {
+                "It waits for a person: merge " code.pick { (branch) } " into " code { (lane) } "."
+            },
+            (_, RollbackPhase::WaitsForGit) => p {
+                "The git server is away. The reverts are pushed to " code { (lane) } " when it is back."
+            },
+            (_, RollbackPhase::Pushing) => p { "The reverts are being pushed to " code { (lane) } "." },
+            _ => {},
+        }
+        @if let Some(goes_to) = &rollback.goes_to { p { "On its way to " code { (words::brief(goes_to)) } "." } }
+    }
+}
+
+/// The heading of a rollback.
+fn title(rollback: &RollbackStatus) -> &'static str {
+    if lands(rollback) { "Landing again" } else { "Rollback" }
+}
+
+fn lands(rollback: &RollbackStatus) -> bool {
+    rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some())
+}
+
+fn badge(phase: RollbackPhase) -> Markup {
+    let (tone, word) = match phase {
+        RollbackPhase::Prepared => ("wait", "Prepared"),
+        RollbackPhase::Pushing => ("busy", "Pushing"),
+        RollbackPhase::WaitsForMerge => ("wait", "Waits for a merge"),
+        RollbackPhase::WaitsForGit => ("wait", "Waits for git"),
+        RollbackPhase::Done => ("good", "Done"),
+        RollbackPhase::Refused => ("bad", "Not done"),
+    };
+    html! { span.badge.(tone) { (word) } }
+}
+
+/// Who wanted it, when and why, and all its lines.
+fn said(rollback: &RollbackStatus, now: Timestamp) -> Markup {
+    html! {
+        p.soft {
+            @if rollback.id.starts_with(BY_ITSELF) { "Begun by the agent itself" } @else { "Asked for" }
+            @if let Some(by) = &rollback.by { " by " (by) }
+            @if let Some(at) = rollback.at { " " (time(at, now)) }
+            @if let Some(reason) = &rollback.reason { ": " (reason) }
+        }
+        (lines(&rollback.lines))
+    }
+}
+
+fn lines(lines: &[String]) -> Markup {
+    html! { @if !lines.is_empty() { pre.said tabindex="0" { (lines.join("\n")) } } }
+}
+
+/// The section on the page of an environment: the last rollback, what stays away, and the way to another one.
+pub(super) fn section(environment: &Environment, status: &EnvironmentStatus, may_ask: bool, now: Timestamp) -> Markup {
+    let name = environment.name_any();
+    let last = status.rollback.as_ref().filter(|last| !last.phase.is_under_way() && last.goes_to.is_none());
+    let is_empty = status.running.is_none() && last.is_none() && status.rolled_back.is_empty();
+    html! {
+        @if !is_empty && (may_ask || last.is_some() || !status.rolled_back.is_empty()) {
+            section aria-labelledby="rollback" {
+                h2 #rollback { "Roll back" }
+                @if status.running.is_some() && may_ask {
+                    div.actions {
+                        form method="post" action={ "/environments/" (name) "/rollback" } {
+                            button #back type="submit" { "Roll back to the release before…" }
+                        }
+                        a href={ "/environments/" (name) "/rollback" } { "Another release, or one change" }
+                    }
+                    p.soft { "Both first show what would be done." }
+                }
+                @if !status.rolled_back.is_empty() { (rolled_back(&name, status, may_ask)) }
+                @if let Some(last) = last {
+                    details.card #last-rollback {
+                        summary { "The last one: " (badge(last.phase)) " " @if let Some(at) = last.at { (time(at, now)) } }
+                        (said(last, now))
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What may come with no revision that the environment moves to.
+fn rolled_back(name: &str, status: &EnvironmentStatus, may_ask: bool) -> Markup {
+    let subject = |commit: &str| {
+        let known = [&status.rollback, &status.prepared].into_iter().flatten().flat_map(|one| &one.reverts);
+        known.into_iter().find(|one| one.commit == commit).map(|one| one.subject.clone()).unwrap_or_default()
+    };
+    html! {
+        div.card.away {
+            h3 { "Rolled back: it moves to no revision that has them" }
+            ul {
+                @for one in &status.rolled_back {
+                    li {
+                        span { code.commit title=(one.commit) { (words::revision(&one.commit).1) } " " (subject(&one.commit)) }
+                        @if may_ask {
+                            form method="post" action={ "/environments/" (name) "/rollback" } {
+                                input type="hidden" name="reland" value=(one.commit);
+                                button.quiet id={ "again-" (one.commit) } type="submit"
+                                    aria-label={ "Land " (words::revision(&one.commit).1) " again" } { "Land again" }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The page on which a rollback is looked at and confirmed.
+pub(in crate::web) fn rollback(environment: &Environment, view: &View, now: Timestamp) -> String {
+    let name = environment.name_any();
+    let unknown = EnvironmentStatus::default();
+    let status = environment.status.as_ref().unwrap_or(&unknown);
+    let prepared = status.prepared.as_ref();
+    let is_another = view.id.is_some() && prepared.is_none_or(|one| view.id.as_ref() != Some(&one.id));
+    let heading = if prepared.is_some_and(lands) { "Land again in" } else { "Roll back" };
+    let main = html! {
+        p.back { a href={ "/environments/" (name) } { (name) } }
+        div.headline {
+            h1 { (heading) " " (name) }
+            p { (badges(environment.status.as_ref())) }
+        }
+        @if view.has_changed {
+            p.plain.loud role="alert" { strong { "The world has changed: nothing was done." } " Below is what would be done now." }
+        } @else if is_another && prepared.is_some() {
+            p.plain.loud role="alert" { strong { "This is not the preview that you asked for." } " Somebody has asked after you." }
+        } @else if is_another {
+            p.plain { "There is no such preview any more: it was confirmed, or another took its place." }
+        }
+        @if let Some(prepared) = prepared { (preview(&name, prepared, view.may_ask, now)) }
+        @if view.may_ask {
+            (another(&name, prepared.is_none()))
+        } @else {
+            p.plain { "This agent has no token, so nothing can be asked of it here. " code { "towpath rollback " (name) } " does the same." }
+        }
+    };
+    frame(&format!("Roll back {name} – Towpath"), main)
+}
+
+/// What would be done, and the button that does it; or why it cannot be done.
+fn preview(name: &str, prepared: &RollbackStatus, may_ask: bool, now: Timestamp) -> Markup {
+    let wish = prepared.wish.clone().unwrap_or_default();
+    let is_possible = prepared.phase == RollbackPhase::Prepared;
+    html! {
+        section.card.course aria-labelledby="preview" {
+            h2 #preview {
+                @if is_possible { "What would be done" } @else { "This cannot be done" }
+                " " (badge(prepared.phase))
+            }
+            (said(prepared, now))
+            @if let (true, true, Some(digest)) = (is_possible, may_ask, &prepared.digest) {
+                form.confirm method="post" action={ "/environments/" (name) "/rollback" } {
+                    (hidden(&wish))
+                    input type="hidden" name="confirm" value=(digest);
+                    p.field {
+                        label for="reason" { "Why? It stands in the commits." }
+                        input #reason name="reason" type="text" maxlength="200" autocomplete="off"
+                            value=(prepared.reason.as_deref().unwrap_or_default());
+                    }
+                    div.actions {
+                        button.strong type="submit" { @if lands(prepared) { "Land again now" } @else { "Roll back now" } }
+                        a href={ "/environments/" (name) } { "Do nothing" }
+                    }
+                    p.soft { "Exactly this is done, or nothing: it is confirmed as " code { (digest) } "." }
+                }
+            }
+            @if !is_possible && may_ask && !wish.restore && wish.ticket.is_none() && wish.reland.is_none() {
+                form method="post" action={ "/environments/" (name) "/rollback" } {
+                    (hidden(&Wish { restore: true, ..wish.clone() }))
+                    p.soft { "Where reverts do not fit, one commit can bring back exactly the files of the older release." }
+                    div.actions { button.quiet type="submit" { "Look at that instead" } }
+                }
+            }
+        }
+    }
+}
+
+fn hidden(wish: &Wish) -> Markup {
+    let texts = [("to", &wish.to), ("ticket", &wish.ticket), ("reland", &wish.reland)];
+    let flags = [("backOutLane", wish.back_out_lane), ("restore", wish.restore), ("emergency", wish.emergency)];
+    html! {
+        @for (key, value) in texts {
+            @if let Some(value) = value { input type="hidden" name=(key) value=(value); }
+        }
+        @for (key, is_set) in flags {
+            @if is_set { input type="hidden" name=(key) value="on"; }
+        }
+    }
+}
+
+/// A form for everything that can be asked for.
+fn another(name: &str, is_open: bool) -> Markup {
+    let tick = |key: &str, text: &str| {
+        html! { p.tick { input id=(key) name=(key) type="checkbox"; " " label for=(key) { (text) } } }
+    };
+    html! {
+        section {
+            details.card #another open[is_open] {
+                summary { "Something else" }
+                form method="post" action={ "/environments/" (name) "/rollback" } {
+                    p.field {
+                        label for="to" { "Back to a release: a sync such as " code { (name) "@7" } ", or a commit that it ran" }
+                        input #to name="to" type="text" maxlength="200" autocomplete="off" placeholder="the release before";
+                    }
+                    p.field {
+                        label for="ticket" { "Or take back only one merge or commit of the branch, or a range " code { "a..b" } }
+                        input #ticket name="ticket" type="text" maxlength="200" autocomplete="off";
+                    }
+                    fieldset {
+                        legend { "How" }
+                        (tick("backOutLane", "Take back everything that came to the branch since, also what does not run here yet"))
+                        (tick("restore", "One commit with exactly the files of the older release, where reverts do not fit"))
+                        (tick("emergency", "Go back in the cluster at once, also while the git server is away"))
+                    }
+                    div.actions { button type="submit" { "Show what would be done" } }
+                }
+            }
+        }
+    }
+}
+
+/// A form was not taken.
+pub(in crate::web) fn not_taken(name: &str, error: &str, hint: Option<&str>) -> String {
+    let main = html! {
+        p.back { a href={ "/environments/" (name) } { (name) } }
+        h1 { "Not done" }
+        p.plain.loud role="alert" { strong { (error) } @if let Some(hint) = hint { ": " (hint) } }
+        p { a href={ "/environments/" (name) "/rollback" } { "Roll back " (name) } }
+    };
+    frame(&format!("Not done – {name} – Towpath"), main)
+}
