@@ -339,6 +339,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rollback_waits_for_is_said_first() {
+        let mut environment = some().remove(1);
+        let mut said = |key: &str, value: Value| {
+            let mut status = serde_json::to_value(&environment.status).unwrap();
+            status[key] = value;
+            environment.status = serde_json::from_value(status).unwrap();
+            message(&environment)
+        };
+        let auto = json!({"id": "auto-1", "phase": "Prepared"});
+        assert!(said("prepared", auto).starts_with("a rollback waits for a person; r1.2@0123456 is degraded"));
+        let from = format!("r1.2@sha1:{ID}");
+        let waits = json!({"id": "r", "phase": "WaitsForMerge", "from": from, "branch": "towpath/revert-x-1"});
+        assert!(said("rollback", waits).starts_with("rolled back: merge towpath/revert-x-1 into r1.2; r1.2@0123456"));
+    }
+
+    #[test]
     fn of_all_namespaces_each_is_named() {
         assert!(table(false, true).lines().skip(1).all(|line| line.starts_with("shop ")));
     }

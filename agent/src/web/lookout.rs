@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use towpath_core::health::Health;
 use towpath_core::lane::{BranchNames, Lane, LaneRule, Release};
-use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, State};
+use towpath_core::status::{RollbackPhase, State};
 
 use super::words;
 use crate::resources::{Drift, Environment, Repository, Sync};
@@ -146,14 +146,16 @@ pub(super) fn attention(
     now: Timestamp,
 ) -> Vec<Entry> {
     let of_repositories = repositories.iter().flat_map(|repository| about_repository(repository, now));
-    let of_environments = environments.iter().flat_map(|environment| about_environment(environment));
+    let of_environments = environments
+        .iter()
+        .flat_map(|environment| about_environment(environment).into_iter().chain(about_rollback(environment)));
     let mut entries: Vec<Entry> = of_repositories.chain(of_environments).collect();
     // Stable: within one urgency the order of the page stays.
     entries.sort_by_key(|entry| entry.urgency);
     entries
 }
 
-/// What is the matter with an environment.
+/// What is the matter with an environment. Its rollback is told apart.
 pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
     let Some(status) = &environment.status else { return Vec::new() };
     let name = environment.name_any();
@@ -205,10 +207,6 @@ pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
     if let Some(held) = status.held.as_ref().filter(|_| status.state == State::Held) {
         found.push(entry(Urgency::Waiting, "is held on what it runs", vec![held.clone()], None));
     }
-    found.extend(about_rollback(status).map(|(urgency, what, lines)| {
-        let is_prepared = what == AWAITED;
-        entry(urgency, what, lines, is_prepared.then(|| format!("towpath rollback -n {home} {name}")))
-    }));
     if let Some(candidate) = &status.candidate
         && environment.spec.sync == Sync::Manual
         && status.state == State::OutOfSync
@@ -238,35 +236,41 @@ pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
     found
 }
 
-/// What is said of a rollback that waits for a person to agree to it.
-const AWAITED: &str = "could be rolled back, and waits for a person";
-
 /// What a rollback waits for.
-fn about_rollback(status: &EnvironmentStatus) -> Option<(Urgency, &'static str, Vec<String>)> {
-    let lane = |one: &RollbackStatus| {
-        let from = one.from.as_deref().unwrap_or_default();
-        words::revision(from).0.to_owned()
+fn about_rollback(environment: &Environment) -> Option<Entry> {
+    let status = environment.status.as_ref()?;
+    let name = environment.name_any();
+    let entry = |urgency, what: &str, lines: Vec<String>, command: Option<String>| Entry {
+        urgency,
+        who: name.clone(),
+        is_environment: true,
+        what: what.to_owned(),
+        lines: shorten(lines),
+        command,
     };
     if let Some(one) = &status.rollback {
+        let lane = one.from.as_deref().map_or("the lane's branch", |from| words::revision(from).0);
         match (one.phase, &one.branch) {
             (RollbackPhase::WaitsForMerge, Some(branch)) => {
-                let line = format!("merge {branch} into {}", lane(one));
-                return Some((Urgency::Waiting, "waits for its revert to be merged", vec![line]));
+                let line = format!("merge {branch} into {lane}");
+                return Some(entry(Urgency::Waiting, "waits for its revert to be merged", vec![line], None));
             }
             (RollbackPhase::WaitsForGit, _) => {
-                let line = format!("its revert is pushed to {} when the git server is back", lane(one));
-                return Some((Urgency::Waiting, "was rolled back without git", vec![line]));
+                let line = format!("its revert is pushed to {lane} when the git server is back");
+                return Some(entry(Urgency::Waiting, "was rolled back without git", vec![line], None));
             }
-            // The commits came to nothing, and it is held for it.
-            (RollbackPhase::Refused, _) if one.goes_to.is_some() || status.held.is_some() => {
-                return Some((Urgency::Failing, "went back, and git could not follow", one.lines.clone()));
+            (RollbackPhase::Refused, _) if status.held.is_some() => {
+                let what = "went back, and its branch did not";
+                return Some(entry(Urgency::Failing, what, one.lines.clone(), None));
             }
             _ => {}
         }
     }
     let prepared = status.prepared.as_ref()?;
     let waits = prepared.phase == RollbackPhase::Prepared && prepared.id.starts_with("auto-");
-    waits.then(|| (Urgency::Waiting, AWAITED, prepared.lines.clone()))
+    let command = format!("towpath rollback -n {} {name}", environment.namespace().unwrap_or_default());
+    let what = "could be rolled back, and waits for a person";
+    waits.then(|| entry(Urgency::Waiting, what, prepared.lines.clone(), Some(command)))
 }
 
 fn about_repository(repository: &Repository, now: Timestamp) -> Vec<Entry> {

@@ -34,7 +34,9 @@ pub(super) fn took(milliseconds: i64) -> String {
     match milliseconds {
         ..1000 => format!("{milliseconds} ms"),
         1000..60_000 => format!("{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100),
-        _ => format!("{} min {} s", milliseconds / 60_000, milliseconds / 1000 % 60),
+        60_000..3_600_000 => format!("{} min {} s", milliseconds / 60_000, milliseconds / 1000 % 60),
+        3_600_000..172_800_000 => format!("{} h {} min", milliseconds / 3_600_000, milliseconds / 60_000 % 60),
+        _ => format!("{} days", milliseconds / 86_400_000),
     }
 }
 
@@ -102,7 +104,14 @@ mod tests {
 
     #[test]
     fn a_duration_is_told_as_people_do() {
-        for (milliseconds, text) in [(7, "7 ms"), (999, "999 ms"), (1449, "1.4 s"), (61_000, "1 min 1 s")] {
+        for (milliseconds, text) in [
+            (7, "7 ms"),
+            (999, "999 ms"),
+            (1449, "1.4 s"),
+            (61_000, "1 min 1 s"),
+            (5_400_000, "1 h 30 min"),
+            (250_000_000, "2 days"),
+        ] {
             assert_eq!(took(milliseconds), text);
         }
     }

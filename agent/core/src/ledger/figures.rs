@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Fact, Record};
 use crate::revision::CommitId;
-use crate::status::Outcome;
+use crate::status::{Outcome, Trigger};
 
 /// The figures of one environment in one window of time. What there is nothing to say about is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -16,7 +16,7 @@ pub struct Figures {
     pub deployments: u32,
     /// The same for a day of the window.
     pub deployments_a_day: f64,
-    /// Median seconds from the commit to its end as a sync.
+    /// Median seconds from the commit to its end as a sync. A rollback does not count.
     pub lead_time_seconds: Option<f64>,
     /// Deployments that failed or were degraded before the next one, as a part of all: 0 to 1.
     pub change_failure_rate: Option<f64>,
@@ -50,7 +50,9 @@ pub fn figures<'a>(records: impl IntoIterator<Item = &'a Record>, from: Timestam
                     if is_deployment_in {
                         deployments.push(is_bad);
                         let lead = fact.committed_at.map(|committed| seconds(committed, record.at));
-                        leads.extend(lead.filter(|lead| *lead >= 0.0 && !is_bad));
+                        // What ran before is no change that somebody waited for.
+                        let is_change = !is_bad && fact.sync.trigger != Trigger::Rollback;
+                        leads.extend(lead.filter(|lead| *lead >= 0.0 && is_change));
                     }
                 } else if is_bad {
                     fail(&mut deployments, is_deployment_in);
@@ -154,6 +156,16 @@ mod tests {
         assert_eq!(found.time_to_restore_seconds, Some(2.0 * 3600.0));
         assert_eq!(found.lead_time_seconds, Some(3.0 * 3600.0));
         assert_eq!((found.sync_p50_ms, found.sync_p95_ms), (Some(3000.0), Some(5000.0)));
+    }
+
+    #[test]
+    fn what_ran_before_has_no_lead_time() {
+        let mut back = synced(2, 5, Outcome::Applied);
+        let Fact::Sync(fact) = &mut back.fact else { unreachable!() };
+        fact.sync.trigger = Trigger::Rollback;
+        fact.commit = Some(CommitId::from_bytes([9; 20]));
+        let found = figures(&[synced(1, 2, Outcome::Applied), back], hour(0), hour(24));
+        assert_eq!((found.deployments, found.lead_time_seconds), (2, Some(3600.0)));
     }
 
     #[test]

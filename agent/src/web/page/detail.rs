@@ -14,7 +14,7 @@ use towpath_core::status::{EnvironmentStatus, KeptStatus, Outcome, SyncRecord, T
 
 use super::super::lookout;
 use super::super::words;
-use super::rollback::Back;
+use super::rollback::{Back, Listed, Passed};
 use super::{badges, frame, ledger, list, releases, revision, rollback, sync_mode, time, tone_of_health};
 use crate::resources::{Drift, Environment, Repository};
 
@@ -73,9 +73,10 @@ pub(in crate::web) fn environment(environment: &Environment, known: &Known<'_>, 
                         (revision(candidate, None, now))
                         p.soft.address { (candidate.revision) }
                     },
-                    None => @match &status.gate {
-                        Some(gate) => p { span.wait { (words::brief(&gate.revision)) } " " (words::brief(&gate.message)) },
-                        None => p.soft { "Nothing newer: it runs what its lane says." },
+                    None => @match (&status.held, &status.gate) {
+                        (Some(held), _) => p { span.wait { "Held: " } (words::brief(held)) },
+                        (None, Some(gate)) => p { span.wait { (words::brief(&gate.revision)) } " " (words::brief(&gate.message)) },
+                        (None, None) => p.soft { "Nothing newer: it runs what its lane says." },
                     },
                 }
             }
@@ -237,12 +238,12 @@ fn drift(environment: &Environment, status: &EnvironmentStatus, now: Timestamp) 
 fn history(history: &[SyncRecord], back: &Back, now: Timestamp) -> Markup {
     let headings = ["When", "Revision", "Why", "Outcome", "Objects", "Took", "Back"];
     let headings = &headings[..headings.len() - usize::from(!back.is_offered())];
-    let mut offered = Vec::new();
+    let mut passed = Passed::default();
     let mut row = |sync: &SyncRecord| {
-        let mut cells = record(sync, now);
         let was_healthy = sync.outcome == Outcome::Applied && sync.health.as_ref().is_some_and(|seen| seen.is_healthy);
-        let name = was_healthy.then(|| back.name_of(sync.number));
-        cells.push(back.button(name, &sync.revision, &mut offered));
+        let listed = Listed { number: sync.number, revision: &sync.revision, trigger: sync.trigger, was_healthy };
+        let mut cells = record(sync, now);
+        cells.push(back.button(&listed, &mut passed));
         cells
     };
     html! {

@@ -8,12 +8,12 @@ use maud::{Markup, html};
 use towpath_core::ledger::figures::{Figures, figures};
 use towpath_core::ledger::{Fact, Record};
 use towpath_core::revision::CommitId;
-use towpath_core::status::{Outcome, Trigger};
+use towpath_core::status::{Outcome, SyncRecord, Trigger};
 
 use super::super::records::{LedgerEntry, RecordEntry, USUAL_DAYS};
 use super::super::words;
 use super::detail::table;
-use super::rollback::Back;
+use super::rollback::{Back, Listed, Passed};
 use super::time;
 
 /// Records that a page lists.
@@ -29,15 +29,18 @@ pub(super) fn section(records: &[(CommitId, Arc<Record>)], back: &Back, now: Tim
     let headings = &headings[..headings.len() - usize::from(!back.is_offered())];
     let seen_healthy: BTreeSet<u64> =
         records.iter().filter(|(_, record)| is_healthy(record)).map(|(_, record)| record.sync).collect();
-    let mut offered = Vec::new();
+    let mut passed = Passed::default();
     let mut line = |(commit, record): &(CommitId, Arc<Record>)| {
         let mut cells = row(*commit, record, now);
-        let revision = match &record.fact {
-            Fact::Sync(fact) if fact.sync.outcome == Outcome::Applied => fact.sync.revision.as_str(),
-            _ => "",
-        };
-        let name = (!revision.is_empty() && seen_healthy.contains(&record.sync)).then(|| back.name_of(record.sync));
-        cells.push(back.button(name, revision, &mut offered));
+        cells.push(match &record.fact {
+            Fact::Sync(fact) if fact.sync.outcome == Outcome::Applied => {
+                let SyncRecord { revision, trigger, .. } = &fact.sync;
+                let was_healthy = seen_healthy.contains(&record.sync);
+                let listed = Listed { number: record.sync, revision, trigger: *trigger, was_healthy };
+                back.button(&listed, &mut passed)
+            }
+            _ => Markup::default(),
+        });
         cells
     };
     let from = now - SignedDuration::from_hours(24 * i64::from(USUAL_DAYS));

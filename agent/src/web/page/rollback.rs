@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 use maud::{Markup, html};
-use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Wish};
+use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Trigger, Wish};
 
 use super::super::words;
 use super::{badges, frame, time};
@@ -23,17 +23,39 @@ pub(in crate::web) struct View {
     pub(in crate::web) may_ask: bool,
 }
 
-/// What a button needs to know that leads back to a release.
+/// What is needed to know which release has a way back.
 pub(super) struct Back {
     environment: String,
     running: String,
+    away: Vec<String>,
     is_offered: bool,
+}
+
+/// A sync in a list.
+pub(super) struct Listed<'a> {
+    pub(super) number: u64,
+    pub(super) revision: &'a str,
+    pub(super) trigger: Trigger,
+    /// Whether it was applied and seen healthy.
+    pub(super) was_healthy: bool,
+}
+
+/// What has come up in a list that is read from the newest sync on.
+#[derive(Default)]
+pub(super) struct Passed {
+    revisions: Vec<String>,
+    was_rollback: bool,
 }
 
 impl Back {
     pub(super) fn new(environment: &Environment, status: &EnvironmentStatus, may_ask: bool) -> Back {
         let running = status.running.as_ref().map(|running| running.revision.clone()).unwrap_or_default();
-        Back { environment: environment.name_any(), is_offered: may_ask && !running.is_empty(), running }
+        Back {
+            environment: environment.name_any(),
+            is_offered: may_ask && !running.is_empty(),
+            away: status.rolled_back.iter().map(|one| one.commit.clone()).collect(),
+            running,
+        }
     }
 
     /// Whether there are buttons at all.
@@ -41,18 +63,20 @@ impl Back {
         self.is_offered
     }
 
-    /// What a sync is called.
-    pub(super) fn name_of(&self, sync: u64) -> String {
-        format!("{}@{sync}", self.environment)
-    }
-
-    /// A button for a sync that was healthy; nothing for what runs, or where a newer sync of the same has one already.
-    pub(super) fn button(&self, name: Option<String>, revision: &str, offered: &mut Vec<String>) -> Markup {
-        let is_other = revision != self.running && !offered.iter().any(|known| known == revision);
-        let name = name.filter(|_| self.is_offered && is_other);
+    /// A button for a sync that was healthy. None for what runs, for what was rolled back, and where a newer sync of the
+    /// same has one already.
+    pub(super) fn button(&self, sync: &Listed<'_>, passed: &mut Passed) -> Markup {
+        let is_known = sync.revision == self.running || passed.revisions.iter().any(|known| known == sync.revision);
+        let is_away = self.away.iter().any(|commit| sync.revision.ends_with(commit.as_str()));
+        // What ran before a rollback is what was rolled back.
+        let is_left = std::mem::replace(&mut passed.was_rollback, sync.trigger == Trigger::Rollback);
+        let has_one = self.is_offered && sync.was_healthy && !is_known && !is_away && !is_left;
+        if !is_known && (has_one || is_left) {
+            passed.revisions.push(sync.revision.to_owned());
+        }
+        let name = format!("{}@{}", self.environment, sync.number);
         html! {
-            @if let Some(name) = name {
-                @let () = offered.push(revision.to_owned());
+            @if has_one {
                 form method="post" action={ "/environments/" (self.environment) "/rollback" } {
                     input type="hidden" name="to" value=(name);
                     button.quiet id={ "back-" (name) } type="submit" aria-label={ "Roll back to " (name) } { "Roll back to this" }
@@ -64,7 +88,7 @@ impl Back {
 
 /// How far a rollback is that is not over, and one that waits for a person. Nothing where there is neither.
 pub(super) fn course(name: &str, status: &EnvironmentStatus, now: Timestamp) -> Markup {
-    let is_shown = |one: &&RollbackStatus| one.phase.is_under_way() || one.goes_to.is_some();
+    let is_shown = |one: &&RollbackStatus| is_open(one, status);
     let awaited = |one: &&RollbackStatus| one.phase == RollbackPhase::Prepared && one.id.starts_with(BY_ITSELF);
     html! {
         @if let Some(prepared) = status.prepared.as_ref().filter(awaited) {
@@ -82,6 +106,12 @@ pub(super) fn course(name: &str, status: &EnvironmentStatus, now: Timestamp) -> 
             }
         }
     }
+}
+
+/// Whether there is something left to do, for the agent or for a person.
+fn is_open(rollback: &RollbackStatus, status: &EnvironmentStatus) -> bool {
+    let is_stuck = rollback.phase == RollbackPhase::Refused && status.held.is_some();
+    rollback.phase.is_under_way() || rollback.goes_to.is_some() || is_stuck
 }
 
 /// What becomes of a rollback, and of what it waits for.
@@ -143,7 +173,7 @@ fn lines(lines: &[String]) -> Markup {
 /// The section on the page of an environment: the last rollback, what stays away, and the way to another one.
 pub(super) fn section(environment: &Environment, status: &EnvironmentStatus, may_ask: bool, now: Timestamp) -> Markup {
     let name = environment.name_any();
-    let last = status.rollback.as_ref().filter(|last| !last.phase.is_under_way() && last.goes_to.is_none());
+    let last = status.rollback.as_ref().filter(|last| !is_open(last, status));
     let is_empty = status.running.is_none() && last.is_none() && status.rolled_back.is_empty();
     html! {
         @if !is_empty && (may_ask || last.is_some() || !status.rolled_back.is_empty()) {
@@ -255,11 +285,26 @@ fn preview(name: &str, prepared: &RollbackStatus, may_ask: bool, now: Timestamp)
                     p.soft { "Exactly this is done, or nothing: it is confirmed as " code { (digest) } "." }
                 }
             }
-            @if !is_possible && may_ask && !wish.restore && wish.ticket.is_none() && wish.reland.is_none() {
+            @if !is_possible && may_ask { (ways_out(name, prepared, &wish)) }
+        }
+    }
+}
+
+/// Buttons for what the agent offers instead, by the flags of the command line.
+fn ways_out(name: &str, refused: &RollbackStatus, wish: &Wish) -> Markup {
+    let is_named = |flag: &str| refused.lines.iter().any(|line| line.contains(flag));
+    let restored = Wish { restore: true, ..wish.clone() };
+    let at_once = Wish { emergency: true, ..wish.clone() };
+    let ways = [
+        (!wish.restore && is_named("--restore"), restored, "Bring back exactly the files of the older release…"),
+        (!wish.emergency && is_named("--emergency"), at_once, "Go back in the cluster at once, and push later…"),
+    ];
+    html! {
+        div.actions {
+            @for (_, wish, text) in ways.iter().filter(|(is_offered, ..)| *is_offered) {
                 form method="post" action={ "/environments/" (name) "/rollback" } {
-                    (hidden(&Wish { restore: true, ..wish.clone() }))
-                    p.soft { "Where reverts do not fit, one commit can bring back exactly the files of the older release." }
-                    div.actions { button.quiet type="submit" { "Look at that instead" } }
+                    (hidden(wish))
+                    button.quiet type="submit" { (text) }
                 }
             }
         }
@@ -287,7 +332,7 @@ fn another(name: &str, is_open: bool) -> Markup {
     html! {
         section {
             details.card #another open[is_open] {
-                summary { "Something else" }
+                summary { @if is_open { "What is to be rolled back" } @else { "Something else" } }
                 form method="post" action={ "/environments/" (name) "/rollback" } {
                     p.field {
                         label for="to" { "Back to a release: a sync such as " code { (name) "@7" } ", or a commit that it ran" }

@@ -251,7 +251,8 @@ async fn what_is_held_and_what_a_rollback_waits_for_is_said_on_every_page() {
         for part in ["Held", "is held on what it runs", "master has no revision without 1234567"] {
             assert!(said.contains(part), "{path}: {part}\n{said}");
         }
-        assert!(said.contains("merge towpath/revert-staging-77 into master"), "{path}\n{said}");
+        let merge = if path == "/" { "merge towpath/revert-staging-77 into master" } else { "Waits for a merge" };
+        assert!(said.contains(merge), "{path}\n{said}");
     }
     let (_, text) = send(&routes, "GET", "/environments/staging", &[], "").await;
     assert!(text.contains(r#"name="reland" value="1234567000000000000000000000000000000000""#), "{text}");
@@ -289,10 +290,19 @@ async fn each_earlier_healthy_release_has_a_way_back() {
         })
     };
     let running = format!("master@sha1:{}", "5".repeat(40));
-    let history = [sync(5, "5", true), sync(4, "4", false), sync(3, "3", true), sync(2, "3", true), sync(1, "5", true)];
-    let (_, routes) = with(json!({"running": {"revision": running}, "history": history}));
-    let (_, text) = send(&routes, "GET", "/environments/staging", &[], "").await;
-    let offered: Vec<&str> =
-        text.split(r#"name="to" value=""#).skip(1).map(|rest| rest.split_once('"').unwrap().0).collect();
-    assert_eq!(offered, ["staging@3"]);
+    let offered = async |history: Value, rolled_back: Value| {
+        let (_, routes) =
+            with(json!({"running": {"revision": running}, "history": history, "rolledBack": rolled_back}));
+        let (_, text) = send(&routes, "GET", "/environments/staging", &[], "").await;
+        let parts: Vec<&str> = text.split(r#"name="to" value=""#).skip(1).collect();
+        parts.iter().map(|rest| rest.split_once('"').unwrap().0.to_owned()).collect::<Vec<_>>()
+    };
+    let plain =
+        json!([sync(5, "5", true), sync(4, "4", false), sync(3, "3", true), sync(2, "3", true), sync(1, "5", true)]);
+    assert_eq!(offered(plain.clone(), json!([])).await, ["staging@3"]);
+    assert_eq!(offered(plain, json!([{"commit": "3".repeat(40)}])).await, [""; 0], "it is to stay away");
+    let mut back = sync(5, "5", true);
+    back["trigger"] = json!("Rollback");
+    let rolled = json!([back, sync(4, "4", true), sync(3, "5", true), sync(2, "4", true), sync(1, "1", true)]);
+    assert_eq!(offered(rolled, json!([])).await, ["staging@1"]);
 }
