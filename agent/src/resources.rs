@@ -8,7 +8,7 @@ mod ledger;
 mod resolve;
 mod rollback;
 
-pub use ask::{Ask, BumpAsk, CutAsk, RollbackAsk, What};
+pub use ask::{Ask, BY_ITSELF, BumpAsk, CutAsk, RollbackAsk, What, prepared_by_itself};
 pub use components::{Allowed, Bump, BumpRule, BumpSpec, ComponentRule, Outside, secret_for};
 pub use ledger::{After, LedgerPlace, LedgerRule, LedgerSpec, Peer};
 pub use resolve::ResolvedRepository;

@@ -14,7 +14,7 @@ use towpath_core::status::{EnvironmentStatus, RollbackPhase};
 use super::access::{self, Access, Flags};
 use super::exit::{Code, Failure};
 use super::output::{self, Format};
-use crate::resources::Environment;
+use crate::resources::{Environment, prepared_by_itself};
 
 mod leftovers;
 
@@ -278,8 +278,7 @@ fn rollback(status: &EnvironmentStatus) -> Option<String> {
             _ => Some(format!("being rolled back on {lane}")),
         };
     }
-    let prepared = status.prepared.as_ref()?;
-    let waits = prepared.phase == RollbackPhase::Prepared && prepared.id.starts_with("auto-");
+    let waits = prepared_by_itself(status)?.phase == RollbackPhase::Prepared;
     waits.then(|| "a rollback waits for a person".to_owned())
 }
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use towpath_core::status::Wish;
+use towpath_core::status::{EnvironmentStatus, RollbackStatus, Wish};
 
 /// A request, as the annotation `towpath.dev/request` of a Repository holds it, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,9 +78,34 @@ pub struct RollbackAsk {
     pub wish: Wish,
 }
 
+/// With this begins the id of a rollback that the agent began or prepared by itself.
+pub const BY_ITSELF: &str = "auto-";
+
+/// What the agent found out by itself about going back from what runs: a rollback that waits for a person, or why there is
+/// none (`Refused`). What it found out about an earlier revision counts no more.
+pub fn prepared_by_itself(status: &EnvironmentStatus) -> Option<&RollbackStatus> {
+    let prepared = status.prepared.as_ref().filter(|prepared| prepared.id.starts_with(BY_ITSELF))?;
+    let runs = status.running.as_ref().map(|running| running.revision.as_str());
+    let goes_to = status.sync.as_ref().map(|sync| sync.revision.as_str());
+    let from = prepared.from.as_deref();
+    (from.is_none() || from == runs || from == goes_to).then_some(prepared)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_prepared_for_another_revision_counts_no_more() {
+        let status = |id: &str, from: &str, runs: &str| {
+            let prepared = RollbackStatus { id: id.into(), from: Some(from.into()), ..RollbackStatus::default() };
+            let running = serde_json::from_value(serde_json::json!({"revision": runs})).unwrap();
+            EnvironmentStatus { prepared: Some(prepared), running: Some(running), ..EnvironmentStatus::default() }
+        };
+        assert!(prepared_by_itself(&status("auto-1", "master@sha1:1", "master@sha1:1")).is_some());
+        assert!(prepared_by_itself(&status("auto-1", "master@sha1:1", "master@sha1:2")).is_none());
+        assert!(prepared_by_itself(&status("r-1", "master@sha1:1", "master@sha1:1")).is_none(), "somebody only looked");
+    }
 
     #[test]
     fn a_request_is_plain_json() {

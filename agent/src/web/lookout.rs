@@ -11,7 +11,7 @@ use towpath_core::lane::{BranchNames, Lane, LaneRule, Release};
 use towpath_core::status::{RollbackPhase, State};
 
 use super::words;
-use crate::resources::{Drift, Environment, Repository, Sync};
+use crate::resources::{Drift, Environment, Repository, Sync, prepared_by_itself};
 
 /// How long an alarm about a branch is held up; after that it is only in the repository's own list.
 const ALARM_IS_NEWS: SignedDuration = SignedDuration::from_hours(24);
@@ -266,11 +266,10 @@ fn about_rollback(environment: &Environment) -> Option<Entry> {
             _ => {}
         }
     }
-    let prepared = status.prepared.as_ref()?;
-    let waits = prepared.phase == RollbackPhase::Prepared && prepared.id.starts_with("auto-");
+    let prepared = prepared_by_itself(status).filter(|prepared| prepared.phase == RollbackPhase::Prepared)?;
     let command = format!("towpath rollback -n {} {name}", environment.namespace().unwrap_or_default());
     let what = "could be rolled back, and waits for a person";
-    waits.then(|| entry(Urgency::Waiting, what, prepared.lines.clone(), Some(command)))
+    Some(entry(Urgency::Waiting, what, prepared.lines.clone(), Some(command)))
 }
 
 fn about_repository(repository: &Repository, now: Timestamp) -> Vec<Entry> {

@@ -7,10 +7,7 @@ use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Tri
 
 use super::super::words;
 use super::{badges, frame, time};
-use crate::resources::Environment;
-
-/// With this begins the id of a rollback that the agent prepared by itself.
-const BY_ITSELF: &str = "auto-";
+use crate::resources::{BY_ITSELF, Environment, prepared_by_itself};
 
 /// What the page of a rollback is to show.
 #[derive(Clone, Debug, Default)]
@@ -89,13 +86,18 @@ impl Back {
 /// How far a rollback is that is not over, and one that waits for a person. Nothing where there is neither.
 pub(super) fn course(name: &str, status: &EnvironmentStatus, now: Timestamp) -> Markup {
     let is_shown = |one: &&RollbackStatus| is_open(one, status);
-    let awaited = |one: &&RollbackStatus| one.phase == RollbackPhase::Prepared && one.id.starts_with(BY_ITSELF);
     html! {
-        @if let Some(prepared) = status.prepared.as_ref().filter(awaited) {
+        @if let Some(prepared) = prepared_by_itself(status) {
+            @let waits = prepared.phase == RollbackPhase::Prepared;
             section.card.course aria-labelledby="awaited" {
-                h2 #awaited { "A rollback waits for a person " (badge(prepared.phase)) }
+                h2 #awaited {
+                    @if waits { "A rollback waits for a person" } @else { "The agent did not go back by itself" }
+                    " " (badge(prepared.phase))
+                }
                 (said(prepared, now))
-                div.actions { a.button href={ "/environments/" (name) "/rollback?id=" (prepared.id) } { "Look at it and confirm…" } }
+                @if waits {
+                    div.actions { a.button href={ "/environments/" (name) "/rollback?id=" (prepared.id) } { "Look at it and confirm…" } }
+                }
             }
         }
         @if let Some(rollback) = status.rollback.as_ref().filter(is_shown) {
@@ -157,7 +159,7 @@ fn badge(phase: RollbackPhase) -> Markup {
 fn said(rollback: &RollbackStatus, now: Timestamp) -> Markup {
     html! {
         p.soft {
-            @if rollback.id.starts_with(BY_ITSELF) { "Begun by the agent itself" } @else { "Asked for" }
+            @if rollback.id.starts_with(BY_ITSELF) { "By the agent itself" } @else { "Asked for" }
             @if let Some(by) = &rollback.by { " by " (by) }
             @if let Some(at) = rollback.at { " " (time(at, now)) }
             @if let Some(reason) = &rollback.reason { ": " (reason) }

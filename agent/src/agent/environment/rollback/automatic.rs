@@ -16,7 +16,7 @@ use super::{Task, reverts_of};
 use crate::agent::Slot;
 use crate::blocking::blocking;
 use crate::repo::{Mirror, View};
-use crate::resources::Environment;
+use crate::resources::{BY_ITSELF, Environment};
 use crate::rollback::Plan;
 use crate::sync;
 
@@ -125,7 +125,7 @@ fn commit_of(trouble: &Trouble) -> Option<CommitId> {
 }
 
 fn id_of(commit: &str) -> String {
-    format!("auto-{commit}")
+    format!("{BY_ITSELF}{commit}")
 }
 
 /// Whether anything that would be taken back is a revert, or brought one.
