@@ -150,12 +150,41 @@ async fn the_page_leads_from_a_release_to_a_preview_and_back_to_what_was_done() 
     assert_eq!(shop.tree("master"), shop.tree(&first.to_string()));
     world.status_where("paged", "done", |status| phase(status) == Some(RollbackPhase::Done)).await;
     let is_shown = async || text_of(world, "/environments/paged").await.contains("too slow");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
     while !is_shown().await {
         assert!(std::time::Instant::now() < deadline, "{}", text_of(world, "/environments/paged").await);
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(text_of(world, "/environments/paged").await.contains("rollback"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_the_agent_prepared_is_confirmed_on_the_page() {
+    let mut shop = Shop::new("awaited").await;
+    let first = shop.world.repo.head("master");
+    listen(&mut shop.world);
+    shop.begin(&[("awaited", json!({"timeout": "20s"}))]).await;
+    shop.ran("awaited", first).await;
+    let bad = shop.commit("A bad image", "web:2-crash");
+    let world = &shop.world;
+    let is_prepared = |status: &EnvironmentStatus| {
+        status.prepared.as_ref().is_some_and(|prepared| prepared.phase == RollbackPhase::Prepared)
+    };
+    world.status_where("awaited", "ready to go back", is_prepared).await;
+    let page = format!("/environments/awaited/rollback?id=auto-{bad}");
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !text_of(world, "/environments/awaited").await.contains(&format!("href=\"{page}\"")) {
+        assert!(std::time::Instant::now() < deadline, "{}", text_of(world, "/environments/awaited").await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let said = shop.does(&["get", "awaited"]);
+    assert!(said.contains("a rollback waits for a person; "), "{said}");
+    assert_eq!(world.repo.head("master"), bad, "nothing was done");
+    let digest = field(&text_of(world, &page).await, "confirm");
+    let to = leads(world, "/environments/awaited/rollback", &[("confirm", &digest)]).await;
+    assert_eq!(to, "/environments/awaited");
+    shop.runs_image("web:1").await;
+    assert_eq!(shop.subjects(), ["Revert \"A bad image\"", "A bad image", "The first release"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

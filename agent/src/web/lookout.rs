@@ -1,6 +1,8 @@
 //! What is worth looking at, and in which order: environments by the way that changes take, and of all that is known
 //! only what is failing or waits for a person.
 
+mod rollback;
+
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -8,10 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use towpath_core::health::Health;
 use towpath_core::lane::{BranchNames, Lane, LaneRule, Release};
-use towpath_core::status::{RollbackPhase, State};
+use towpath_core::status::State;
 
 use super::words;
-use crate::resources::{Drift, Environment, Repository, Sync, prepared_by_itself};
+use crate::resources::{Drift, Environment, Repository, Sync};
 
 /// How long an alarm about a branch is held up; after that it is only in the repository's own list.
 const ALARM_IS_NEWS: SignedDuration = SignedDuration::from_hours(24);
@@ -148,7 +150,7 @@ pub(super) fn attention(
     let of_repositories = repositories.iter().flat_map(|repository| about_repository(repository, now));
     let of_environments = environments
         .iter()
-        .flat_map(|environment| about_environment(environment).into_iter().chain(about_rollback(environment)));
+        .flat_map(|environment| about_environment(environment).into_iter().chain(rollback::about(environment)));
     let mut entries: Vec<Entry> = of_repositories.chain(of_environments).collect();
     // Stable: within one urgency the order of the page stays.
     entries.sort_by_key(|entry| entry.urgency);
@@ -234,42 +236,6 @@ pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
         found.push(entry(Urgency::Notable, "is suspended: neither synced nor mended", Vec::new(), None));
     }
     found
-}
-
-/// What a rollback waits for.
-fn about_rollback(environment: &Environment) -> Option<Entry> {
-    let status = environment.status.as_ref()?;
-    let name = environment.name_any();
-    let entry = |urgency, what: &str, lines: Vec<String>, command: Option<String>| Entry {
-        urgency,
-        who: name.clone(),
-        is_environment: true,
-        what: what.to_owned(),
-        lines: shorten(lines),
-        command,
-    };
-    if let Some(one) = &status.rollback {
-        let lane = one.from.as_deref().map_or("the lane's branch", |from| words::revision(from).0);
-        match (one.phase, &one.branch) {
-            (RollbackPhase::WaitsForMerge, Some(branch)) => {
-                let line = format!("merge {branch} into {lane}");
-                return Some(entry(Urgency::Waiting, "waits for its revert to be merged", vec![line], None));
-            }
-            (RollbackPhase::WaitsForGit, _) => {
-                let line = format!("its revert is pushed to {lane} when the git server is back");
-                return Some(entry(Urgency::Waiting, "was rolled back without git", vec![line], None));
-            }
-            (RollbackPhase::Refused, _) if status.held.is_some() => {
-                let what = "went back, and its branch did not";
-                return Some(entry(Urgency::Failing, what, one.lines.clone(), None));
-            }
-            _ => {}
-        }
-    }
-    let prepared = prepared_by_itself(status).filter(|prepared| prepared.phase == RollbackPhase::Prepared)?;
-    let command = format!("towpath rollback -n {} {name}", environment.namespace().unwrap_or_default());
-    let what = "could be rolled back, and waits for a person";
-    Some(entry(Urgency::Waiting, what, prepared.lines.clone(), Some(command)))
 }
 
 fn about_repository(repository: &Repository, now: Timestamp) -> Vec<Entry> {
