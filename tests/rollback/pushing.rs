@@ -5,7 +5,7 @@ use support::git_server::{Fault, GitServer};
 use super::*;
 
 /// Refuses pushes to master.
-const PROTECTED: &str =
+pub(super) const PROTECTED: &str =
     "[ \"$1\" != refs/heads/master ] || { echo 'master is protected: open a merge request' >&2; exit 1; }";
 
 async fn with_a_bad_release(name: &str, more: Value) -> (Shop, CommitId, CommitId) {

@@ -1,7 +1,9 @@
 //! Rollbacks over the API and the page.
 
 use reqwest::{Method, Response, StatusCode};
+use support::git_server::GitServer;
 
+use super::pushing::PROTECTED;
 use super::*;
 
 const TOKEN: &str = "a-token-for-the-test";
@@ -156,6 +158,48 @@ async fn the_page_leads_from_a_release_to_a_preview_and_back_to_what_was_done() 
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(text_of(world, "/environments/paged").await.contains("rollback"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_is_told_at_once_which_branch_waits_to_be_merged() {
+    let mut shop = Shop::new("shut").await;
+    let server = GitServer::start(shop.world.folder());
+    let first = shop.world.repo.head("master");
+    listen(&mut shop.world);
+    let repository = json!({"url": server.url("deploy.git"), "interval": "2s"});
+    shop.begin_with(repository, &[("shut", json!({}))]).await;
+    shop.ran("shut", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("shut", bad).await;
+    let protected = hook(&shop, "update", PROTECTED);
+    let world = &shop.world;
+    let (_, preview) = ask(world, "shut/rollback", &json!({})).await;
+    let begun = std::time::Instant::now();
+    let confirm = json!({"confirm": preview["digest"]});
+    let (status, answer) = ask(world, "shut/rollback?wait=5m", &confirm).await;
+    assert_eq!((status, &answer["phase"]), (202, &json!("WaitsForMerge")), "{answer}");
+    assert!(begun.elapsed() < Duration::from_secs(60), "nobody merges while somebody waits");
+    let branch = answer["branch"].as_str().unwrap();
+    let (_, again) = ask(world, "shut/rollback", &confirm).await;
+    assert_eq!(again["id"], answer["id"], "it is joined for as long as it waits");
+
+    world.status_where("shut", "held", |status| status.state == State::Held).await;
+    for (path, part) in [("/", format!("merge {branch} into master")), ("/environments/shut", branch.to_owned())] {
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let text = text_of(world, path).await;
+            if text.contains(&part) && text.contains("is held on what it runs") {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "{path}: {text}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let said = shop.does(&["get", "shut"]);
+    assert!(said.contains("Held") && said.contains(&format!("rolled back: merge {branch} into master")), "{said}");
+    std::fs::remove_file(protected).unwrap();
+    world.repo.merge("master", branch);
+    shop.runs_image("web:1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -237,9 +237,7 @@ async fn follow(state: &State, id: &Id, rollback: RollbackStatus, until: Instant
     let request = rollback.id.clone();
     let settled = when(state, id, until, |environment| match find(environment, &request) {
         None => Some(None),
-        Some(found) if found.goes_to.is_none() && found.phase != RollbackPhase::Pushing => Some(Some(found.clone())),
-        Some(found) if found.phase == RollbackPhase::Refused => Some(Some(found.clone())),
-        Some(_) => None,
+        Some(found) => is_settled(found).then(|| Some(found.clone())),
     });
     match settled.await? {
         Some(Some(settled)) => Ok(settled),
@@ -248,6 +246,18 @@ async fn follow(state: &State, id: &Id, rollback: RollbackStatus, until: Instant
             let now = state.board.environments.get(id);
             Ok(now.and_then(|now| find(&now, &request).cloned()).unwrap_or(rollback))
         }
+    }
+}
+
+fn is_settled(rollback: &RollbackStatus) -> bool {
+    match (rollback.phase, &rollback.goes_to) {
+        (RollbackPhase::Refused, _) => true,
+        (RollbackPhase::Pushing, _) => false,
+        // It goes nowhere before the merge.
+        (RollbackPhase::WaitsForMerge, Some(goes_to)) => {
+            rollback.commit.as_ref().is_some_and(|commit| goes_to.ends_with(commit))
+        }
+        (_, goes_to) => goes_to.is_none(),
     }
 }
 

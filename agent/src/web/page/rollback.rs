@@ -130,7 +130,14 @@ fn waits(rollback: &RollbackStatus) -> Markup {
             (_, RollbackPhase::Pushing) => p { "The reverts are being pushed to " code { (lane) } "." },
             _ => {},
         }
-        @if let Some(goes_to) = &rollback.goes_to { p { "On its way to " code { (words::brief(goes_to)) } "." } }
+        @if let Some(goes_to) = &rollback.goes_to {
+            @let is_revert = rollback.commit.as_ref().is_some_and(|commit| goes_to.ends_with(commit));
+            @if rollback.phase == RollbackPhase::WaitsForMerge && is_revert {
+                p { "Until then it stays on what it runs." }
+            } @else {
+                p { "On its way to " code { (words::brief(goes_to)) } "." }
+            }
+        }
     }
 }
 
