@@ -90,7 +90,25 @@ pub fn make(mirror: &Mirror, plan: &Plan, cause: &Cause, by: &Committer) -> Resu
     };
     let tip = commits.last().copied().unwrap_or(head);
     let rest = land_again(mirror, plan, &commits, cause, (&who, &sign)).map_err(one)?;
+    is_as_before(mirror, plan, tip)?;
     Ok(Made { commits, tip, rest })
+}
+
+/// Holds what reverts of a whole range came to against the release that is gone back to: the same files.
+fn is_as_before(mirror: &Mirror, plan: &Plan, tip: CommitId) -> Result<(), Vec<Problem>> {
+    let Some(to) = plan.to.as_ref().filter(|_| plan.is_range && plan.already.is_empty() && !plan.lands) else {
+        return Ok(());
+    };
+    // With what came after it, it is another thing.
+    if !plan.is_at_head() && plan.rest.is_empty() {
+        return Ok(());
+    }
+    let tree = |commit: CommitId| mirror.commit(commit).map(|stored| stored.tree).map_err(|problem| vec![problem]);
+    if tree(to.commit)? == tree(tip)? {
+        return Ok(());
+    }
+    let said = format!("the reverts would not come to the files of {}", to.commit.short());
+    Err(vec![Problem::content(said).hint("restore them with --restore")])
 }
 
 /// Lands again, after reverts, what of them the environment that is rolled back did not run yet. None where that does not
@@ -122,7 +140,10 @@ fn land_again(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pushed {
     /// The branch has the commits.
-    Done,
+    Done {
+        /// Why what lands the rest again could not be pushed, where there is such.
+        without_rest: Option<String>,
+    },
     /// Somebody else was there first: it is to be looked at again.
     Overtaken,
     /// The branch may not be pushed to, and why: the commits stand on another one, whose name is here.
@@ -134,7 +155,12 @@ pub enum Pushed {
     },
 }
 
-/// Pushes what was made to the branch, only from where it was looked at. What lands the rest again goes along on a branch
+/// The branch on which the rest stands ready to be landed again.
+pub fn rest_branch(environment: &EnvironmentName, rest: CommitId) -> String {
+    format!("towpath/reland-{environment}-{}", rest.short())
+}
+
+/// Pushes what was made to the branch, only from where it was looked at; after that, what lands the rest again, on a branch
 /// of its own.
 ///
 /// # Errors
@@ -143,14 +169,21 @@ pub fn push(mirror: &Mirror, plan: &Plan, made: &Made, credentials: &Credentials
     let Subject { environment, branch, head, .. } = &plan.subject;
     let word = if plan.lands { "reland" } else { "revert" };
     let beside = format!("towpath/{word}-{environment}-{}", made.tip.short());
-    let whole = |branch: &str| format!("refs/heads/{branch}");
-    let mut updates = vec![Update { name: whole(branch), old: Some(*head), new: made.tip }];
-    if let Some(rest) = made.rest {
-        let name = whole(&format!("towpath/reland-{environment}-{}", rest.short()));
-        updates.push(Update { name, old: None, new: rest });
-    }
-    let why = match mirror.push(&updates, credentials)?.swap_remove(0) {
-        Outcome::Done => return Ok(Pushed::Done),
+    let push = |branch: &str, old: Option<CommitId>, new: CommitId| -> Result<Outcome, Problem> {
+        let update = Update { name: format!("refs/heads/{branch}"), old, new };
+        Ok(mirror.push(&[update], credentials)?.swap_remove(0))
+    };
+    let why = match push(branch, Some(*head), made.tip)? {
+        Outcome::Done => {
+            let rest = made.rest.map(|rest| push(&rest_branch(environment, rest), None, rest));
+            let without_rest = rest.and_then(|pushed| match pushed {
+                Ok(Outcome::Done) => None,
+                Ok(Outcome::Refused { why, .. }) => Some(why),
+                Ok(Outcome::Moved { .. }) => Some("a branch of that name is there already".to_owned()),
+                Ok(Outcome::Unsure { problem }) | Err(problem) => Some(problem.message),
+            });
+            return Ok(Pushed::Done { without_rest });
+        }
         Outcome::Moved { .. } => return Ok(Pushed::Overtaken),
         Outcome::Unsure { problem } => return Err(problem),
         Outcome::Refused { refusal: Refusal::Storage, why } => {
@@ -158,8 +191,7 @@ pub fn push(mirror: &Mirror, plan: &Plan, made: &Made, credentials: &Credentials
         }
         Outcome::Refused { why, .. } => why,
     };
-    let update = Update { name: whole(&beside), old: None, new: made.tip };
-    match mirror.push(&[update], credentials)?.swap_remove(0) {
+    match push(&beside, None, made.tip)? {
         Outcome::Done => Ok(Pushed::Beside { branch: beside, why }),
         Outcome::Unsure { problem } => Err(problem),
         Outcome::Moved { .. } => Err(Problem::passing(format!("somebody has made the branch {beside} in this moment"))),

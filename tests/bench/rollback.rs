@@ -46,7 +46,7 @@ pub async fn measure() -> Result<Figures> {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let ask = |id: String, confirm: Option<&str>| {
             let ask = json!({"id": id, "at": Timestamp::now(), "confirm": confirm, "wish": {"ticket": bad}});
-            json!({"metadata": {"annotations": {"towpath.dev/rollback": ask.to_string()}}})
+            json!({"metadata": {"annotations": {"towpath.dev/rollback": ask.to_string(), "towpath.dev/rollbackBy": "admin"}}})
         };
         let id = format!("preview-{number}");
         let began = Instant::now();

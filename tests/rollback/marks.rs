@@ -96,5 +96,21 @@ async fn who_lacks_the_right_neither_rolls_back_nor_overrides() {
     assert!(!done && why.contains("not revertible"), "{why}");
     let (done, why) = towpath("owner", &["rollback", "rights", "-y", "--override", "--reason", "x"]).await;
     assert!(!done && why.contains("needs the verb override"), "{why}");
+    // An override that somebody else was allowed stays with that request.
+    let ask = |id: &str| json!({"id": id, "at": jiff::Timestamp::now(), "wish": {}}).to_string();
+    let note = |id: &str| format!("towpath.dev/rollback={}", ask(id));
+    let annotate = |account: &str, notes: &[String]| {
+        let account = format!("--as=system:serviceaccount:rights:{account}");
+        let mut arguments = vec!["annotate", "--overwrite", "environment", "rights", "-n", "rights"];
+        arguments.extend(notes.iter().map(String::as_str));
+        arguments.extend((account != "--as=system:serviceaccount:rights:").then_some(account.as_str()));
+        shop.world.plane.kubectl(&arguments)
+    };
+    let owner = "towpath.dev/rollbackBy=system:serviceaccount:rights:owner".to_owned();
+    annotate("", &[note("u-1"), "towpath.dev/override=u-1".into(), "towpath.dev/rollbackBy=admin".into()]).unwrap();
+    annotate("owner", &[note("u-2"), owner.clone()]).unwrap();
+    assert!(annotate("owner", &[note("u-1"), owner]).is_err());
+    let tester = "towpath.dev/rollbackBy=system:serviceaccount:rights:tester".to_owned();
+    assert!(annotate("tester", &[tester]).is_err(), "nobody else puts their name to it");
     assert_eq!(shop.world.repo.head("master"), bad);
 }

@@ -64,7 +64,7 @@ async fn reverts_of_a_protected_branch_stand_on_their_own_and_are_recognised_how
         assert_eq!(status.rollback.unwrap().branch.unwrap(), branch);
         shop.runs_image("web:1").await;
         shop.world.runs(name, "master").await;
-        let status = shop.world.status_where(name, "settled", |status| status.rolled_back.is_empty()).await;
+        let status = shop.world.status_where(name, "settled", |status| is_settled(status)).await;
         assert_eq!(status.held, None);
     }
 }
@@ -129,7 +129,8 @@ async fn an_agent_that_is_killed_and_pushes_whose_answers_are_lost_make_one_reve
         let id = format!("killed-{number}");
         let digest = shop.world.status("revert-killed").await.prepared.unwrap().digest;
         let ask = json!({"id": id, "at": jiff::Timestamp::now(), "confirm": digest, "wish": {}}).to_string();
-        let patch = json!({"metadata": {"annotations": {"towpath.dev/rollback": ask}}});
+        let patch =
+            json!({"metadata": {"annotations": {"towpath.dev/rollback": ask, "towpath.dev/rollbackBy": "admin"}}});
         server.misbehave(fault.clone());
         shop.world.patch("towpath.dev/v1alpha1", "Environment", "revert-killed", patch).await;
         if fault.is_none() {
@@ -234,12 +235,14 @@ async fn what_was_confirmed_for_another_world_is_asked_again() {
     assert_eq!(shop.world.repo.head("master"), next);
     // An old request that is found later is not done.
     let ask = json!({"id": "old", "at": "2026-01-01T00:00:00Z", "confirm": digest, "wish": {}}).to_string();
-    let patch = json!({"metadata": {"annotations": {"towpath.dev/rollback": ask}}});
+    let patch = json!({"metadata": {"annotations": {"towpath.dev/rollback": ask, "towpath.dev/rollbackBy": "admin"}}});
     shop.world.patch("towpath.dev/v1alpha1", "Environment", "changed-world", patch).await;
     let is_it = |status: &EnvironmentStatus| status.prepared.as_ref().is_some_and(|answer| answer.id == "old");
     let status = shop.world.status_where("changed-world", "answered", is_it).await;
     assert!(status.prepared.unwrap().lines[0].contains("ask again"));
-    let unreadable = json!({"metadata": {"annotations": {"towpath.dev/rollback": "{\"to\": \"x\"}"}}});
+    let text = "{\"to\": \"x\"}";
+    let unreadable =
+        json!({"metadata": {"annotations": {"towpath.dev/rollback": text, "towpath.dev/rollbackBy": "admin"}}});
     shop.world.patch("towpath.dev/v1alpha1", "Environment", "changed-world", unreadable).await;
     let is_it = |status: &EnvironmentStatus| {
         status.prepared.as_ref().is_some_and(|answer| answer.id.starts_with("unreadable-"))
@@ -312,7 +315,7 @@ async fn who_only_follows_a_repository_from_elsewhere_writes_nothing_to_it() {
     };
     other.status_where("follower", "on the bad release", runs).await;
     let ask = json!({"id": "x", "at": jiff::Timestamp::now(), "wish": {"ticket": bad}}).to_string();
-    let patch = json!({"metadata": {"annotations": {"towpath.dev/rollback": ask}}});
+    let patch = json!({"metadata": {"annotations": {"towpath.dev/rollback": ask, "towpath.dev/rollbackBy": "admin"}}});
     other.patch("towpath.dev/v1alpha1", "Environment", "follower", patch).await;
     let status = other.status_where("follower", "answered", |status| status.prepared.is_some()).await;
     let prepared = status.prepared.unwrap();

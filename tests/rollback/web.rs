@@ -215,7 +215,7 @@ async fn a_rollback_that_the_agent_prepared_is_confirmed_on_the_page() {
         status.prepared.as_ref().is_some_and(|prepared| prepared.phase == RollbackPhase::Prepared)
     };
     world.status_where("awaited", "ready to go back", is_prepared).await;
-    let page = format!("/environments/awaited/rollback?id=auto-{bad}");
+    let page = format!("/environments/awaited/rollback?id=auto-Degraded-{bad}");
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     while !text_of(world, "/environments/awaited").await.contains(&format!("href=\"{page}\"")) {
         assert!(std::time::Instant::now() < deadline, "{}", text_of(world, "/environments/awaited").await);

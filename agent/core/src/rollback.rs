@@ -61,6 +61,9 @@ pub fn previous(
     let newest = past.iter().position(|one| one.commit == from).unwrap_or_default();
     let mut unhealthy = None;
     for one in past[newest..].iter().filter(|one| one.commit != from) {
+        if !one.was_healthy && unhealthy.is_some() {
+            continue;
+        }
         let Standing { is_part, has_same_files, has_rolled_back } = standing(one)?;
         match () {
             () if !is_part || has_same_files || has_rolled_back => {}

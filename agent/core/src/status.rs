@@ -13,7 +13,7 @@ pub use components::ComponentStatus;
 pub use images::{ImageStatus, ImagesSeen, MAX_IMAGES};
 pub use leftovers::{KeptStatus, LeftoverStatus, Leftovers};
 pub use rollback::{
-    MAX_LINES, MAX_ROLLED_BACK, MAX_TRIED, RevertStatus, RollbackPhase, RollbackStatus, RolledBack, Wish,
+    MAX_ANSWERED, MAX_LINES, MAX_ROLLED_BACK, MAX_TRIED, RevertStatus, RollbackPhase, RollbackStatus, RolledBack, Wish,
 };
 pub use syncs::{
     ContentStatus, HookOutcome, HookStatus, Outcome, Recorded, SyncHealth, SyncRecord, SyncStatus, Trigger, WaitReason,
@@ -243,6 +243,9 @@ pub struct EnvironmentStatus {
     /// What was rolled back and may come with no revision that it moves to, at most 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rolled_back: Vec<RolledBack>,
+    /// The requests for rollbacks that were answered, the newest first, at most 50: none is done twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<String>,
     /// The commits that were rolled back without a person, the newest first, at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<String>,
@@ -443,8 +446,10 @@ pub fn fold(before: &EnvironmentStatus, report: &Report, now: Timestamp) -> Envi
         report.candidate.as_ref().filter(|candidate| Some(candidate.to_string()) != runs).map(Into::into);
     status.gate = report.gate.clone();
     status.held = report.held.clone();
-    if let Some(rollback) = status.rollback.as_mut().filter(|rollback| runs.is_some() && rollback.goes_to == runs) {
-        // It is there: from now on it moves as it always does.
+    let has_moved = runs != before.running.as_ref().map(|running| running.revision.clone());
+    let is_there = |rollback: &RollbackStatus| rollback.goes_to == runs || !rollback.waits_for_its_revert();
+    if let Some(rollback) = status.rollback.as_mut().filter(|rollback| has_moved && is_there(rollback)) {
+        // It is there, or somewhere newer: from now on it moves as it always does.
         rollback.goes_to = None;
     }
     if let Some(request) = &report.handled_request {

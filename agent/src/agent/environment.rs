@@ -62,6 +62,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         seen: None,
         looked_for: None,
         settled: Arc::default(),
+        is_unanswered: false,
+        refused_at: None,
         tried_at: None,
         hurried_at: None,
         alerts: rollback::Asked::default(),
@@ -200,6 +202,10 @@ pub(super) struct Task {
     looked_for: Option<LaneRule>,
     /// What was found out of changes that were rolled back.
     settled: Arc<Settled>,
+    /// Whether somebody waits for an answer to a request for a rollback.
+    is_unanswered: bool,
+    /// When a push of reverts was last refused so that somebody must act.
+    refused_at: Option<Instant>,
     /// When it was last tried to go back without a person.
     tried_at: Option<Instant>,
     /// When a pass was last begun at once for it.
@@ -498,7 +504,7 @@ impl Task {
         self.hurried_at = if hurries { Some(Instant::now()) } else { self.hurried_at };
         let alerts = self.resolved.as_ref().and_then(|environment| self.alerts_in(environment));
         let pause = alerts.map_or(pause, |soon| pause.min(soon));
-        let pause = if pushes { pause.min(settings.scaled(rollback::AGAIN)) } else { pause };
+        let pause = if pushes || self.is_unanswered { pause.min(settings.scaled(rollback::AGAIN)) } else { pause };
         self.status.pause(pause, settings).max(Duration::from_millis(20))
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
+use towpath_core::commits::Commit;
 use towpath_core::fault::Problem;
 use towpath_core::revision::CommitId;
 
@@ -11,7 +12,7 @@ use crate::repo::{Mirror, Reversal};
 /// Commits of a branch that are looked through for reverts, from its newest.
 pub const MAX_LOOKED_AT: usize = 2000;
 /// Answers that are remembered.
-const MAX_SETTLED: usize = 1000;
+const MAX_SETTLED: usize = 20_000;
 
 /// A revert that still holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,17 +37,39 @@ pub fn reverts(mirror: &Mirror, head: CommitId, without: &[CommitId]) -> Result<
         if gone.contains(&commit.commit) {
             continue;
         }
-        gone.extend(commit.reverts.iter().copied());
+        for taken in &commit.reverts {
+            gone.insert(*taken);
+            // With a merge goes what it brought: of reverts, what they took back is there again.
+            gone.extend(brought(mirror, *taken)?.iter().map(|one| one.commit));
+        }
         standing.extend(commit.reverts.iter().map(|taken| Standing { taken: *taken, revert: commit.commit }));
     }
     // One that takes a revert back brings a change again, which is no business of who asks what was taken back.
     Ok(standing)
 }
 
+/// The commits that a merge brought to the branch; none for a plain commit, or for one that is not here.
+///
+/// # Errors
+/// `Passing` when something of it is not in the mirror.
+pub fn brought(mirror: &Mirror, merge: CommitId) -> Result<Vec<Commit>, Problem> {
+    let parents = mirror.commit(merge).map(|stored| stored.parents).unwrap_or_default();
+    match parents[..] {
+        [before, _, ..] => {
+            let (commits, _) = mirror.commits_of(merge, &[before], MAX_LOOKED_AT)?;
+            Ok(commits.into_iter().filter(|one| one.commit != merge).collect())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// Whether revisions are without changes that were rolled back. What was found out once is remembered, for commits never
 /// change.
 #[derive(Default)]
-pub struct Settled(Mutex<HashMap<(CommitId, CommitId), bool>>);
+pub struct Settled(Mutex<HashMap<Question, bool>>);
+
+/// A change, its revert where one is known, and a revision.
+type Question = (CommitId, Option<CommitId>, CommitId);
 
 impl Settled {
     /// Whether a revision is without a change: it does not contain it, or contains its revert, or a revert of it that
@@ -60,26 +83,31 @@ impl Settled {
         revision: CommitId,
         (taken, revert): (CommitId, Option<CommitId>),
     ) -> Result<bool, Problem> {
-        // A mirror has the whole history of each branch: what is not in it is in none of them.
-        if !mirror.contains(taken) || !mirror.is_ancestor(taken, revision)? {
-            return Ok(true);
-        }
-        if let Some(revert) = revert.filter(|revert| mirror.contains(*revert))
-            && mirror.is_ancestor(revert, revision)?
-        {
-            return Ok(true);
-        }
         let lock = || self.0.lock().expect("nothing panics while it holds this lock");
-        if let Some(known) = lock().get(&(taken, revision)) {
+        let question = (taken, revert, revision);
+        if let Some(known) = lock().get(&question) {
             return Ok(*known);
         }
-        let is_without = reverts(mirror, revision, &[taken])?.iter().any(|one| one.taken == taken)
-            || mirror.reverse(taken, revision)? == Reversal::Nothing;
+        let is_without = find_out(mirror, question)?;
         let mut known = lock();
         if known.len() >= MAX_SETTLED {
             known.clear();
         }
-        known.insert((taken, revision), is_without);
+        known.insert(question, is_without);
         Ok(is_without)
     }
+}
+
+fn find_out(mirror: &Mirror, (taken, revert, revision): Question) -> Result<bool, Problem> {
+    // A mirror has the whole history of each branch: what is not in it is in none of them.
+    if !mirror.contains(taken) || !mirror.is_ancestor(taken, revision)? {
+        return Ok(true);
+    }
+    if let Some(revert) = revert.filter(|revert| mirror.contains(*revert))
+        && mirror.is_ancestor(revert, revision)?
+    {
+        return Ok(true);
+    }
+    Ok(reverts(mirror, revision, &[taken])?.iter().any(|one| one.taken == taken)
+        || mirror.reverse(taken, revision)? == Reversal::Nothing)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use towpath_core::commits::Commit;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::revert::{self, MAX_REVERTS, Reverted};
 use towpath_core::revision::CommitId;
@@ -11,6 +12,9 @@ use towpath_core::status::{RollbackStatus, Wish};
 use super::Subject;
 use super::history::{self, MAX_LOOKED_AT, Standing};
 use crate::repo::Mirror;
+
+/// Releases that are looked through for the one before, from the newest.
+const MAX_PAST: usize = 200;
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -27,6 +31,10 @@ pub struct Plan {
     pub rest: Vec<CommitId>,
     /// One commit with the files of the older release takes the place of reverts.
     pub restores: bool,
+    /// Whether everything since a release is taken back, and not a ticket.
+    pub is_range: bool,
+    /// Whether there are more commits than those that are named: only where the files of a release are restored.
+    pub is_cut: bool,
     /// It lands something again, and takes nothing back.
     pub lands: bool,
     /// What was rolled back in the cluster alone and may come again as it is, for no revert of it is on the branch.
@@ -40,6 +48,26 @@ impl Plan {
     pub fn taken(&self) -> Vec<(CommitId, Option<CommitId>)> {
         let already = self.already.iter().map(|one| (one.taken, Some(one.revert)));
         self.chosen.iter().map(|one| (one.commit, None)).chain(already).collect()
+    }
+
+    /// What else an environment is without while it is on a release: the commits of the branch after that one which stay on
+    /// the branch.
+    ///
+    /// # Errors
+    /// `Passing` when something of it is not in the mirror.
+    pub fn leaves_behind(&self, mirror: &Mirror, on: CommitId) -> Result<Vec<CommitId>, Problem> {
+        let mut left = Vec::new();
+        let mut next = Some(self.subject.from);
+        while let Some(commit) = next.filter(|_| left.len() < MAX_LOOKED_AT) {
+            if commit == on || mirror.is_ancestor(commit, on)? {
+                break;
+            }
+            left.push(commit);
+            next = mirror.commit(commit)?.parents.first().copied();
+        }
+        left.retain(|commit| !self.chosen.iter().any(|one| one.commit == *commit));
+        left.retain(|commit| !self.already.iter().any(|one| one.taken == *commit));
+        Ok(left)
     }
 
     /// Whether the environment runs what its branch stands on.
@@ -62,15 +90,15 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
         return Err(Problem::content("the files of a whole release are restored, not of a ticket")
             .hint("name the release with --to"));
     }
+    if let Some(text) = &wish.reland {
+        return landing(mirror, subject.clone(), text);
+    }
     if !mirror.is_ancestor(*from, *head)? {
         let said = format!("{} of {environment} is no part of {branch}@{}", from.short(), head.short());
         return Err(Problem::content(format!("{said}: its history was rewritten, or the lane has another branch now"))
             .hint(
                 "reverts on that branch would not bring back what ran; name a ticket of an environment that runs it",
             ));
-    }
-    if let Some(text) = &wish.reland {
-        return landing(mirror, subject.clone(), text);
     }
     // What has been reverted so far, in all that the branch has and the oldest release does not.
     let standing = history::reverts(mirror, *head, &[])?;
@@ -89,11 +117,7 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
         (None, ticket) => (tickets(mirror, &subject, ticket.as_deref().unwrap_or_default())?, Vec::new()),
     };
     let is_chosen: BTreeSet<CommitId> = chosen.iter().copied().collect();
-    let already: Vec<Standing> = standing
-        .iter()
-        .filter(|one| is_chosen.contains(&one.taken) && !is_chosen.contains(&one.revert))
-        .copied()
-        .collect();
+    let already = already(mirror, &chosen, &standing)?;
     let left: Vec<CommitId> =
         chosen.into_iter().filter(|commit| !already.iter().any(|one| one.taken == *commit)).collect();
     let to = match (to, &wish.ticket) {
@@ -107,6 +131,7 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
         }
         (to, _) => to,
     };
+    let is_cut = wish.restore && left.len() >= MAX_REVERTS;
     let chosen = reverted(mirror, *head, &left)?;
     Ok(Plan {
         to,
@@ -114,11 +139,32 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
         already,
         rest,
         restores: wish.restore,
+        is_range: wish.ticket.is_none(),
+        is_cut,
         lands: false,
         lifts: Vec::new(),
         is_emergency: wish.emergency,
         subject,
     })
+}
+
+/// What of the chosen commits is taken back already, and stays so: not by one of them, and by nothing that one of them
+/// brought, for these are taken back too.
+fn already(mirror: &Mirror, chosen: &[CommitId], standing: &[Standing]) -> Result<Vec<Standing>, Problem> {
+    let mut found = Vec::new();
+    for one in standing.iter().filter(|one| chosen.contains(&one.taken)) {
+        let mut goes_with = chosen.contains(&one.revert);
+        for commit in chosen {
+            if goes_with {
+                break;
+            }
+            goes_with = history::brought(mirror, *commit)?.iter().any(|brought| brought.commit == one.revert);
+        }
+        if !goes_with {
+            found.push(*one);
+        }
+    }
+    Ok(found)
 }
 
 /// The same again, for what was begun and agreed to, on what the branch is now.
@@ -129,7 +175,7 @@ pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Resul
     let wish = begun.wish.clone().unwrap_or_default();
     let Subject { head, from, branch, .. } = &subject;
     let chosen = begun.commits();
-    for commit in chosen.iter().chain([from]) {
+    for commit in chosen.iter().chain(wish.reland.is_none().then_some(from)) {
         if !mirror.is_ancestor(*commit, *head)? {
             let said = format!("{} is no part of {branch}@{} any more", commit.short(), head.short());
             return Err(Problem::content(format!("{said}: its history was rewritten")));
@@ -143,8 +189,7 @@ pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Resul
             .hint("look at it and ask again"));
     }
     let standing = history::reverts(mirror, *head, &[])?;
-    let is_other = |one: &&Standing| chosen.contains(&one.taken) && !chosen.contains(&one.revert);
-    let already: Vec<Standing> = standing.iter().filter(is_other).copied().collect();
+    let already = already(mirror, &chosen, &standing)?;
     let left: Vec<CommitId> =
         chosen.iter().filter(|commit| !already.iter().any(|one| one.taken == **commit)).copied().collect();
     let mut rest = Vec::new();
@@ -157,7 +202,21 @@ pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Resul
     let to = to.map(|commit| Past { sync: 0, commit, was_healthy: true });
     let chosen = reverted(mirror, *head, &left)?;
     let (restores, lands, is_emergency) = (wish.restore, wish.reland.is_some(), wish.emergency);
-    Ok(Plan { to, chosen, already, rest, restores, lands, lifts: Vec::new(), is_emergency, subject })
+    // What came since is part of it now, so that it comes to other files.
+    let is_range = false;
+    Ok(Plan {
+        to,
+        chosen,
+        already,
+        rest,
+        restores,
+        is_range,
+        is_cut: false,
+        lands,
+        lifts: Vec::new(),
+        is_emergency,
+        subject,
+    })
 }
 
 /// The commits with what a revert says of them, in the order in which they are reverted.
@@ -260,6 +319,7 @@ fn named(mirror: &Mirror, subject: &Subject, text: &str) -> Result<Past, Problem
 fn previous(mirror: &Mirror, subject: &Subject, reverts: &[Standing], taken: &[CommitId]) -> Result<Past, Problem> {
     let tree = |commit: CommitId| mirror.commit(commit).map(|stored| stored.tree);
     let from_tree = tree(subject.from)?;
+    let past = &subject.past[..subject.past.len().min(MAX_PAST)];
     let standing = |past: &Past| {
         if !mirror.contains(past.commit) {
             return Ok(rollback::Standing::default());
@@ -279,7 +339,7 @@ fn previous(mirror: &Mirror, subject: &Subject, reverts: &[Standing], taken: &[C
         let has_same_files = is_part && tree(past.commit)? == from_tree;
         Ok(rollback::Standing { is_part, has_same_files, has_rolled_back })
     };
-    rollback::previous(&subject.past, subject.from, standing).cloned()
+    rollback::previous(past, subject.from, standing).cloned()
 }
 
 /// The commits that somebody names as a ticket, or as a range of them.
@@ -323,9 +383,16 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
     let (mut chosen, mut lifts) = (Vec::new(), Vec::new());
     for commit in named {
         let found = standing.iter().find(|one| one.revert == commit || one.taken == commit);
-        match found {
-            Some(one) if chosen.contains(&one.revert) => {}
-            Some(one) => chosen.push(one.revert),
+        let merged = history::brought(mirror, commit)?;
+        let brings_a_revert = merged.iter().any(|brought| standing.iter().any(|one| one.revert == brought.commit));
+        let revert = match found {
+            Some(one) => Some(on_the_line(mirror, head, one.revert)?),
+            None if brings_a_revert && only_reverts(&merged) => Some(commit),
+            None => None,
+        };
+        match revert {
+            Some(revert) if chosen.contains(&revert) => {}
+            Some(revert) => chosen.push(revert),
             None if subject.rolled_back.contains(&commit) => lifts.push(commit),
             None => {
                 let said = format!("{} is no revert that holds on {}", commit.short(), subject.branch);
@@ -341,9 +408,34 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
         already: Vec::new(),
         rest: Vec::new(),
         restores: false,
+        is_range: false,
+        is_cut: false,
         lands: true,
         lifts,
         is_emergency: false,
         subject,
     })
+}
+
+/// What is reverted to take a revert back: itself, or the merge that brought it and nothing but reverts.
+fn on_the_line(mirror: &Mirror, head: CommitId, revert: CommitId) -> Result<CommitId, Problem> {
+    let mut next = Some(head);
+    let mut merge = None;
+    for _ in 0..MAX_LOOKED_AT {
+        let Some(commit) = next.filter(|commit| *commit != revert) else { break };
+        if !mirror.is_ancestor(revert, commit)? {
+            break;
+        }
+        merge = Some(commit);
+        next = mirror.commit(commit)?.parents.first().copied();
+    }
+    match merge {
+        Some(merge) if next != Some(revert) && only_reverts(&history::brought(mirror, merge)?) => Ok(merge),
+        _ => Ok(revert),
+    }
+}
+
+/// Whether a merge brought reverts and nothing else.
+fn only_reverts(brought: &[Commit]) -> bool {
+    !brought.is_empty() && brought.iter().all(|one| !one.reverts.is_empty() || one.is_merge)
 }

@@ -126,8 +126,9 @@ pub(super) fn revisions(
     let gives_up = pass.wanted.as_ref().is_ok_and(|wanted| wanted.gives_up);
     let went_back = candidate.is_some() && candidate == running || gives_up;
     let may_move = pass.environment.sync == SyncMode::Automatic || pass.request.is_some();
-    let moves = candidate.filter(|_| may_move).or(goes_to(pass)).cloned();
-    let mut wanted: Vec<Candidate> = moves.into_iter().chain(under_way.filter(|_| !went_back)).collect();
+    // Where a rollback takes it comes second: what is newer may be what cannot be applied.
+    let moves = candidate.filter(|_| may_move).into_iter().chain(goes_to(pass)).cloned();
+    let mut wanted: Vec<Candidate> = moves.chain(under_way.filter(|_| !went_back)).collect();
     wanted.extend(running.cloned());
     let mut revisions: Vec<(Candidate, bool)> = Vec::new();
     for revision in wanted {

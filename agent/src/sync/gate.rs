@@ -1,7 +1,7 @@
 //! What an environment may move to: the head of its lane, or the newest revision that passed where it must have and is
 //! without what was rolled back.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use towpath_core::candidate::{self, Candidate};
@@ -42,8 +42,17 @@ pub struct Standing {
     running: Option<CommitId>,
     under_way: Option<CommitId>,
     rollback: Option<RollbackStatus>,
-    rolled_back: Vec<(CommitId, Option<CommitId>)>,
+    rolled_back: Vec<Change>,
+    /// Those of them that what runs leaves open, once that was asked.
+    open: Arc<OnceLock<Vec<Change>>>,
     settled: Arc<Settled>,
+}
+
+/// A change that was rolled back, and its revert where one is known.
+type Change = (CommitId, Option<CommitId>);
+
+fn is_in(view: &View, commit: CommitId, revision: CommitId) -> bool {
+    view.mirror.contains(commit) && view.mirror.is_ancestor(commit, revision).unwrap_or(false)
 }
 
 impl Standing {
@@ -60,16 +69,32 @@ impl Standing {
                 .iter()
                 .filter_map(|one| Some((commit(&one.commit)?, one.revert.as_ref().and_then(commit))))
                 .collect(),
+            open: Arc::default(),
             settled,
         }
     }
 
     /// The first change that was rolled back and that a revision has in it. What cannot be found out counts as one.
     pub fn has_in(&self, view: &View, revision: CommitId) -> Option<CommitId> {
-        let is_in = |(taken, revert): &&(CommitId, Option<CommitId>)| {
-            !self.settled.is_without(&view.mirror, revision, (*taken, *revert)).unwrap_or(false)
-        };
-        self.rolled_back.iter().find(is_in).map(|(taken, _)| *taken)
+        if self.rolled_back.is_empty() {
+            return None;
+        }
+        // What comes after what runs has every revert that this has.
+        let is_after = self.running.is_some_and(|running| is_in(view, running, revision));
+        let changes = if is_after { self.open(view) } else { &self.rolled_back };
+        let is_without = |change: &Change| self.settled.is_without(&view.mirror, revision, *change).unwrap_or(false);
+        changes.iter().find(|change| !is_without(change)).map(|(taken, _)| *taken)
+    }
+
+    /// The changes that what runs does not have together with their reverts.
+    fn open(&self, view: &View) -> &[Change] {
+        self.open.get_or_init(|| {
+            let is_over = |change: &&Change| {
+                let is_without = |running| self.settled.is_without(&view.mirror, running, **change).unwrap_or(false);
+                self.running.is_some_and(|running| is_in(view, change.0, running) && is_without(running))
+            };
+            self.rolled_back.iter().filter(|change| !is_over(change)).copied().collect()
+        })
     }
 
     /// What is waited for, in words.

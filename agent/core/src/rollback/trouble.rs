@@ -2,7 +2,7 @@
 
 use crate::environment::{RollbackCase, SyncMode};
 use crate::health::Health;
-use crate::status::{EnvironmentStatus, State};
+use crate::status::{EnvironmentStatus, State, WaitReason};
 
 /// A release that is no good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,9 @@ pub struct Trouble {
 /// The release that an environment has, by what its status says: what is on its way, else what runs. None where nothing is
 /// asked, because it is held or suspended, or because it moves to something newer.
 pub fn release(status: &EnvironmentStatus, sync: SyncMode) -> Option<(String, bool)> {
-    let is_held = status.held.is_some() || !status.rolled_back.is_empty();
-    if is_held || status.state == State::Suspended {
+    let goes_back =
+        status.rollback.as_ref().is_some_and(|rollback| rollback.phase.is_under_way() || rollback.goes_to.is_some());
+    if status.held.is_some() || goes_back || status.state == State::Suspended {
         return None;
     }
     let under_way = status.sync.as_ref().filter(|sync| !sync.applied).map(|sync| sync.revision.clone());
@@ -39,6 +40,11 @@ pub fn release(status: &EnvironmentStatus, sync: SyncMode) -> Option<(String, bo
 /// What is wrong with it in the cluster, if anything is: its rollout was aborted, or its time is over.
 pub fn trouble(status: &EnvironmentStatus, sync: SyncMode) -> Option<Trouble> {
     let (revision, is_newer_there) = release(status, sync)?;
+    let waits = status.sync.as_ref().and_then(|sync| sync.waits.as_ref());
+    if waits.is_some_and(|waits| waits.reason == WaitReason::RolloutPaused) {
+        // A person is waited for.
+        return None;
+    }
     let trouble = |case, why| Some(Trouble { case, revision: revision.clone(), why, is_newer_there });
     let aborted =
         status.unhealthy.iter().find(|one| one.health == Health::Degraded && one.message.starts_with("aborted"));
@@ -59,7 +65,9 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::status::{Condition, GateStatus, ObjectStatus, RevisionStatus, RolledBack};
+    use crate::status::{
+        Condition, GateStatus, ObjectStatus, RevisionStatus, RollbackPhase, RollbackStatus, RolledBack,
+    };
 
     const RUNS: &str = "master@sha1:1111111111111111111111111111111111111111";
     const NEWER: &str = "master@sha1:2222222222222222222222222222222222222222";
@@ -112,7 +120,10 @@ mod tests {
         assert_eq!(found(|status| status.held = Some("rolled back".into())), None);
         assert_eq!(found(|status| status.state = State::Suspended), None);
         let taken = RolledBack { commit: "1".repeat(40), revert: None };
-        assert_eq!(found(|status| status.rolled_back.push(taken)), None);
+        assert!(found(|status| status.rolled_back.push(taken)).is_some(), "an earlier rollback is over");
+        let phase = RollbackPhase::WaitsForGit;
+        let rollback = RollbackStatus { phase, ..RollbackStatus::default() };
+        assert_eq!(found(|status| status.rollback = Some(rollback)), None);
         let newer = |status: &mut EnvironmentStatus| {
             status.candidate = Some(RevisionStatus { revision: NEWER.into(), ..RevisionStatus::default() });
         };

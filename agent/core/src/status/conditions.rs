@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Condition, EnvironmentStatus, Report, RollbackStatus, State, shorten};
+use super::{Condition, EnvironmentStatus, Report, State, shorten};
 use crate::decide::Decision;
 use crate::fault::Fault;
 use crate::health::Health;
@@ -32,11 +32,10 @@ pub(super) fn state_of(status: &EnvironmentStatus, report: &Report) -> State {
     }
 }
 
-/// Whether a rollback takes it somewhere and it is not there yet. A revert that its branch does not have is nowhere to go.
+/// Whether a rollback takes it somewhere and it is not there yet.
 fn is_going_back(status: &EnvironmentStatus) -> bool {
-    let Some(RollbackStatus { phase, goes_to: Some(goes_to), commit, .. }) = &status.rollback else { return false };
-    let is_for_revert = commit.as_ref().is_some_and(|commit| goes_to.ends_with(commit));
-    !(phase.is_under_way() && is_for_revert)
+    let rollback = status.rollback.as_ref().filter(|rollback| rollback.goes_to.is_some());
+    rollback.is_some_and(|rollback| !rollback.waits_for_its_revert())
 }
 
 pub(super) fn conditions(

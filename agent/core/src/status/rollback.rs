@@ -10,6 +10,8 @@ use crate::revision::CommitId;
 pub const MAX_ROLLED_BACK: usize = 100;
 /// Lines of a preview that are kept.
 pub const MAX_LINES: usize = 100;
+/// Requests that are remembered as answered.
+pub const MAX_ANSWERED: usize = 50;
 /// Commits that were rolled back without a person and are remembered, so that it is done once for each.
 pub const MAX_TRIED: usize = 20;
 
@@ -99,6 +101,17 @@ pub struct RollbackStatus {
 }
 
 impl RollbackStatus {
+    /// Whether it goes to a revert that its branch does not have yet: that is nowhere to go.
+    pub fn waits_for_its_revert(&self) -> bool {
+        let Some((goes_to, commit)) = self.goes_to.as_ref().zip(self.commit.as_ref()) else { return false };
+        self.phase.is_under_way() && goes_to.ends_with(commit)
+    }
+
+    /// The branch that is reverted on.
+    pub fn lane(&self) -> Option<&str> {
+        Some(self.from.as_ref()?.rsplit_once("@sha1:")?.0)
+    }
+
     /// The commits that are reverted.
     pub fn commits(&self) -> Vec<CommitId> {
         self.reverts.iter().filter_map(|one| one.commit.parse().ok()).collect()

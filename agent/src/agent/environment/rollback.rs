@@ -6,6 +6,7 @@
 
 mod alerts;
 mod automatic;
+mod landing;
 mod preview;
 
 use std::sync::Arc;
@@ -13,30 +14,30 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use towpath_core::candidate;
 use towpath_core::environment;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::names::annotation;
 use towpath_core::revert::Cause;
 use towpath_core::revision::{CommitId, clean_line};
 use towpath_core::status::{
-    EnvironmentStatus, MAX_LINES, MAX_ROLLED_BACK, RevertStatus, RollbackPhase, RollbackStatus, RolledBack,
+    EnvironmentStatus, MAX_ANSWERED, MAX_LINES, MAX_ROLLED_BACK, RevertStatus, RollbackPhase, RollbackStatus,
+    RolledBack,
 };
 
 pub(super) use self::alerts::Asked;
-use self::preview::{Prepared, goes_to, revision};
+use self::preview::{Prepared, revision};
 use super::Task;
 use crate::agent::{Sight, Slot, kin};
 use crate::blocking::blocking;
 use crate::cluster::Severity;
 use crate::repo::{Mirror, View};
-use crate::resources::{Environment, RollbackAsk};
-use crate::rollback::{self, Committer, Made, Plan, Pushed, Subject};
+use crate::resources::{BY_ITSELF, Environment, RollbackAsk};
+use crate::rollback::{Committer, Plan};
 
-/// How often somebody else may be there first in one pass.
-const MAX_TRIES: usize = 5;
 /// How long a request counts. What cannot be done by then is not done, for a person may want something else by now.
 const ASKED_WITHIN: SignedDuration = SignedDuration::from_mins(10);
+/// How far ahead the clock of whoever asks may be.
+const AHEAD: SignedDuration = SignedDuration::from_mins(1);
 /// Characters of a line.
 const SHOWN_CHARACTERS: usize = 300;
 /// How long a look at the repository is waited for.
@@ -55,14 +56,16 @@ impl Task {
     ) -> Arc<View> {
         self.look_at_alerts(environment).await;
         let asked = self.asked_to_roll_back(resource);
-        let is_idle = asked.is_none() && self.status.rolled_back.is_empty();
         let is_under_way = self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase.is_under_way());
-        let is_idle = is_idle && !is_under_way && !self.is_in_trouble(environment);
+        let has_open = self.status.rolled_back.iter().any(|one| one.revert.is_none());
+        let is_idle = asked.is_none() && !is_under_way && !has_open && !self.is_in_trouble(environment);
+        self.is_unanswered = false;
         if is_idle || kin::successor(&self.shared.board, &self.id).is_some() {
             return seen;
         }
         let mut view = seen;
-        if is_under_way {
+        // Who suspends an environment wants nothing to be done for it.
+        if is_under_way && !environment.suspend {
             view = self.carry_on(resource, environment, slot, view).await;
         }
         if let Some(asked) = asked {
@@ -70,25 +73,33 @@ impl Task {
                 Err(answer) => self.answer(resource, answer).await,
                 Ok(ask) => view = self.do_as_asked(resource, environment, slot, view, &ask).await,
             }
+            self.is_unanswered = self.asked_to_roll_back(resource).is_some();
         }
-        view = Box::pin(self.roll_back_by_itself(resource, environment, slot, view)).await;
-        self.forget_what_is_settled(&view).await;
+        if !environment.suspend {
+            view = Box::pin(self.roll_back_by_itself(resource, environment, slot, view)).await;
+        }
+        self.note_what_is_settled(&view).await;
         view
     }
 
     /// What somebody asks for and was not answered yet; an answer for what cannot be read.
     fn asked_to_roll_back(&self, resource: &Environment) -> Option<Result<RollbackAsk, RollbackStatus>> {
         let text = resource.annotations().get(annotation::ROLLBACK).filter(|text| !text.is_empty())?;
-        let ask = serde_json::from_str::<RollbackAsk>(text).map_err(|error| {
+        let unreadable = |why: String| {
             use sha2::Digest;
-            let line = format!("the annotation {} cannot be read: {error}", annotation::ROLLBACK);
+            let line = format!("the annotation {} cannot be read: {why}", annotation::ROLLBACK);
             let id = format!("unreadable-{}", hex::encode(&sha2::Sha256::digest(text)[..4]));
             refused(id, [line])
-        });
+        };
+        let read = serde_json::from_str::<RollbackAsk>(text).map_err(|error| error.to_string());
+        let is_short = read.as_ref().is_ok_and(RollbackAsk::is_short);
+        let ask = match read {
+            Ok(ask) if is_short => Ok(ask),
+            Ok(_) => Err(unreadable("something in it is longer than 200 characters".to_owned())),
+            Err(why) => Err(unreadable(why)),
+        };
         let id = ask.as_ref().map_or_else(|answer| &answer.id, |ask| &ask.id);
-        let known = [&self.status.prepared, &self.status.rollback];
-        let is_known = known.into_iter().flatten().any(|one| one.id == *id);
-        (!is_known).then_some(ask)
+        (!self.status.answered.contains(id)).then_some(ask)
     }
 
     /// Prepares what is asked for, and begins it where what is confirmed is what would be done.
@@ -109,8 +120,21 @@ impl Task {
             wish: Some(ask.wish.clone()),
             ..RollbackStatus::default()
         };
-        if Timestamp::now().duration_since(ask.at) > ASKED_WITHIN {
-            let line = format!("it was asked at {}, and could not be done until now: ask again", ask.at);
+        let age = Timestamp::now().duration_since(ask.at);
+        let why_not = match self.under_way() {
+            _ if age > ASKED_WITHIN => {
+                Some(format!("it was asked at {}, and could not be done until now: ask again", ask.at))
+            }
+            _ if age < -AHEAD => {
+                Some(format!("it is of {}, which is to come: ask again with a clock that is right", ask.at))
+            }
+            Some(other) if ask.wish.reland.is_none() => Some(format!(
+                "another rollback is under way, and its reverts are not on the branch yet ({other}): wait for it, or end it \
+                 with towpath reland"
+            )),
+            _ => None,
+        };
+        if let Some(line) = why_not {
             self.answer(resource, RollbackStatus { phase: RollbackPhase::Refused, lines: vec![line], ..answer }).await;
             return seen;
         }
@@ -159,8 +183,7 @@ impl Task {
         answer: RollbackStatus,
         prepared: Prepared,
     ) {
-        let Prepared { plan, made, goes_to, .. } = prepared;
-        let is_away = view.problem.is_some();
+        let Prepared { plan, made, goes_to, is_away, .. } = prepared;
         let phase = if is_away { RollbackPhase::WaitsForGit } else { RollbackPhase::Pushing };
         let rollback = RollbackStatus {
             phase,
@@ -169,6 +192,7 @@ impl Task {
             ..answer
         };
         let mut next = EnvironmentStatus { prepared: None, ..(*self.status).clone() };
+        note_answered(&mut next, &rollback.id);
         self.note_taken(&mut next, &view.mirror, &plan, (!is_away).then_some(made.tip));
         next.rollback = Some(rollback);
         let mut needed: std::collections::BTreeSet<CommitId> = slot.running();
@@ -177,7 +201,7 @@ impl Task {
         self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
         let said = self.status.rollback.as_ref().map(|rollback| rollback.lines.join("; ")).unwrap_or_default();
         tracing::info!(environment = self.id.1, plan = said, "a rollback begins");
-        let is_by_itself = self.status.rollback.as_ref().is_some_and(|rollback| rollback.by.is_none());
+        let is_by_itself = self.status.rollback.as_ref().is_some_and(|rollback| rollback.id.starts_with(BY_ITSELF));
         self.shared.metrics.rollback(&self.id.1, is_by_itself);
         self.shared.cluster.event(resource, Severity::Normal, "RollbackBegun", &clean_line(&said, SHOWN_CHARACTERS));
     }
@@ -205,229 +229,42 @@ impl Task {
         next.rolled_back.drain(..cut);
     }
 
+    /// The rollback whose reverts are to be pushed yet, in a word.
+    fn under_way(&self) -> Option<&str> {
+        let rollback = self.status.rollback.as_ref();
+        let pushes = |phase| matches!(phase, RollbackPhase::Pushing | RollbackPhase::WaitsForGit);
+        rollback.filter(|rollback| pushes(rollback.phase)).map(|rollback| rollback.id.as_str())
+    }
+
     /// What was rolled back and may not come back.
     fn rolled_back(&self) -> Vec<CommitId> {
         self.status.rolled_back.iter().filter_map(|one| one.commit.parse().ok()).collect()
     }
 
-    /// Goes on with what was begun.
-    async fn carry_on(
-        &mut self,
-        resource: &Environment,
-        environment: &environment::Environment,
-        slot: &Arc<Slot>,
-        seen: Arc<View>,
-    ) -> Arc<View> {
-        let mut view = seen;
-        for _ in 0..MAX_TRIES {
-            // What is not written down is not done.
-            if !self.status.is_written() {
-                return view;
-            }
-            let Some(rollback) = self.status.rollback.clone().filter(|rollback| rollback.phase.is_under_way()) else {
-                return view;
-            };
-            match self.step(resource, environment, &view, rollback).await {
-                Step::Over => return self.look(slot, view).await,
-                Step::Again => view = self.look(slot, view).await,
-                Step::Waits => return view,
-            }
-        }
-        tracing::info!(environment = self.id.1, "the branch moves faster than a revert can be pushed; trying again");
-        view
-    }
-
-    async fn step(
-        &mut self,
-        resource: &Environment,
-        environment: &environment::Environment,
-        view: &Arc<View>,
-        rollback: RollbackStatus,
-    ) -> Step {
-        let Ok(lane) = candidate::find(&environment.lane, &view.heads, &view.branches) else { return Step::Waits };
-        let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
-        let (mirror, chosen, settled) = (view.mirror.clone(), rollback.commits(), self.settled.clone());
-        let head = lane.commit;
-        let is_in = blocking(move || -> Result<bool, Problem> {
-            match tip {
-                Some(tip) if mirror.contains(tip) && mirror.is_ancestor(tip, head)? => Ok(true),
-                _ if chosen.is_empty() => Ok(false),
-                _ => {
-                    for commit in chosen {
-                        if !settled.is_without(&mirror, head, (commit, None))? {
-                            return Ok(false);
-                        }
-                    }
-                    Ok(true)
-                }
-            }
-        });
-        match is_in.await {
-            Err(problem) => {
-                tracing::info!(environment = self.id.1, %problem, "whether a revert is there is looked for again");
-                return Step::Waits;
-            }
-            Ok(true) => {
-                self.has_landed(resource, view, &lane.branch, lane.commit, rollback).await;
-                return Step::Over;
-            }
-            Ok(false) => {}
-        }
-        if rollback.phase == RollbackPhase::WaitsForMerge || view.problem.is_some() {
-            return Step::Waits;
-        }
-        match self.push_again(resource, environment, view, &lane.branch, lane.commit, &rollback).await {
-            Ok(step) => step,
-            Err(problems) if problems.iter().any(|problem| problem.fault == Fault::Passing) => {
-                tracing::info!(environment = self.id.1, problem = %problems[0], "a revert is pushed again");
-                Step::Waits
-            }
-            Err(problems) => {
-                self.does_not_fit(resource, rollback, &problems).await;
-                Step::Over
-            }
-        }
-    }
-
-    /// Makes the commits on what the branch stands on now, writes them down, and pushes them.
-    async fn push_again(
-        &mut self,
-        resource: &Environment,
-        environment: &environment::Environment,
-        view: &Arc<View>,
-        branch: &str,
-        head: CommitId,
-        rollback: &RollbackStatus,
-    ) -> Result<Step, Vec<Problem>> {
-        let one = |problem: Problem| vec![problem];
-        let from = rollback.from.as_deref().and_then(crate::sync::revision_of);
-        let from = from.ok_or_else(|| one(Problem::content("what is rolled back is not known any more")))?.commit;
-        let subject = Subject {
-            environment: environment.name.clone(),
-            branch: branch.to_owned(),
-            head,
-            from,
-            past: self.past(environment).await,
-            rolled_back: self.rolled_back(),
-        };
-        let committer = self.committer(rollback).await.map_err(one)?;
-        let cause = self.cause(environment, rollback);
-        let (mirror, begun) = (view.mirror.clone(), rollback.clone());
-        let (plan, made) = blocking(move || -> Result<(Plan, Made), Vec<Problem>> {
-            let plan = rollback::again(&mirror, subject, &begun).map_err(one)?;
-            let made = rollback::make(&mirror, &plan, &cause, &committer)?;
-            Ok((plan, made))
-        })
-        .await?;
-        let goes_to = goes_to(&plan, &made, view, environment).ok().flatten();
-        let next = RollbackStatus {
-            phase: RollbackPhase::Pushing,
-            commit: Some(made.tip.to_string()),
-            goes_to: goes_to.map(|commit| revision(branch, commit)).filter(|_| rollback.goes_to.is_some()),
-            ..rollback.clone()
-        };
-        if next != *rollback {
-            let mut status = (*self.status).clone();
-            self.note_taken(&mut status, &view.mirror, &plan, Some(made.tip));
-            status.rollback = Some(next.clone());
-            self.status.write::<Environment>(&self.shared.cluster, &self.id, status).await;
-            if !self.status.is_written() {
-                return Ok(Step::Waits);
-            }
-        }
-        let credentials = self.write_credentials(environment).await.map_err(one)?;
-        let mirror = view.mirror.clone();
-        let pushed = {
-            let (plan, made) = (plan.clone(), made.clone());
-            blocking(move || rollback::push(&mirror, &plan, &made, &credentials)).await.map_err(one)?
-        };
-        Ok(match pushed {
-            Pushed::Done | Pushed::Overtaken => Step::Again,
-            Pushed::Beside { branch: beside, why } => {
-                let mut lines = vec![
-                    format!("{branch} may not be pushed to: {why}"),
-                    format!("the reverts stand on {beside}: merge it into {branch}"),
-                ];
-                lines.extend(next.lines.iter().cloned());
-                let next = RollbackStatus { phase: RollbackPhase::WaitsForMerge, branch: Some(beside), lines, ..next };
-                self.show(resource, next).await;
-                Step::Waits
-            }
-        })
-    }
-
-    /// The branch has the reverts.
-    async fn has_landed(
-        &mut self,
-        resource: &Environment,
-        view: &View,
-        branch: &str,
-        head: CommitId,
-        rollback: RollbackStatus,
-    ) {
-        let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
-        let tree = |commit: CommitId| view.mirror.commit(commit).map(|stored| stored.tree).ok();
-        // Merged as it was made: that is what was agreed to, by whatever commit.
-        let is_same = tip.is_some_and(|tip| tree(tip).is_some() && tree(tip) == tree(head));
-        let waited_for_tip = rollback.goes_to.is_some() && rollback.goes_to == tip.map(|tip| revision(branch, tip));
-        let goes_to = match () {
-            () if waited_for_tip && is_same => Some(revision(branch, head)),
-            () if waited_for_tip && !tip.is_some_and(|tip| view.mirror.is_ancestor(tip, head).unwrap_or(false)) => None,
-            () => rollback.goes_to.clone(),
-        };
-        let commit = if is_same { Some(head.to_string()) } else { rollback.commit.clone() };
-        let next = RollbackStatus { phase: RollbackPhase::Done, goes_to, commit, ..rollback };
-        self.show(resource, next).await;
-    }
-
-    /// What was begun cannot be done on what the branch is now.
-    async fn does_not_fit(&mut self, resource: &Environment, rollback: RollbackStatus, problems: &[Problem]) {
-        let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let lands = rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some());
-        let tip = rollback.commit.as_ref().map(|tip| format!("@sha1:{tip}"));
-        let is_for_tip = |goes_to: &String| tip.as_ref().is_some_and(|tip| goes_to.ends_with(tip));
-        let went_back = !lands && !rollback.goes_to.as_ref().is_some_and(is_for_tip);
-        if went_back {
-            lines.insert(0, "it went back in the cluster, but its revert does not fit the branch any more:".to_owned());
-            lines.push("it stays held; revert on the branch by hand, or let it go on with towpath reland".to_owned());
-        }
-        let commits = rollback.commits();
-        let next = RollbackStatus {
-            phase: RollbackPhase::Refused,
-            goes_to: rollback.goes_to.clone().filter(|_| went_back),
-            lines,
-            ..rollback
-        };
-        if !went_back {
-            let is_ours = |one: &RolledBack| commits.iter().any(|commit| one.commit == commit.to_string());
-            let mut status = (*self.status).clone();
-            status.rolled_back.retain(|one| !is_ours(one));
-            self.status.write::<Environment>(&self.shared.cluster, &self.id, status).await;
-        }
-        self.show(resource, next).await;
-    }
-
-    /// Drops what came back to be reverted: what runs has both the change and its revert.
-    async fn forget_what_is_settled(&mut self, view: &Arc<View>) {
-        if self.status.rolled_back.is_empty() {
+    /// Notes of what runs now that it is without a change although it has it, so that this is known of what comes after it
+    /// too, whatever is edited there.
+    async fn note_what_is_settled(&mut self, view: &Arc<View>) {
+        let is_open = |one: &RolledBack| one.revert.is_none();
+        if !self.status.rolled_back.iter().any(is_open) {
             return;
         }
         let Some(running) = self.status.running.as_ref().and_then(|running| running.commit()) else { return };
-        let (mirror, all, settled) = (view.mirror.clone(), self.status.rolled_back.clone(), self.settled.clone());
-        let left: Vec<RolledBack> = blocking(move || {
-            let stays = |one: &RolledBack| {
-                let Ok(commit) = one.commit.parse::<CommitId>() else { return false };
-                let revert = one.revert.as_ref().and_then(|revert| revert.parse().ok());
-                let runs_both = mirror.contains(commit)
+        let (mirror, mut all, settled) = (view.mirror.clone(), self.status.rolled_back.clone(), self.settled.clone());
+        let noted = blocking(move || {
+            for one in all.iter_mut().filter(|one| is_open(one)) {
+                let Ok(commit) = one.commit.parse::<CommitId>() else { continue };
+                let is_settled = mirror.contains(commit)
                     && mirror.is_ancestor(commit, running).unwrap_or(false)
-                    && settled.is_without(&mirror, running, (commit, revert)).unwrap_or(false);
-                !runs_both
-            };
-            all.into_iter().filter(stays).collect()
+                    && settled.is_without(&mirror, running, (commit, None)).unwrap_or(false);
+                if is_settled {
+                    one.revert = Some(running.to_string());
+                }
+            }
+            all
         })
         .await;
-        if left.len() < self.status.rolled_back.len() {
-            let next = EnvironmentStatus { rolled_back: left, ..(*self.status).clone() };
+        if noted != self.status.rolled_back {
+            let next = EnvironmentStatus { rolled_back: noted, ..(*self.status).clone() };
             self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
         }
     }
@@ -449,13 +286,25 @@ impl Task {
             self.shared.cluster.event(resource, Severity::Warning, "RollbackRefused", &said);
         }
         tracing::info!(environment = self.id.1, request = answer.id, phase = ?answer.phase, lines = ?answer.lines, "a rollback was answered");
-        let next = EnvironmentStatus { prepared: Some(answer), ..(*self.status).clone() };
+        let mut next = (*self.status).clone();
+        note_answered(&mut next, &answer.id);
+        next.prepared = Some(answer);
         self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
     }
 
     /// Says how far the rollback under way is.
     async fn show(&mut self, resource: &Environment, rollback: RollbackStatus) {
+        let status = (*self.status).clone();
+        self.show_with(resource, status, rollback).await;
+    }
+
+    /// The same, with what else changes in the status.
+    async fn show_with(&mut self, resource: &Environment, status: EnvironmentStatus, rollback: RollbackStatus) {
         let rollback = with_short_lines(rollback);
+        let next = EnvironmentStatus { rollback: Some(rollback.clone()), ..status };
+        if self.status.is(&next) {
+            return;
+        }
         let first = rollback.lines.first().cloned().unwrap_or_default();
         let (severity, reason) = match rollback.phase {
             RollbackPhase::Done => (Severity::Normal, "RolledBack"),
@@ -464,7 +313,6 @@ impl Task {
         };
         tracing::info!(environment = self.id.1, request = rollback.id, phase = ?rollback.phase, first, "rollback");
         self.shared.cluster.event(resource, severity, reason, &clean_line(&first, SHOWN_CHARACTERS));
-        let next = EnvironmentStatus { rollback: Some(rollback), ..(*self.status).clone() };
         self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
     }
 
@@ -504,18 +352,23 @@ impl Task {
     }
 }
 
-/// What comes after a step.
-enum Step {
-    /// Nothing is left to do.
-    Over,
-    /// The branch is looked at again.
-    Again,
-    /// Something else must happen first.
-    Waits,
+/// Remembers that a request was answered.
+fn note_answered(status: &mut EnvironmentStatus, id: &str) {
+    status.answered.retain(|known| known != id);
+    status.answered.insert(0, id.to_owned());
+    status.answered.truncate(MAX_ANSWERED);
 }
 
 fn refused(id: String, lines: impl Into<Vec<String>>) -> RollbackStatus {
     RollbackStatus { id, phase: RollbackPhase::Refused, lines: lines.into(), ..RollbackStatus::default() }
+}
+
+/// The same with a line before the others; what began with the same words is taken out.
+fn with_first_line(mut rollback: RollbackStatus, line: String) -> RollbackStatus {
+    let words = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+    rollback.lines.retain(|known| words(known) != words(&line));
+    rollback.lines.insert(0, line);
+    rollback
 }
 
 fn with_short_lines(mut rollback: RollbackStatus) -> RollbackStatus {

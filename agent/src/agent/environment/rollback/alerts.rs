@@ -9,6 +9,7 @@ use towpath_core::environment::{self, AlertRule, RollbackCase};
 use towpath_core::fault::Problem;
 use towpath_core::manifest::{Identity, ObjectKey};
 use towpath_core::rollback::{self, Trouble};
+use towpath_core::status::{SyncRecord, Trigger};
 
 use super::Task;
 use crate::agent::Shared;
@@ -122,8 +123,11 @@ impl Task {
     /// The release, while it soaks.
     fn soaking(&self, environment: &environment::Environment) -> Option<Soaking> {
         let (revision, is_newer_there) = rollback::release(&self.status, environment.sync)?;
-        let under_way = self.status.sync.as_ref().filter(|sync| sync.revision == revision);
-        let begun = self.status.history.iter().find(|sync| sync.revision == revision).map(|sync| sync.started_at);
+        let runs = self.status.running.as_ref().is_some_and(|running| running.revision == revision);
+        // New settings are no release.
+        let under_way = self.status.sync.as_ref().filter(|sync| sync.revision == revision && !runs);
+        let is_release = |sync: &&SyncRecord| sync.revision == revision && sync.trigger != Trigger::Settings;
+        let begun = self.status.history.iter().find(is_release).map(|sync| sync.started_at);
         let released_at = under_way.map(|sync| sync.started_at).or(begun).or(self.status.running_since)?;
         let since = if under_way.is_some() { released_at } else { self.status.running_since? };
         let soak = SignedDuration::try_from(environment.rollback.soak).unwrap_or(SignedDuration::MAX);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use towpath_core::environment;
+use towpath_core::environment::{self, RollbackCase};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::revision::CommitId;
 use towpath_core::rollback::{self, Trouble};
@@ -17,7 +17,7 @@ use crate::agent::Slot;
 use crate::blocking::blocking;
 use crate::repo::{Mirror, View};
 use crate::resources::{BY_ITSELF, Environment};
-use crate::rollback::Plan;
+use crate::rollback::{Plan, Subject};
 use crate::sync;
 
 /// How soon it is looked again at what could not be found out.
@@ -32,13 +32,18 @@ impl Task {
         !waits && self.trouble(environment).is_some()
     }
 
-    /// What is wrong with the release, where nothing was done about it yet.
+    /// What is wrong with the release, where nothing was done about it yet: first of all what may be done by itself.
     fn trouble(&self, environment: &environment::Environment) -> Option<Trouble> {
-        let trouble = rollback::trouble(&self.status, environment.sync).or_else(|| self.alerts.trouble.clone())?;
-        let commit = commit_of(&trouble)?.to_string();
-        let id = id_of(&commit);
-        let is_known = [&self.status.prepared, &self.status.rollback].into_iter().flatten().any(|one| one.id == id);
-        (!is_known && !self.status.tried.contains(&commit)).then_some(trouble)
+        let found = rollback::trouble(&self.status, environment.sync).into_iter().chain(self.alerts.trouble.clone());
+        let is_asked_for = |trouble: &Trouble| environment.rollback.automatic.contains(&trouble.case);
+        let is_new = |trouble: &Trouble| {
+            let Some(commit) = commit_of(trouble) else { return false };
+            let was_begun = self.status.tried.contains(&commit.to_string());
+            !was_begun && !self.status.answered.contains(&id_of(commit, trouble.case))
+        };
+        let mut found: Vec<Trouble> = found.filter(is_new).collect();
+        found.sort_by_key(|trouble| !is_asked_for(trouble));
+        found.into_iter().next()
     }
 
     /// Begins a rollback by itself, or makes it ready for a person.
@@ -58,7 +63,7 @@ impl Task {
         self.tried_at = Some(Instant::now());
         let view = self.look(slot, view).await;
         let mut answer = RollbackStatus {
-            id: id_of(&commit.to_string()),
+            id: id_of(commit, trouble.case),
             at: Some(Timestamp::now()),
             reason: Some(towpath_core::revision::clean_line(&trouble.why, super::SHOWN_CHARACTERS)),
             wish: Some(Wish::default()),
@@ -84,7 +89,17 @@ impl Task {
         }
         let is_asked_for = environment.rollback.automatic.contains(&trouble.case);
         let (mirror, looked_at) = (view.mirror.clone(), plan.clone());
-        let has_reverts = blocking(move || has_reverts(&mirror, &looked_at)).await.unwrap_or(true);
+        let case = trouble.case;
+        let looked = blocking(move || {
+            Ok::<_, Problem>((has_reverts(&mirror, &looked_at)?, is_doubtful(&mirror, &looked_at, case)?))
+        });
+        let (has_reverts, doubt) = match looked.await {
+            Ok(looked) => looked,
+            Err(problem) => {
+                tracing::info!(environment = self.id.1, %problem, "a rollback is prepared again");
+                return view;
+            }
+        };
         answer.from = Some(revision(&plan.subject.branch, plan.subject.from));
         answer.to = plan.to.as_ref().map(|to| revision(&plan.subject.branch, to.commit));
         answer.reverts = reverts_of(plan);
@@ -98,7 +113,7 @@ impl Task {
             () if trouble.is_newer_there || !plan.is_at_head() => {
                 Some(format!("{} has something newer", plan.subject.branch))
             }
-            () => None,
+            () => doubt,
         };
         if let Some(why) = waits {
             answer.lines.push(format!("a rollback waits for a person: {why}"));
@@ -124,8 +139,29 @@ fn commit_of(trouble: &Trouble) -> Option<CommitId> {
     sync::revision_of(&trouble.revision).map(|one| one.commit)
 }
 
-fn id_of(commit: &str) -> String {
-    format!("{BY_ITSELF}{commit}")
+fn id_of(commit: CommitId, case: RollbackCase) -> String {
+    format!("{BY_ITSELF}{case:?}-{commit}")
+}
+
+/// Whether something else may be the matter: the environment was healthy with the commit before, or another release between
+/// the two was no good either.
+fn is_doubtful(mirror: &Mirror, plan: &Plan, case: RollbackCase) -> Result<Option<String>, Problem> {
+    let Subject { from, past, .. } = &plan.subject;
+    let was_healthy = past.iter().any(|one| one.commit == *from && one.was_healthy);
+    if case != RollbackCase::Alert && was_healthy {
+        return Ok(Some("it was healthy with the same commit before".to_owned()));
+    }
+    let Some(to) = &plan.to else { return Ok(None) };
+    for one in past.iter().filter(|one| one.commit != *from && one.commit != to.commit && mirror.contains(one.commit)) {
+        let is_between = mirror.is_ancestor(to.commit, one.commit)? && mirror.is_ancestor(one.commit, *from)?;
+        if is_between {
+            let taken = |wanted: CommitId| plan.chosen.iter().any(|chosen| chosen.commit == wanted);
+            if taken(one.commit) {
+                return Ok(Some(format!("{}, which ran before it, would be taken back too", one.commit.short())));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Whether anything that would be taken back is a revert, or brought one.

@@ -10,6 +10,7 @@ use towpath_core::environment::{self, SyncMode};
 use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::health::Health;
 use towpath_core::ledger::LedgerName;
+use towpath_core::revert::MAX_REVERTS;
 use towpath_core::revert::marks::{self, Mark};
 use towpath_core::revision::CommitId;
 use towpath_core::rollback::{Confirmed, Past, lines};
@@ -38,6 +39,21 @@ pub(super) struct Prepared {
     pub(super) lines: Vec<String>,
     /// It stands for what the lines say.
     pub(super) digest: String,
+    /// Whether nothing can be pushed now: the reverts follow later.
+    pub(super) is_away: bool,
+}
+
+/// What is found out by git alone.
+struct Found {
+    plan: Plan,
+    made: Made,
+    goes_to: Option<CommitId>,
+    /// What is marked as not revertible.
+    marks: Vec<Mark>,
+    /// What is done in git, for people.
+    said: Vec<String>,
+    /// What else the environment is without while it is held.
+    left: Vec<CommitId>,
 }
 
 /// A commit of a branch, as a status writes it.
@@ -116,31 +132,52 @@ impl Task {
         let committer = self.committer(answer).await.map_err(one)?;
         let cause = self.cause(environment, answer);
         let mirror = view.mirror.clone();
-        let (plan, made, marks) = blocking(move || -> Result<(Plan, Made, Vec<Mark>), Vec<Problem>> {
+        let is_emergency = wish.emergency;
+        let (seen, settings) = (view.clone(), environment.clone());
+        let made = blocking(move || -> Result<Found, Vec<Problem>> {
             let plan = rollback::plan(&mirror, subject, &wish).map_err(one)?;
-            let marks = marks_of(&mirror, &plan)?;
             let made = rollback::make(&mirror, &plan, &cause, &committer)?;
-            Ok((plan, made, marks))
-        })
-        .await?;
-        if plan.lands && made.commits.is_empty() && plan.lifts.is_empty() {
+            let goes_to = goes_to(&plan, &made, &seen, &settings).map_err(one)?;
+            let left = match goes_to {
+                Some(to) if to != made.tip => plan.leaves_behind(&mirror, to).map_err(one)?,
+                _ => Vec::new(),
+            };
+            let marks = marks_of(&mirror, &plan, &left)?;
+            let said = said_of_git(&mirror, &plan, &made, &left);
+            Ok(Found { plan, made, goes_to, marks, said, left })
+        });
+        let mut found = made.await?;
+        if found.plan.lands && found.made.commits.is_empty() && found.plan.lifts.is_empty() {
             return Err(one(Problem::content("nothing of it is left to be landed again")));
         }
-        if view.problem.is_none() && !made.commits.is_empty() {
-            let credentials = self.write_credentials(environment).await.map_err(one)?;
-            let mirror = view.mirror.clone();
-            let may = blocking(move || mirror.may_push(&credentials)).await;
-            may.map_err(|problem| {
-                let message = format!("the revert could not be pushed: {}", problem.message);
-                let hint = problem.hint.clone().unwrap_or_else(|| {
-                    "give the Repository credentials that may push with spec.writeSecretRef".to_owned()
-                });
-                one(Problem { message, hint: Some(hint), ..problem })
-            })?;
+        let mut is_away = view.problem.is_some();
+        if !is_away && !found.made.commits.is_empty() {
+            match self.may_push(environment, view).await {
+                Ok(()) => {}
+                Err(problem) if is_emergency => {
+                    found.said.push(format!("{problem}; it is tried again"));
+                    is_away = true;
+                }
+                Err(problem) => return Err(one(problem)),
+            }
         }
-        let goes_to = goes_to(&plan, &made, view, environment).map_err(one)?;
-        let view = self.with_components(slot, view, goes_to.into_iter().chain([made.tip])).await;
-        self.foresee_all(resource, environment, &view, (plan, made, goes_to), (marks, answer.overridden)).await
+        let needed = found.goes_to.into_iter().chain([found.made.tip]);
+        let view = self.with_components(slot, view, needed).await;
+        self.foresee_all(resource, environment, &view, found, (answer.overridden, is_away)).await
+    }
+
+    /// Asks the git server whether it may be pushed to.
+    async fn may_push(&self, environment: &environment::Environment, view: &View) -> Result<(), Problem> {
+        let credentials = self.write_credentials(environment).await?;
+        let mirror = view.mirror.clone();
+        blocking(move || mirror.may_push(&credentials)).await.map_err(|problem| {
+            let message = format!("the revert could not be pushed: {}", problem.message);
+            let hint = problem
+                .hint
+                .clone()
+                .unwrap_or_else(|| "give the Repository credentials that may push with spec.writeSecretRef".to_owned());
+            Problem { message, hint: Some(hint), ..problem }
+        })
     }
 
     /// What is rolled back: what is on its way, where something is, else what runs.
@@ -204,9 +241,10 @@ impl Task {
         resource: &Environment,
         environment: &environment::Environment,
         view: &Arc<View>,
-        (plan, made, goes_to): (Plan, Made, Option<CommitId>),
-        (mut marks, is_overridden): (Vec<Mark>, bool),
+        found: Found,
+        (is_overridden, is_away): (bool, bool),
     ) -> Result<Prepared, Vec<Problem>> {
+        let Found { plan, made, goes_to, mut marks, mut said, left } = found;
         let name = &environment.name;
         let branch = plan.subject.branch.clone();
         let at = |commit: CommitId| Candidate { branch: branch.clone(), commit };
@@ -222,7 +260,7 @@ impl Task {
         }
         confirmed.add("tree", view.mirror.commit(made.tip).map_err(|problem| vec![problem])?.tree);
 
-        let mut said = said_of_git(&view.mirror, &plan, &made);
+        left.iter().for_each(|commit| confirmed.add("leaves", commit));
         let target = goes_to.unwrap_or(made.tip);
         let own = self.foresee_one(environment, &self.status, view, &at(target)).await?;
         if !own.missing.is_empty() {
@@ -271,9 +309,13 @@ impl Task {
                 Ok(Foreseen { changes, missing, .. }) => {
                     confirmed.add_changes(other.name.as_str(), &changes);
                     said.push(format!("{} {how}: {}", other.name, counted(changes.len())));
-                    said.extend(lines(&changes));
-                    said.extend(missing.iter().map(|problem| format!("  {problem}")));
+                    // What is in another namespace may be nobody's business here.
+                    if other.home == environment.home {
+                        said.extend(lines(&changes));
+                        said.extend(missing.iter().map(|problem| format!("  {problem}")));
+                    }
                 }
+                Err(_) if other.home != environment.home => said.push(format!("{} {how}, and cannot", other.name)),
                 Err(problems) => {
                     said.push(format!("{} {how}, and cannot:", other.name));
                     said.extend(problems.iter().take(3).map(|problem| format!("  {problem}")));
@@ -283,7 +325,7 @@ impl Task {
         if more > 0 {
             said.push(format!("{more} more environments follow {branch}"));
         }
-        Ok(Prepared { digest: confirmed.digest(), lines: said, plan, made, goes_to })
+        Ok(Prepared { digest: confirmed.digest(), lines: said, plan, made, goes_to, is_away })
     }
 
     /// What would change in one environment.
@@ -338,22 +380,26 @@ impl Task {
 }
 
 /// What is marked as not revertible among the commits that are taken back.
-fn marks_of(mirror: &Mirror, plan: &Plan) -> Result<Vec<Mark>, Vec<Problem>> {
+fn marks_of(mirror: &Mirror, plan: &Plan, left: &[CommitId]) -> Result<Vec<Mark>, Vec<Problem>> {
     if plan.lands {
         return Ok(Vec::new());
     }
     let tree = mirror.tree(plan.subject.head).map_err(Problems::into_vec)?;
     let declared = Declarations::of(&tree)?.not_revertible;
     let mut found = Vec::new();
-    for one in &plan.chosen {
-        let brought = mirror.brought_by(one.commit, BroughtLimits::default()).map_err(|problem| vec![problem])?;
+    for commit in plan.chosen.iter().map(|one| one.commit).chain(left.iter().copied()) {
+        let brought = mirror.brought_by(commit, BroughtLimits::default()).map_err(|problem| vec![problem])?;
         found.extend(marks::of_commit(&brought, &declared));
+    }
+    if plan.is_cut {
+        let reason = "they were not looked through".to_owned();
+        found.push(Mark { commit: None, what: format!("a range of more than {MAX_REVERTS} commits"), reason });
     }
     Ok(found)
 }
 
 /// What is done in git, for people.
-fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made) -> Vec<String> {
+fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made, left: &[CommitId]) -> Vec<String> {
     let Subject { branch, from, head, environment, .. } = &plan.subject;
     let told = |commit: CommitId| {
         let subject = mirror.told(commit).map(|told| told.subject).unwrap_or_default();
@@ -396,6 +442,13 @@ fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made) -> Vec<String> {
             said.push(format!("  and {} more", plan.chosen.len() - MAX_NAMED));
         }
     }
+    if !left.is_empty() {
+        said.push(format!("until it moves on, {environment} is also without:"));
+        said.extend(left.iter().take(MAX_NAMED).map(|commit| format!("  {}", told(*commit))));
+        if left.len() > MAX_NAMED {
+            said.push(format!("  and {} more", left.len() - MAX_NAMED));
+        }
+    }
     for commit in &plan.lifts {
         said.push(format!("{} has no revert on {branch}: it may come again as it is", told(*commit)));
     }
@@ -405,9 +458,9 @@ fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made) -> Vec<String> {
     if !plan.rest.is_empty() {
         said.push(match made.rest {
             Some(rest) => format!(
-                "{} of it that {environment} does not run land again by merging towpath/reland-{environment}-{}",
+                "{} of it that {environment} does not run land again by merging {} after that",
                 commits(plan.rest.len()),
-                rest.short()
+                rollback::rest_branch(environment, rest)
             ),
             None => "what of it the environment does not run cannot be landed again without what stays away".to_owned(),
         });

@@ -1,0 +1,230 @@
+//! What was rolled back does not come back by another way: merges, other branches, a second rollback, an old request.
+
+use support::git_server::GitServer;
+
+use super::*;
+
+fn config(name: &str, value: &str) -> String {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": value}}).to_string()
+}
+
+fn ask(id: &str, wish: Value, confirm: Option<&str>) -> Value {
+    let ask = json!({"id": id, "at": jiff::Timestamp::now(), "confirm": confirm, "wish": wish}).to_string();
+    json!({"metadata": {"annotations": {"towpath.dev/rollback": ask, "towpath.dev/rollbackBy": "admin"}}})
+}
+
+const ENVIRONMENT: (&str, &str) = ("towpath.dev/v1alpha1", "Environment");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revert_that_was_merged_is_taken_back_with_its_merge_and_landed_again_by_it() {
+    let mut shop = Shop::new("merged-revert").await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("merged-revert", json!({}))]).await;
+    shop.ran("merged-revert", first).await;
+    let bad = shop.commit("Bad", "web:bad");
+    shop.ran("merged-revert", bad).await;
+    // A person reverts it on a branch and merges that, as a forge does.
+    shop.world.repo.branch("undo", "master");
+    let revert = shop.world.repo.revert("undo", bad);
+    shop.world.repo.commit("master", "Beside", &[("prod/beside.yaml", &config("beside", "1"))]);
+    let merged = shop.world.repo.merge("master", "undo");
+    shop.ran("merged-revert", merged).await;
+    let next = shop.commit("Next", "web:next");
+    shop.ran("merged-revert", next).await;
+
+    // Over the merge of the revert back to the first: not to what the revert took back.
+    let said = shop.does(&["rollback", "merged-revert", "--to", &first.short(), "--dry-run"]);
+    assert!(said.contains("image: web:next → web:1"), "{said}");
+    shop.does(&["rollback", "merged-revert", "--to", &first.short(), "-y"]);
+    shop.runs_image("web:1").await;
+    assert_eq!(shop.tree("master"), shop.tree(&first.to_string()));
+    let status = shop.ran("merged-revert", shop.world.repo.head("master")).await;
+    assert_eq!(status.held, None);
+
+    // What was taken back by a revert from the side is landed again by the merge that brought it.
+    let mut other = Shop::new("merged-revert-2").await;
+    let first = other.world.repo.head("master");
+    other.begin(&[("merged-revert-2", json!({}))]).await;
+    other.ran("merged-revert-2", first).await;
+    let good = other.commit("Good after all", "web:good");
+    other.ran("merged-revert-2", good).await;
+    other.world.repo.branch("undo", "master");
+    other.world.repo.revert("undo", good);
+    other.world.repo.commit("master", "Beside", &[("prod/beside.yaml", &config("beside", "1"))]);
+    let merged = other.world.repo.merge("master", "undo");
+    other.ran("merged-revert-2", merged).await;
+    let said = other.does(&["reland", "merged-revert-2", &good.short(), "-y"]);
+    assert!(said.contains("lands again"), "{said}");
+    other.runs_image("web:good").await;
+    assert_eq!(other.subjects()[0], "Revert \"Merge branch 'undo' into master\"");
+    let why = other.fails(&["reland", "merged-revert-2", &good.short(), "--dry-run"]);
+    assert!(why.contains("is no revert that holds"), "{why}");
+    let _ = revert;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_branch_with_the_change_and_without_its_revert_is_not_moved_to() {
+    let mut shop = Shop::new("other-branch").await;
+    shop.world.repo.branch("r1.2", "master");
+    let first = shop.world.repo.head("r1.2");
+    shop.begin(&[("other-branch", json!({"lane": "release"}))]).await;
+    shop.ran("other-branch", first).await;
+    let bad = shop.world.repo.commit("r1.2", "Bad", &[("prod/web.yaml", &deployment("web", "web:2"))]);
+    shop.ran("other-branch", bad).await;
+    shop.does(&["rollback", "other-branch", "-y"]);
+    shop.ran("other-branch", shop.world.repo.head("r1.2")).await;
+    // The next release is cut from where the change lives on.
+    shop.world.repo.force("r1.3", bad);
+    let status = shop.world.status_where("other-branch", "held", |status| status.state == State::Held).await;
+    assert!(status.held.unwrap().contains("r1.3 does not have its revert"));
+    shop.runs_image("web:1").await;
+    // A person may want it.
+    shop.does(&["reland", "other-branch", &bad.short(), "-y"]);
+    shop.runs_image("web:2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_branch_has_newer_and_cannot_be_applied_does_not_keep_it_from_going_back() {
+    let mut shop = Shop::new("bad-head").await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("bad-head", json!({}))]).await;
+    shop.ran("bad-head", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("bad-head", bad).await;
+    shop.world.repo.commit("master", "Does not read", &[("prod/other.yaml", "a: [")]);
+    shop.world.status_where("bad-head", "blocked", |status| status.state == State::Blocked).await;
+    let said = shop.does(&["rollback", "bad-head", "-y"]);
+    assert!(said.contains(&format!("bad-head goes back to {} at once", first.short())), "{said}");
+    shop.runs_image("web:1").await;
+    let status = shop.world.status("bad-head").await;
+    assert!(status.running.unwrap().revision.ends_with(&first.to_string()));
+    // What mends it is taken, and nothing goes back again.
+    shop.world.repo.delete("master", "prod/other.yaml");
+    shop.world.runs("bad-head", "master").await;
+    shop.runs_image("web:1").await;
+    let status = shop.world.status_where("bad-head", "over", |status| is_settled(status)).await;
+    assert_eq!(status.rollback.unwrap().goes_to, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_back_behind_a_migration_that_stays_on_the_branch_is_stopped() {
+    let mut shop = Shop::new("behind-migration").await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("behind-migration", json!({"sync": "Manual"}))]).await;
+    shop.world.request_sync("behind-migration", "r-1").await;
+    shop.ran("behind-migration", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    let migration = shop.world.repo.commit(
+        "master",
+        "Migrate\n\nNot-Revertible: rows were dropped",
+        &[("prod/migrated.yaml", &config("migrated", "1"))],
+    );
+    let offered = |commit: CommitId| {
+        move |status: &EnvironmentStatus| {
+            status.candidate.as_ref().is_some_and(|candidate| candidate.revision.ends_with(&commit.to_string()))
+        }
+    };
+    shop.world.status_where("behind-migration", "offered it", offered(migration)).await;
+    shop.world.request_sync("behind-migration", "r-2").await;
+    shop.ran("behind-migration", migration).await;
+    let later = shop.world.repo.commit("master", "Later", &[("prod/later.yaml", &config("later", "1"))]);
+    shop.world.status_where("behind-migration", "offered more", offered(later)).await;
+    // The ticket alone can be reverted, but going back at once would leave the migration behind.
+    let why = shop.fails(&["rollback", "behind-migration", "--ticket", &bad.short(), "-y"]);
+    assert!(why.contains("rows were dropped"), "{why}");
+    let said = shop.does(&[
+        "rollback",
+        "behind-migration",
+        "--ticket",
+        &bad.short(),
+        "--override",
+        "--reason",
+        "it is empty",
+        "--dry-run",
+    ]);
+    assert!(
+        said.contains("until it moves on, behind-migration is also without:") && said.contains("Migrate"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_rollback_is_brought_to_its_end_before_another_and_no_request_is_done_twice() {
+    let mut shop = Shop::new("one-by-one").await;
+    let server = GitServer::start(shop.world.folder());
+    let (url, port) = (server.url("deploy.git"), server.port());
+    let first = shop.world.repo.head("master");
+    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("one-by-one", json!({}))]).await;
+    shop.ran("one-by-one", first).await;
+    let second = shop.commit("Second", "web:2");
+    shop.ran("one-by-one", second).await;
+    let bad = shop.commit("Bad", "web:3");
+    shop.ran("one-by-one", bad).await;
+    drop(server);
+    let is_away =
+        |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
+    shop.world.status_where("one-by-one", "without git", is_away).await;
+    shop.does(&["rollback", "one-by-one", "--emergency", "-y"]);
+    shop.runs_image("web:2").await;
+    let why = shop.fails(&["rollback", "one-by-one", "--emergency", "--to", &first.short(), "-y"]);
+    assert!(why.contains("another rollback is under way"), "{why}");
+    let begun = shop.world.status("one-by-one").await.rollback.unwrap();
+    let _server = GitServer::start_on(shop.world.folder(), port);
+    shop.world.status_where("one-by-one", "over", |status| phase(status) == Some(RollbackPhase::Done)).await;
+    shop.world.runs("one-by-one", "master").await;
+    assert_eq!(shop.subjects()[0], "Revert \"Bad\"");
+
+    // The very same request again, written by somebody who found it, is nothing new: not even after another one.
+    shop.does(&["rollback", "one-by-one", "--to", &first.short(), "--dry-run"]);
+    let head = shop.world.repo.head("master");
+    let status = shop.world.status("one-by-one").await;
+    assert!(status.answered.contains(&begun.id));
+    let again = ask(&begun.id, json!({"to": first.to_string()}), status.prepared.unwrap().digest.as_deref());
+    shop.world.patch(ENVIRONMENT.0, ENVIRONMENT.1, "one-by-one", again).await;
+    let late = json!({"id": "late", "at": "2199-01-01T00:00:00Z", "wish": {}}).to_string();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(shop.world.repo.head("master"), head);
+    let late = json!({"metadata": {"annotations": {"towpath.dev/rollback": late, "towpath.dev/rollbackBy": "admin"}}});
+    shop.world.patch(ENVIRONMENT.0, ENVIRONMENT.1, "one-by-one", late).await;
+    let is_told = |status: &EnvironmentStatus| {
+        status.prepared.as_ref().is_some_and(|answer| answer.id == "late" && answer.phase == RollbackPhase::Refused)
+    };
+    shop.world.status_where("one-by-one", "told that it is to come", is_told).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_what_was_made_ready_is_answered_once_and_disturbs_nothing() {
+    let mut shop = Shop::new("no-flapping").await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("no-flapping", json!({"timeout": "20s"}))]).await;
+    shop.ran("no-flapping", first).await;
+    shop.commit("A bad image", "web:2-crash");
+    shop.world.status_where("no-flapping", "offered a rollback", |status| status.prepared.is_some()).await;
+    shop.does(&["rollback", "no-flapping", "--dry-run"]);
+    let before = shop.world.status("no-flapping").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let after = shop.world.status("no-flapping").await;
+    assert_eq!((before.prepared, before.answered), (after.prepared, after.answered));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_settings_that_are_no_good_take_no_commit_back() {
+    let mut shop = Shop::new("settings").await;
+    shop.commit("Before", "web:0");
+    let before = shop.world.repo.head("master");
+    let rules = json!({"automatic": ["Degraded"]});
+    shop.begin(&[("settings", json!({"timeout": "20s", "rollback": rules}))]).await;
+    shop.ran("settings", before).await;
+    let good = shop.commit("Good", "web:1");
+    shop.ran("settings", good).await;
+    // The same commit, which was healthy, and something else that breaks it.
+    shop.commit("Bad", "web:1-crash");
+    shop.world.status_where("settings", "back by itself", |status| phase(status) == Some(RollbackPhase::Done)).await;
+    let revert = shop.world.repo.head("master");
+    shop.ran("settings", revert).await;
+    shop.world
+        .patch("apps/v1", "Deployment", "web", json!({"spec": {"template": {"spec": {"nodeSelector": {"a": "b"}}}}}))
+        .await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(shop.world.repo.head("master"), revert);
+}
