@@ -218,6 +218,6 @@ async fn an_environment_behind_its_lane_goes_back_at_once_and_is_held_until_the_
     shop.ran("behind", shop.world.repo.head("master")).await;
     shop.runs_image("web:1").await;
     assert!(shop.world.get("v1", "ConfigMap", "other").await.is_some());
-    let status = shop.world.status_where("behind", "settled", |status| is_settled(status)).await;
+    let status = shop.world.status_where("behind", "settled", is_settled).await;
     assert_eq!(status.state, State::Synced);
 }

@@ -102,7 +102,7 @@ async fn what_the_branch_has_newer_and_cannot_be_applied_does_not_keep_it_from_g
     shop.world.repo.delete("master", "prod/other.yaml");
     shop.world.runs("bad-head", "master").await;
     shop.runs_image("web:1").await;
-    let status = shop.world.status_where("bad-head", "over", |status| is_settled(status)).await;
+    let status = shop.world.status_where("bad-head", "over", is_settled).await;
     assert_eq!(status.rollback.unwrap().goes_to, None);
 }
 

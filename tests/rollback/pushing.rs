@@ -64,7 +64,7 @@ async fn reverts_of_a_protected_branch_stand_on_their_own_and_are_recognised_how
         assert_eq!(status.rollback.unwrap().branch.unwrap(), branch);
         shop.runs_image("web:1").await;
         shop.world.runs(name, "master").await;
-        let status = shop.world.status_where(name, "settled", |status| is_settled(status)).await;
+        let status = shop.world.status_where(name, "settled", is_settled).await;
         assert_eq!(status.held, None);
     }
 }

@@ -55,7 +55,7 @@ async fn prod_two_tickets_behind_staging_goes_back_and_nothing_untested_reaches_
     }
     release(&shop, reverted, "r-3").await;
     assert!(shop.world.get_in("staged-prod", "v1", "ConfigMap", "newest").await.is_some());
-    let status = shop.world.status_where("staged-prod", "settled", |status| is_settled(status)).await;
+    let status = shop.world.status_where("staged-prod", "settled", is_settled).await;
     assert_eq!(status.history.iter().filter(|sync| sync.trigger == Trigger::Rollback).count(), 1);
 }
 
