@@ -1,6 +1,7 @@
 //! Rollbacks: what ran before comes back by reverts in git, and what was rolled back does not.
 
 mod by_itself;
+mod canary;
 mod components;
 mod emergency;
 mod lane;
