@@ -8,6 +8,7 @@ mod outage;
 mod partial;
 mod plans;
 mod release;
+mod rollback;
 mod stale;
 mod trials;
 mod trust;

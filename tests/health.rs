@@ -124,7 +124,7 @@ async fn a_job_that_fails_says_how_it_ended() {
 }
 
 /// The definition of a kind whose controller is played by the test.
-fn reported(api_version: &str, kind: &str) -> Value {
+pub fn reported(api_version: &str, kind: &str) -> Value {
     let mut definition = definition(api_version, kind, anything());
     definition["spec"]["versions"][0]["subresources"] = json!({"status": {}});
     definition

@@ -2,6 +2,7 @@
 
 mod again;
 mod by_itself;
+mod canary;
 mod components;
 mod emergency;
 mod lane;
@@ -22,13 +23,13 @@ use towpath_core::status::{EnvironmentStatus, RollbackPhase, State, Trigger};
 use crate::manifests::{deployment, image};
 
 /// A shop whose master has had some releases.
-struct Shop {
-    world: World,
+pub struct Shop {
+    pub world: World,
 }
 
 impl Shop {
     /// With a master on which the first release stands, of the image `web:1`.
-    async fn new(name: &str) -> Shop {
+    pub async fn new(name: &str) -> Shop {
         let mut world = World::new(name).await;
         world.own_key("east").await;
         let shop = Shop { world };
@@ -40,7 +41,7 @@ impl Shop {
         self.begin_with(json!({"interval": "2s"}), environments).await;
     }
 
-    async fn begin_with(&mut self, repository: Value, environments: &[(&str, Value)]) {
+    pub async fn begin_with(&mut self, repository: Value, environments: &[(&str, Value)]) {
         self.world.repository_with(repository).await;
         for (name, more) in environments {
             self.environment(name, more).await;
@@ -56,12 +57,12 @@ impl Shop {
         self.world.environment(name, spec).await;
     }
 
-    fn commit(&self, message: &str, image: &str) -> CommitId {
+    pub fn commit(&self, message: &str, image: &str) -> CommitId {
         self.world.repo.commit("master", message, &[("prod/web.yaml", &deployment("web", image))])
     }
 
     /// Waits until an Environment runs a commit and was seen healthy with it.
-    async fn ran(&self, name: &str, commit: CommitId) -> EnvironmentStatus {
+    pub async fn ran(&self, name: &str, commit: CommitId) -> EnvironmentStatus {
         let is_it = |status: &EnvironmentStatus| {
             let last = status.history.first().filter(|sync| sync.revision.ends_with(&commit.to_string()));
             last.is_some_and(|sync| sync.health.as_ref().is_some_and(|health| health.is_healthy))
@@ -100,7 +101,7 @@ impl Shop {
         errors
     }
 
-    fn git(&self, arguments: &[&str]) -> String {
+    pub fn git(&self, arguments: &[&str]) -> String {
         let folder = self.world.repo.path();
         let output = support::git_server::git(folder).arg("-C").arg(folder).args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -108,7 +109,7 @@ impl Shop {
     }
 
     /// The subjects of the branch, the newest first.
-    fn subjects(&self) -> Vec<String> {
+    pub fn subjects(&self) -> Vec<String> {
         self.git(&["log", "--first-parent", "--format=%s", "master"]).lines().map(str::to_owned).collect()
     }
 
@@ -131,7 +132,7 @@ fn is_settled(status: &EnvironmentStatus) -> bool {
     status.held.is_none() && status.rolled_back.iter().all(|one| one.revert.is_some())
 }
 
-fn phase(status: &EnvironmentStatus) -> Option<RollbackPhase> {
+pub fn phase(status: &EnvironmentStatus) -> Option<RollbackPhase> {
     status.rollback.as_ref().map(|rollback| rollback.phase)
 }
 

@@ -13,13 +13,13 @@ use super::end::End;
 use super::release::{Point, Release};
 
 /// Releases that are worked on at one time.
-const ACTIVE: usize = 4;
+pub(super) const ACTIVE: usize = 4;
 /// Releases that are there at one time, those included that are only watched.
 const RESTING: usize = 40;
 
 /// What happens at a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Blow {
+pub(super) enum Blow {
     Kill(Moment),
     /// The connection is reset, and the server hears nothing of the write.
     Cut,
@@ -29,7 +29,7 @@ enum Blow {
     ErrorAfter,
 }
 
-const BLOWS: [Blow; 6] = [
+pub(super) const BLOWS: [Blow; 6] = [
     Blow::Kill(Moment::Before),
     Blow::Kill(Moment::Applied),
     Blow::Kill(Moment::Answered),
@@ -39,7 +39,7 @@ const BLOWS: [Blow; 6] = [
 ];
 
 impl Blow {
-    fn action(self) -> Action {
+    pub(super) fn action(self) -> Action {
         match self {
             Blow::Kill(moment) => Action::Kill(moment),
             Blow::Cut => Action::CutBefore,
@@ -110,21 +110,41 @@ async fn run(name: String, plan: Plan, expected: Arc<End>, active: Arc<Semaphore
 /// has a name of its own for its releases.
 async fn run_all(test: &str, plans: Vec<Plan>, expected: End, quiet: Duration) {
     let (expected, active) = (Arc::new(expected), Arc::new(Semaphore::new(ACTIVE)));
+    let run = |name, plan| run(name, plan, expected.clone(), active.clone(), quiet);
+    beside_each_other(test, plans, RESTING, run, |plan| is_by_chance(&plan.point)).await;
+}
+
+/// Runs plans beside each other, each under a name of its own and so many at one time, and fails with all that failed.
+/// `run` says whether the write came that a plan is meant for; `is_by_chance` whether it need not come.
+pub(super) async fn beside_each_other<Plan, Run>(
+    test: &str,
+    plans: Vec<Plan>,
+    at_once: usize,
+    run: impl Fn(String, Plan) -> Run,
+    is_by_chance: impl Fn(&Plan) -> bool,
+) where
+    Plan: Clone + std::fmt::Debug,
+    Run: Future<Output = bool> + Send + 'static,
+{
     let runs = plans.iter().enumerate().map(|(number, plan)| {
-        let run = run(format!("{test}-plan-{number}"), plan.clone(), expected.clone(), active.clone(), quiet);
+        let run = run(format!("{test}-plan-{number}"), plan.clone());
         // A task of its own, so that a panic ends this plan only.
         async move { (plan, tokio::spawn(run).await) }
     });
-    let results = futures::stream::iter(runs).buffer_unordered(RESTING).collect::<Vec<_>>().await;
+    let results = futures::stream::iter(runs).buffer_unordered(at_once).collect::<Vec<_>>().await;
     let failed: Vec<String> =
         results.iter().filter(|(_, result)| result.is_err()).map(|(plan, _)| format!("{plan:?}")).collect();
     assert!(failed.is_empty(), "{} of {} plans failed (see above): {failed:#?}", failed.len(), plans.len());
-    // How often a status is written depends on how fast pods start; a write that did not come was not tested.
     let missed: Vec<&Plan> =
         results.iter().filter(|(_, came)| matches!(came, Ok(false))).map(|(plan, _)| *plan).collect();
-    let is_by_chance = |plan: &&Plan| plan.point.resource.contains("status") || plan.point.resource == "events";
-    assert!(missed.iter().all(is_by_chance), "writes that did not come: {missed:#?}");
+    assert!(missed.iter().all(|plan| is_by_chance(plan)), "writes that did not come: {missed:#?}");
     assert!(missed.len() * 10 <= plans.len(), "too many writes did not come: {missed:#?}");
+}
+
+/// Whether a write may come or not: how often a status is written depends on how fast pods start. One that did not come
+/// was not tested.
+pub(super) fn is_by_chance(point: &Point) -> bool {
+    point.resource.contains("status") || point.resource == "events"
 }
 
 /// The writes that two runs without faults have in common, in the order of the first.
@@ -171,7 +191,7 @@ async fn a_release_that_is_hit_at_a_write_comes_to_the_same_end() {
 }
 
 /// Those of the plans whose text has that of `TOWPATH_PLANS` in it.
-fn asked_for(mut plans: Vec<Plan>) -> Vec<Plan> {
+pub(super) fn asked_for<Plan: std::fmt::Debug>(mut plans: Vec<Plan>) -> Vec<Plan> {
     if let Ok(only) = std::env::var("TOWPATH_PLANS") {
         plans.retain(|plan| format!("{plan:?}").contains(&only));
     }

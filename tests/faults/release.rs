@@ -10,6 +10,7 @@ use support::audit::{self, Mark};
 use support::faults::{Action, On, Proxy};
 use support::git_server::git;
 use support::world::World;
+use towpath_core::status::EnvironmentStatus;
 
 use crate::hooks::hook;
 use crate::manifests::config_map;
@@ -38,6 +39,31 @@ pub struct Point {
     pub name: String,
     /// From 1.
     pub number: u32,
+}
+
+impl Point {
+    /// The writes that a proxy has seen so far. What differs by the name of the namespace is masked.
+    pub fn all(proxy: &Proxy, namespace: &str) -> Vec<Point> {
+        let mut counts: BTreeMap<(&str, String, String), u32> = BTreeMap::new();
+        let mut points = Vec::new();
+        for asked in proxy.seen().into_iter().filter(|asked| asked.is_write() && asked.resource != "leases") {
+            let name = masked(&asked.name, namespace);
+            let number = counts.entry((asked.verb, asked.resource.clone(), name.clone())).or_default();
+            *number += 1;
+            points.push(Point { verb: asked.verb, resource: asked.resource, name, number: *number });
+        }
+        points
+    }
+
+    /// The request that it means, in this namespace.
+    pub fn on(&self, namespace: &str) -> On {
+        let (wanted, namespace) = (self.clone(), namespace.to_owned());
+        On::those(move |asked| {
+            let name = masked(&asked.name, &namespace);
+            asked.is_write() && (asked.verb, &asked.resource, &name) == (wanted.verb, &wanted.resource, &wanted.name)
+        })
+        .nth(self.number)
+    }
 }
 
 impl std::fmt::Display for Point {
@@ -222,13 +248,8 @@ impl Release {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.world.status(&self.world.namespace).await;
-            let told: Vec<String> = status
-                .history
-                .iter()
-                .rev()
-                .map(|sync| format!("{} {:?} {}", sync.number, sync.outcome, sync.revision))
-                .collect();
-            let (recorded, is_healthy) = self.records();
+            let told = told(&status);
+            let (recorded, is_healthy) = records(&self.world, "refs/towpath/*");
             if recorded == told && is_healthy {
                 return;
             }
@@ -237,36 +258,6 @@ impl Release {
             assert!(recorded.len() <= told.len(), "recorded {recorded:#?}, told {told:#?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-    }
-
-    /// The syncs of the ledger in its own order, and whether what runs is recorded as healthy.
-    fn records(&self) -> (Vec<String>, bool) {
-        const FORMAT: &str = "%(trailers:key=Sequence,key=Sync,key=Outcome,key=Revision,key=Of-Sync,key=Health,valueonly,separator=%x20)";
-        let output = git(&self.world.folder())
-            .arg("-C")
-            .arg(self.world.repo.path())
-            .args(["log", "--reverse", "--glob=refs/towpath/*", &format!("--format={FORMAT}")])
-            .output()
-            .expect("git runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (mut syncs, mut healthy, mut applied) = (Vec::new(), None, None);
-        for (number, line) in text.lines().enumerate() {
-            let fields: Vec<&str> = line.split(' ').collect();
-            assert_eq!(fields[0], (number + 1).to_string(), "{text}");
-            match fields[2..] {
-                [of, health] if health == "Healthy" || health == "Degraded" => {
-                    healthy = (health == "Healthy").then(|| of.to_owned());
-                }
-                [revision, outcome] => {
-                    if outcome == "Applied" {
-                        applied = Some(fields[1].to_owned());
-                    }
-                    syncs.push(format!("{} {outcome} {revision}", fields[1]));
-                }
-                _ => panic!("{line}"),
-            }
-        }
-        (syncs, applied.is_some() && healthy == applied)
     }
 
     /// Demands that the agent writes nothing for a while.
@@ -285,31 +276,56 @@ impl Release {
 
     /// The writes that the proxy has seen so far.
     pub fn points(&self) -> Vec<Point> {
-        let mut counts: BTreeMap<(&str, String, String), u32> = BTreeMap::new();
-        let mut points = Vec::new();
-        for asked in self.proxy.seen().into_iter().filter(|asked| asked.is_write() && asked.resource != "leases") {
-            let name = self.masked(&asked.name);
-            let number = counts.entry((asked.verb, asked.resource.clone(), name.clone())).or_default();
-            *number += 1;
-            points.push(Point { verb: asked.verb, resource: asked.resource, name, number: *number });
-        }
-        points
+        Point::all(&self.proxy, &self.world.namespace)
     }
 
     /// The requests that a point means, in this release.
     pub fn on(&self, point: &Point) -> On {
-        let (wanted, namespace) = (point.clone(), self.world.namespace.clone());
-        On::those(move |asked| {
-            let name = masked(&asked.name, &namespace);
-            asked.is_write() && (asked.verb, &asked.resource, &name) == (wanted.verb, &wanted.resource, &wanted.name)
-        })
-        .nth(point.number)
+        point.on(&self.world.namespace)
     }
 
     /// A text in which nothing differs that differs between two releases by their names.
     pub fn masked(&self, text: &str) -> String {
         masked(text, &self.world.namespace)
     }
+}
+
+/// The syncs that a status tells of, the oldest first, as [`records`] has them.
+pub fn told(status: &EnvironmentStatus) -> Vec<String> {
+    let syncs = status.history.iter().rev();
+    syncs.map(|sync| format!("{} {:?} {}", sync.number, sync.outcome, sync.revision)).collect()
+}
+
+/// The syncs of one ledger in its own order, and whether what runs is recorded as healthy. `refs` is the pattern of its
+/// refs.
+pub fn records(world: &World, refs: &str) -> (Vec<String>, bool) {
+    const FORMAT: &str =
+        "%(trailers:key=Sequence,key=Sync,key=Outcome,key=Revision,key=Of-Sync,key=Health,valueonly,separator=%x20)";
+    let output = git(&world.folder())
+        .arg("-C")
+        .arg(world.repo.path())
+        .args(["log", "--reverse", &format!("--glob={refs}"), &format!("--format={FORMAT}")])
+        .output()
+        .expect("git runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (mut syncs, mut healthy, mut applied) = (Vec::new(), None, None);
+    for (number, line) in text.lines().enumerate() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        assert_eq!(fields[0], (number + 1).to_string(), "{text}");
+        match fields[2..] {
+            [of, health] if health == "Healthy" || health == "Degraded" => {
+                healthy = (health == "Healthy").then(|| of.to_owned());
+            }
+            [revision, outcome] => {
+                if outcome == "Applied" {
+                    applied = Some(fields[1].to_owned());
+                }
+                syncs.push(format!("{} {outcome} {revision}", fields[1]));
+            }
+            _ => panic!("{line}"),
+        }
+    }
+    (syncs, applied.is_some() && healthy == applied)
 }
 
 const NAMESPACE: &str = "the-namespace";

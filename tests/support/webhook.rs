@@ -14,7 +14,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 /// What a webhook does with what it is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Manner {
     /// Allows everything.
     Allow,
@@ -26,6 +26,8 @@ pub enum Manner {
     FailEverySecond,
     /// Adds another annotation to the object each time.
     Add,
+    /// Changes the object by a JSON patch, which a function makes of the request.
+    Change(fn(&Value) -> Vec<Value>),
 }
 
 /// A webhook that ends when it is dropped.
@@ -115,6 +117,12 @@ fn tls() -> Arc<ServerConfig> {
     Arc::new(config.expect("key and certificate belong together"))
 }
 
+fn add_patch(response: &mut Value, patch: Vec<Value>) {
+    let patch = base64::engine::general_purpose::STANDARD.encode(Value::from(patch).to_string());
+    response["patchType"] = "JSONPatch".into();
+    response["patch"] = patch.into();
+}
+
 /// Answers the one request of a connection.
 fn answer(stream: TcpStream, tls: Arc<ServerConfig>, manner: &Mutex<Manner>, asked: &AtomicUsize) -> Option<()> {
     let connection = ServerConnection::new(tls).ok()?;
@@ -151,10 +159,9 @@ fn answer(stream: TcpStream, tls: Arc<ServerConfig>, manner: &Mutex<Manner>, ask
             if review.pointer("/request/object/metadata/annotations").is_none() {
                 patch.insert(0, json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
             }
-            let patch = base64::engine::general_purpose::STANDARD.encode(Value::from(patch).to_string());
-            response["patchType"] = "JSONPatch".into();
-            response["patch"] = patch.into();
+            add_patch(&mut response, patch);
         }
+        Manner::Change(change) => add_patch(&mut response, change(&review["request"])),
     }
     let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
     let review = review.to_string();

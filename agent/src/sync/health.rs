@@ -24,6 +24,8 @@ const EXPLAINED_FOR: Duration = Duration::from_secs(10);
 
 /// The group of OpenKruise's Rollouts.
 const KRUISE: &str = "rollouts.kruise.io";
+/// The group of Argo's Rollouts.
+const ARGO: &str = "argoproj.io";
 
 /// What was found out about workloads, for a while.
 #[derive(Default)]
@@ -62,9 +64,10 @@ pub(super) async fn health(
     memory.explained.0.retain(|_, (when, _)| when.elapsed() < EXPLAINED_FOR);
     let mut asked = 0;
     for (index, object) in desired.objects().iter().enumerate() {
-        let is_rollout = object.key.group == KRUISE && object.key.kind == "Rollout";
         let mut found = match live.get(&object.key) {
-            Some(seen) if seen.health.health == Health::Healthy && !(is_rollout && is_rolling) => {
+            Some(seen)
+                if seen.health.health == Health::Healthy && !(is_rolling && may_be_behind(object, Health::Healthy)) =>
+            {
                 progress.objects += 1;
                 continue;
             }
@@ -77,10 +80,11 @@ pub(super) async fn health(
             None => health::ObjectHealth::missing(),
         };
         progress.objects += 1;
-        if is_rollout && found.health == Health::Healthy {
+        if is_rolling && may_be_behind(object, found.health) {
             match behind(account, object, kinds).await {
                 Some(behind) => found = behind,
-                None => continue,
+                None if found.health == Health::Healthy => continue,
+                None => {}
             }
         }
         let mut unhealthy = Unhealthy { health: found.health, message: found.message, log: Vec::new() };
@@ -118,7 +122,18 @@ fn is_spoken_for(workload: &ObjectKey, rollout: Option<&str>, live: &Table) -> b
     rollout.is_some_and(|name| live.contains_key(&of(name)))
 }
 
-/// Asks a Rollout that says it is done, while a sync is becoming healthy, whether it has seen the workload as it is now.
+/// Whether an object speaks for a workload beside it, and what it says may be about the revision before: that it is done;
+/// and of Argo's that have their template from a workload also that they were aborted, or wait.
+fn may_be_behind(object: &Desired, said: Health) -> bool {
+    let has_workload = || object.body().get("spec").is_some_and(|spec| spec.get("workloadRef").is_some());
+    match (object.key.group.as_str(), object.key.kind.as_str()) {
+        (KRUISE, "Rollout") => said == Health::Healthy,
+        (ARGO, "Rollout") => matches!(said, Health::Healthy | Health::Degraded | Health::Suspended) && has_workload(),
+        _ => false,
+    }
+}
+
+/// Asks a Rollout that may be behind, while a sync is becoming healthy, whether it has seen the workload as it is now.
 async fn behind(account: &AccountClient, object: &Desired, kinds: &Kinds) -> Option<health::ObjectHealth> {
     let rollout = account.read(kind_of(kinds, &object.api_version, &object.key)?, &object.key).await.ok()??;
     let (api_version, kind, name) = health::target_of(&rollout)?;

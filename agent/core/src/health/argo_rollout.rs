@@ -50,6 +50,19 @@ pub(super) fn assess(rollout: &Value) -> ObjectHealth {
     }
 }
 
+/// What to say of a Rollout beside the workload that it has its template from, both as they are now: that it has not seen
+/// the last change of the workload yet, so what its status says, an abort included, is about the revision before. `None`
+/// where it has, or does not say.
+///
+/// The annotation that [`assess`] compares with is written by the controller as well, so it is as old as the status.
+pub(super) fn of_workload(rollout: &Value, workload: &Value) -> Option<ObjectHealth> {
+    let generation = number(workload, "/metadata/generation")?;
+    let observed = text(rollout, "/status/workloadObservedGeneration").parse::<i64>().ok()?;
+    let (kind, name) = (text(rollout, "/spec/workloadRef/kind"), text(rollout, "/spec/workloadRef/name"));
+    (observed < generation)
+        .then(|| ObjectHealth::progressing(format!("its controller has not seen the last change of {kind} {name} yet")))
+}
+
 /// `step 2 of 5, weight 40`. Empty without steps: blue-green, or a canary without any.
 fn step(rollout: &Value) -> String {
     let steps = list(rollout, "/spec/strategy/canary/steps");
@@ -98,8 +111,11 @@ fn pause(rollout: &Value) -> (Health, String) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::of_workload;
     use crate::health::Health::{Degraded, Healthy, Progressing, Suspended};
-    use crate::health::tests::check;
+    use crate::health::tests::{check, fixture};
 
     #[test]
     fn it_is_healthy_when_its_controller_says_so() {
@@ -123,6 +139,21 @@ mod tests {
             "argo-rollout/workload-not-observed",
             Progressing,
             "its controller has not seen the last change of the workload yet",
+        );
+    }
+
+    #[test]
+    fn what_it_says_of_an_older_workload_says_nothing_of_this_one() {
+        let workload = |generation: i64| json!({"metadata": {"generation": generation}});
+        let mut rollout = fixture("argo-rollout/aborted");
+        assert_eq!(of_workload(&rollout, &workload(7)), None, "it has a template of its own");
+        rollout["spec"]["workloadRef"] = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+        rollout["status"]["workloadObservedGeneration"] = "6".into();
+        assert_eq!(of_workload(&rollout, &workload(6)), None);
+        let behind = of_workload(&rollout, &workload(7)).unwrap();
+        assert_eq!(
+            (behind.health, behind.message.as_str()),
+            (Progressing, "its controller has not seen the last change of Deployment web yet")
         );
     }
 

@@ -23,7 +23,7 @@ pub fn moved_by(workload: &Value) -> Option<String> {
 /// workload yet, so what its status says is about the revision before. `None` where it has, or does not say.
 ///
 /// The controller keeps `observedWorkloadGeneration` at the workload's generation whenever it has looked.
-pub fn of_workload(rollout: &Value, workload: &Value) -> Option<ObjectHealth> {
+pub(super) fn of_workload(rollout: &Value, workload: &Value) -> Option<ObjectHealth> {
     let generation = number(workload, "/metadata/generation")?;
     let status = ["/status/canaryStatus", "/status/blueGreenStatus"].iter().find_map(|path| rollout.pointer(path))?;
     let observed = number(status, "/observedWorkloadGeneration")?;
@@ -32,7 +32,7 @@ pub fn of_workload(rollout: &Value, workload: &Value) -> Option<ObjectHealth> {
         .then(|| ObjectHealth::progressing(format!("has not seen the last change of {kind_and_name}")))
 }
 
-/// `apiVersion`, `kind` and name of the workload that a Rollout moves.
+/// `apiVersion`, `kind` and name of the workload that a Rollout moves, or has its template from.
 pub fn target_of(rollout: &Value) -> Option<(&str, &str, &str)> {
     let target = reference(rollout)?;
     Some((text(target, "/apiVersion"), text(target, "/kind"), text(target, "/name")))

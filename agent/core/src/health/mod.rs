@@ -39,7 +39,7 @@ mod rules;
 mod service;
 mod stateful_set;
 
-pub use kruise_rollout::{moved_by, of_workload, target_of};
+pub use kruise_rollout::{moved_by, target_of};
 pub use log_lines::{last_lines, last_lines_within};
 pub use pod::{Explanation, LogSource, explain_pods};
 pub use rules::{HealthRule, HealthRules};
@@ -170,6 +170,15 @@ fn own_rules(group: &str, kind: &str) -> Option<Assess> {
         (group, _) if group.ends_with(".knative.dev") => |object, _| knative::assess(object),
         _ => return None,
     })
+}
+
+/// What to say of a Rollout beside the workload that it is about, both as they are now, where its status is about an older
+/// one. `None` where it has seen the workload, or does not say.
+pub fn of_workload(rollout: &Value, workload: &Value) -> Option<ObjectHealth> {
+    match group_of(reading::text(rollout, "/apiVersion")) {
+        "argoproj.io" => argo_rollout::of_workload(rollout, workload),
+        _ => kruise_rollout::of_workload(rollout, workload),
+    }
 }
 
 /// The health of many. Of none it is `Healthy`: there is nothing to wait for.

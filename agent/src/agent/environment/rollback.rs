@@ -20,8 +20,8 @@ use towpath_core::names::annotation;
 use towpath_core::revert::Cause;
 use towpath_core::revision::{CommitId, clean_line};
 use towpath_core::status::{
-    EnvironmentStatus, MAX_ANSWERED, MAX_LINES, MAX_ROLLED_BACK, RevertStatus, RollbackPhase, RollbackStatus,
-    RolledBack,
+    EnvironmentStatus, MAX_ANSWERED, MAX_LINES, MAX_ROLLED_BACK, MAX_TRIED, RevertStatus, RollbackPhase,
+    RollbackStatus, RolledBack,
 };
 
 pub(super) use self::alerts::Asked;
@@ -161,7 +161,7 @@ impl Task {
         answer.lines = prepared.lines.clone();
         match &ask.confirm {
             Some(digest) if *digest == prepared.digest => {
-                self.begin(resource, slot, &view, answer, prepared).await;
+                self.begin(resource, slot, &view, answer, prepared, None).await;
                 self.carry_on(resource, environment, slot, view).await
             }
             confirmed => {
@@ -174,7 +174,8 @@ impl Task {
         }
     }
 
-    /// Writes down what is about to be done.
+    /// Writes down what is about to be done, in one write: what is noted as tried has begun. `tried` is the commit that
+    /// nobody asked to be rolled back.
     async fn begin(
         &mut self,
         resource: &Environment,
@@ -182,6 +183,7 @@ impl Task {
         view: &View,
         answer: RollbackStatus,
         prepared: Prepared,
+        tried: Option<CommitId>,
     ) {
         let Prepared { plan, made, goes_to, is_away, .. } = prepared;
         let phase = if is_away { RollbackPhase::WaitsForGit } else { RollbackPhase::Pushing };
@@ -195,6 +197,10 @@ impl Task {
         note_answered(&mut next, &rollback.id);
         self.note_taken(&mut next, &view.mirror, &plan, (!is_away).then_some(made.tip));
         next.rollback = Some(rollback);
+        if let Some(commit) = tried {
+            next.tried.insert(0, commit.to_string());
+            next.tried.truncate(MAX_TRIED);
+        }
         let mut needed: std::collections::BTreeSet<CommitId> = slot.running();
         needed.extend(goes_to);
         slot.runs(&self.id, needed);

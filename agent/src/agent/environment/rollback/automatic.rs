@@ -9,7 +9,7 @@ use towpath_core::environment::{self, RollbackCase};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::revision::CommitId;
 use towpath_core::rollback::{self, Trouble};
-use towpath_core::status::{EnvironmentStatus, MAX_TRIED, RollbackPhase, RollbackStatus, Wish};
+use towpath_core::status::{RollbackPhase, RollbackStatus, Wish};
 
 use super::preview::revision;
 use super::{Task, reverts_of};
@@ -123,14 +123,7 @@ impl Task {
             return view;
         }
         answer.lines.extend(prepared.lines.iter().cloned());
-        let mut next = EnvironmentStatus { ..(*self.status).clone() };
-        next.tried.insert(0, commit.to_string());
-        next.tried.truncate(MAX_TRIED);
-        self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
-        if !self.status.is_written() {
-            return view;
-        }
-        self.begin(resource, slot, &view, answer, prepared).await;
+        self.begin(resource, slot, &view, answer, prepared, Some(commit)).await;
         self.carry_on(resource, environment, slot, view).await
     }
 }
