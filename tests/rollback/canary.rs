@@ -99,7 +99,7 @@ async fn is_back(shop: &Shop, name: &str) -> EnvironmentStatus {
     let is_it = |status: &EnvironmentStatus| {
         let runs = status.running.as_ref().is_some_and(|running| running.revision.ends_with(&head));
         let is_well = status.state == State::Synced && status.health == Some(Health::Healthy);
-        runs && is_well && phase(status) == Some(RollbackPhase::Done) && status.rolled_back.is_empty()
+        runs && is_well && phase(status) == Some(RollbackPhase::Done) && is_settled(status)
     };
     shop.world.status_where(name, "back", is_it).await;
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -176,7 +176,7 @@ impl Scene {
     async fn confirmation(&self) -> Value {
         let ask = |id: &str, confirm: Option<String>| {
             let ask = json!({"id": id, "at": Timestamp::now(), "confirm": confirm, "wish": {}}).to_string();
-            json!({"metadata": {"annotations": {"towpath.dev/rollback": ask}}})
+            json!({"metadata": {"annotations": {"towpath.dev/rollback": ask, "towpath.dev/rollbackBy": "admin"}}})
         };
         let (world, name) = (&self.shop.world, self.production());
         world.patch("towpath.dev/v1alpha1", "Environment", &name, ask("a-preview", None)).await;
@@ -211,7 +211,7 @@ impl Scene {
     fn request(&self) -> String {
         match self.who {
             Who::Person => REQUEST.to_owned(),
-            Who::Nobody => format!("auto-{}", self.bad),
+            Who::Nobody => format!("auto-Degraded-{}", self.bad),
         }
     }
 
