@@ -13,7 +13,8 @@ pub use components::ComponentStatus;
 pub use images::{ImageStatus, ImagesSeen, MAX_IMAGES};
 pub use leftovers::{KeptStatus, LeftoverStatus, Leftovers};
 pub use rollback::{
-    MAX_ANSWERED, MAX_LINES, MAX_ROLLED_BACK, MAX_TRIED, RevertStatus, RollbackPhase, RollbackStatus, RolledBack, Wish,
+    CANNOT_PUSH, MAX_ANSWERED, MAX_LINES, MAX_ROLLED_BACK, MAX_TRIED, RevertStatus, RollbackPhase, RollbackStatus,
+    RolledBack, Wish,
 };
 pub use syncs::{
     ContentStatus, HookOutcome, HookStatus, Outcome, Recorded, SyncHealth, SyncRecord, SyncStatus, Trigger, WaitReason,

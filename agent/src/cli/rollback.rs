@@ -236,6 +236,10 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
             return Err(Problem::passing("another rollback has taken its place").into());
         };
         let goes = rollback.goes_to.as_deref().map(output::short_revisions);
+        if let Some(why) = rollback.cannot_push() {
+            let hint = "it is tried again; it stays held until then, and towpath reland ends it";
+            return Err(Problem::setup(clean_line(why, SHOWN_CHARACTERS)).hint(hint).into());
+        }
         let now = match (rollback.phase, &goes) {
             (RollbackPhase::Refused, None) => return Err(told(rollback)),
             (RollbackPhase::WaitsForMerge, None) => {

@@ -109,6 +109,9 @@ impl Standing {
                     taken.short()
                 )
             }
+            Some(rollback) if rollback.cannot_push().is_some() => {
+                format!("{} was rolled back; {}", taken.short(), rollback.cannot_push().unwrap_or_default())
+            }
             Some(RollbackStatus { phase: RollbackPhase::Pushing, .. }) => {
                 format!("{} was rolled back, and its revert is being pushed to {branch}", taken.short())
             }

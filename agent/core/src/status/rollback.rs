@@ -100,7 +100,16 @@ pub struct RollbackStatus {
     pub lines: Vec<String>,
 }
 
+/// How the first line begins where somebody must act before reverts can be pushed.
+pub const CANNOT_PUSH: &str = "its reverts cannot be pushed";
+
 impl RollbackStatus {
+    /// What keeps its reverts from being pushed, where somebody must act.
+    pub fn cannot_push(&self) -> Option<&str> {
+        let first = self.lines.first().filter(|_| self.phase == RollbackPhase::Pushing)?;
+        first.starts_with(CANNOT_PUSH).then_some(first)
+    }
+
     /// Whether it goes to a revert that its branch does not have yet: that is nowhere to go.
     pub fn waits_for_its_revert(&self) -> bool {
         let Some((goes_to, commit)) = self.goes_to.as_ref().zip(self.commit.as_ref()) else { return false };

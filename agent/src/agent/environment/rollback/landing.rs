@@ -8,7 +8,7 @@ use towpath_core::candidate;
 use towpath_core::environment;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::revision::CommitId;
-use towpath_core::status::{RollbackPhase, RollbackStatus, RolledBack};
+use towpath_core::status::{CANNOT_PUSH, RollbackPhase, RollbackStatus, RolledBack};
 
 use super::preview::{goes_to, revision};
 use super::{Task, with_first_line};
@@ -116,7 +116,7 @@ impl Task {
                 Some(Fault::Setup) => {
                     // It was agreed to, so it is done as soon as somebody has seen to this.
                     self.refused_at = Some(Instant::now());
-                    let said = format!("its reverts cannot be pushed: {}", problems[0]);
+                    let said = format!("{CANNOT_PUSH}: {}", problems[0]);
                     self.show(resource, with_first_line(rollback, said)).await;
                     Step::Waits
                 }
