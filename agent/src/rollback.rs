@@ -20,7 +20,7 @@ use towpath_core::revision::CommitId;
 use towpath_core::rollback::Past;
 use towpath_core::signature::{self, SigningKey};
 
-pub use self::history::Settled;
+pub use self::history::{Settled, brought};
 pub use self::plan::{Plan, again, plan};
 use crate::repo::{Chain, Credentials, Mirror, Outcome, Person, Refusal, Update};
 
@@ -37,8 +37,8 @@ pub struct Subject {
     pub from: CommitId,
     /// The releases that it ran, the newest first.
     pub past: Vec<Past>,
-    /// What was rolled back and may not come back.
-    pub rolled_back: Vec<CommitId>,
+    /// What was rolled back and may not come back, and by what.
+    pub rolled_back: Vec<(CommitId, Option<CommitId>)>,
 }
 
 /// Who commits.
@@ -140,10 +140,7 @@ fn land_again(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pushed {
     /// The branch has the commits.
-    Done {
-        /// Why what lands the rest again could not be pushed, where there is such.
-        without_rest: Option<String>,
-    },
+    Done,
     /// Somebody else was there first: it is to be looked at again.
     Overtaken,
     /// The branch may not be pushed to, and why: the commits stand on another one, whose name is here.
@@ -160,8 +157,37 @@ pub fn rest_branch(environment: &EnvironmentName, rest: CommitId) -> String {
     format!("towpath/reland-{environment}-{}", rest.short())
 }
 
-/// Pushes what was made to the branch, only from where it was looked at; after that, what lands the rest again, on a branch
-/// of its own.
+/// Pushes what lands the rest again, on a branch of its own. Done twice it does no harm.
+///
+/// # Errors
+/// Why it is not there.
+pub fn push_rest(
+    mirror: &Mirror,
+    environment: &EnvironmentName,
+    rest: CommitId,
+    credentials: &Credentials,
+) -> Result<(), Problem> {
+    let branch = rest_branch(environment, rest);
+    match push_to(mirror, &branch, None, rest, credentials)? {
+        Outcome::Done => Ok(()),
+        Outcome::Unsure { problem } => Err(problem),
+        Outcome::Moved { .. } => Err(Problem::setup(format!("there is another branch {branch} already"))),
+        Outcome::Refused { why, .. } => Err(Problem::setup(format!("branch {branch}: {why}"))),
+    }
+}
+
+fn push_to(
+    mirror: &Mirror,
+    branch: &str,
+    old: Option<CommitId>,
+    new: CommitId,
+    credentials: &Credentials,
+) -> Result<Outcome, Problem> {
+    let update = Update { name: format!("refs/heads/{branch}"), old, new };
+    Ok(mirror.push(&[update], credentials)?.swap_remove(0))
+}
+
+/// Pushes what was made to the branch, only from where it was looked at.
 ///
 /// # Errors
 /// `Setup` where the server wants it nowhere, `Passing` where it is worth another try: the same push again does no harm.
@@ -169,21 +195,8 @@ pub fn push(mirror: &Mirror, plan: &Plan, made: &Made, credentials: &Credentials
     let Subject { environment, branch, head, .. } = &plan.subject;
     let word = if plan.lands { "reland" } else { "revert" };
     let beside = format!("towpath/{word}-{environment}-{}", made.tip.short());
-    let push = |branch: &str, old: Option<CommitId>, new: CommitId| -> Result<Outcome, Problem> {
-        let update = Update { name: format!("refs/heads/{branch}"), old, new };
-        Ok(mirror.push(&[update], credentials)?.swap_remove(0))
-    };
-    let why = match push(branch, Some(*head), made.tip)? {
-        Outcome::Done => {
-            let rest = made.rest.map(|rest| push(&rest_branch(environment, rest), None, rest));
-            let without_rest = rest.and_then(|pushed| match pushed {
-                Ok(Outcome::Done) => None,
-                Ok(Outcome::Refused { why, .. }) => Some(why),
-                Ok(Outcome::Moved { .. }) => Some("a branch of that name is there already".to_owned()),
-                Ok(Outcome::Unsure { problem }) | Err(problem) => Some(problem.message),
-            });
-            return Ok(Pushed::Done { without_rest });
-        }
+    let why = match push_to(mirror, branch, Some(*head), made.tip, credentials)? {
+        Outcome::Done => return Ok(Pushed::Done),
         Outcome::Moved { .. } => return Ok(Pushed::Overtaken),
         Outcome::Unsure { problem } => return Err(problem),
         Outcome::Refused { refusal: Refusal::Storage, why } => {
@@ -191,7 +204,7 @@ pub fn push(mirror: &Mirror, plan: &Plan, made: &Made, credentials: &Credentials
         }
         Outcome::Refused { why, .. } => why,
     };
-    match push(&beside, None, made.tip)? {
+    match push_to(mirror, &beside, None, made.tip, credentials)? {
         Outcome::Done => Ok(Pushed::Beside { branch: beside, why }),
         Outcome::Unsure { problem } => Err(problem),
         Outcome::Moved { .. } => Err(Problem::passing(format!("somebody has made the branch {beside} in this moment"))),

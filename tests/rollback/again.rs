@@ -166,13 +166,21 @@ async fn one_rollback_is_brought_to_its_end_before_another_and_no_request_is_don
     shop.world.status_where("one-by-one", "without git", is_away).await;
     shop.does(&["rollback", "one-by-one", "--emergency", "-y"]);
     shop.runs_image("web:2").await;
-    let why = shop.fails(&["rollback", "one-by-one", "--emergency", "--to", &first.short(), "-y"]);
+    let why = shop.fails(&["rollback", "one-by-one", "--to", &first.short(), "-y"]);
     assert!(why.contains("another rollback is under way"), "{why}");
     let begun = shop.world.status("one-by-one").await.rollback.unwrap();
+    // That one was no good either: it goes further back, and both are taken back.
+    let why = shop.fails(&["rollback", "one-by-one", "--emergency", "-y"]);
+    assert!(why.contains("name an older release with --to"), "{why}");
+    shop.does(&["rollback", "one-by-one", "--emergency", "--to", &first.short(), "-y"]);
+    shop.runs_image("web:1").await;
     let _server = GitServer::start_on(shop.world.folder(), port);
     shop.world.status_where("one-by-one", "over", |status| phase(status) == Some(RollbackPhase::Done)).await;
     shop.world.runs("one-by-one", "master").await;
-    assert_eq!(shop.subjects()[0], "Revert \"Bad\"");
+    assert_eq!(shop.subjects()[..2], ["Revert \"Second\"", "Revert \"Bad\""]);
+    assert_eq!(shop.tree("master"), shop.tree(&first.to_string()));
+    let third = shop.commit("Third", "web:4");
+    shop.ran("one-by-one", third).await;
 
     // The very same request again, written by somebody who found it, is nothing new: not even after another one.
     shop.does(&["rollback", "one-by-one", "--to", &first.short(), "--dry-run"]);
@@ -227,4 +235,35 @@ async fn new_settings_that_are_no_good_take_no_commit_back() {
         .await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(shop.world.repo.head("master"), revert);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reverts_that_a_forge_merged_as_one_commit_are_recognised_and_not_landed_again_by_nothing() {
+    let mut shop = Shop::new("as-one").await;
+    let server = GitServer::start(shop.world.folder());
+    let first = shop.world.repo.head("master");
+    shop.begin_with(json!({"url": server.url("deploy.git"), "interval": "2s"}), &[("as-one", json!({}))]).await;
+    shop.ran("as-one", first).await;
+    let second = shop.commit("Second", "web:2");
+    shop.ran("as-one", second).await;
+    let third = shop.commit("Third", "web:3");
+    shop.ran("as-one", third).await;
+    let protected =
+        hook(&shop, "update", "[ \"$1\" != refs/heads/master ] || { echo 'master is protected' >&2; exit 1; }");
+    shop.does(&["rollback", "as-one", "--to", &first.short(), "-y"]);
+    let waits = |status: &EnvironmentStatus| status.state == State::Held;
+    shop.world.status_where("as-one", "waiting for a merge", waits).await;
+    std::fs::remove_file(protected).unwrap();
+    // One commit, whose message says nothing of what it takes back, and another one right after it.
+    shop.commit("Go back (!8)", "web:1");
+    shop.world.repo.commit("master", "Beside", &[("prod/beside.yaml", &config("beside", "1"))]);
+    shop.world.status_where("as-one", "over", |status| phase(status) == Some(RollbackPhase::Done)).await;
+    shop.runs_image("web:1").await;
+    shop.world.runs("as-one", "master").await;
+    let status = shop.world.status_where("as-one", "settled", is_settled).await;
+    assert_eq!(status.held, None);
+    let head = shop.world.repo.head("master");
+    let why = shop.fails(&["reland", "as-one", &third.short(), "-y"]);
+    assert!(why.contains("which does not say so"), "{why}");
+    assert_eq!(shop.world.repo.head("master"), head);
 }

@@ -150,6 +150,40 @@ async fn a_lane_is_backed_out_and_the_rest_is_ready_to_be_landed_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn on_a_protected_lane_the_rest_stands_ready_too_and_files_are_restored_as_of_the_whole_lane() {
+    let mut shop = Shop::new("backed-out-beside").await;
+    let server = support::git_server::GitServer::start(shop.world.folder());
+    let first = shop.world.repo.head("master");
+    let spec = json!({"url": server.url("deploy.git"), "interval": "2s"});
+    shop.begin_with(spec, &[("backed-out-beside", json!({"sync": "Manual"}))]).await;
+    shop.world.request_sync("backed-out-beside", "r-1").await;
+    shop.ran("backed-out-beside", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.world.status_where("backed-out-beside", "offered it", |status| status.candidate.is_some()).await;
+    shop.world.request_sync("backed-out-beside", "r-2").await;
+    shop.ran("backed-out-beside", bad).await;
+    let innocent = shop.world.repo.commit("master", "Innocent", &[("prod/names.yaml", &config("names", "new"))]);
+    let is_offered = |status: &EnvironmentStatus| {
+        status.candidate.as_ref().is_some_and(|candidate| candidate.revision.ends_with(&innocent.to_string()))
+    };
+    shop.world.status_where("backed-out-beside", "offered more", is_offered).await;
+    let said = shop.does(&["rollback", "backed-out-beside", "--to", &first.short(), "--restore", "--dry-run"]);
+    assert!(said.contains("exactly the files of"), "{said}");
+    let prepared = shop.world.status("backed-out-beside").await.prepared.unwrap();
+    assert_eq!(prepared.reverts.len(), 2, "what it does not run goes too: {prepared:#?}");
+
+    hook(&shop, "update", "[ \"$1\" != refs/heads/master ] || { echo 'master is protected' >&2; exit 1; }");
+    let said = shop.does(&["rollback", "backed-out-beside", "--back-out-lane", "-y"]);
+    assert!(said.contains("merge it into master"), "{said}");
+    let branches = shop.git(&["branch", "--format=%(refname:short)", "--list", "towpath/*"]);
+    let branches: Vec<&str> = branches.lines().collect();
+    assert_eq!(branches.len(), 2, "{branches:?}");
+    assert!(branches[0].starts_with("towpath/reland-") && branches[1].starts_with("towpath/revert-"), "{branches:?}");
+    let tree = shop.git(&["ls-tree", "--name-only", branches[0], "prod/"]);
+    assert_eq!(tree.lines().collect::<Vec<_>>(), ["prod/names.yaml", "prod/web.yaml"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_makes_no_sense_is_refused_with_what_would() {
     let mut shop = Shop::new("targets").await;
     let first = shop.world.repo.head("master");

@@ -11,7 +11,7 @@ use towpath_core::status::{RollbackStatus, Wish};
 
 use super::Subject;
 use super::history::{self, MAX_LOOKED_AT, Standing};
-use crate::repo::Mirror;
+use crate::repo::{Mirror, Reversal};
 
 /// Releases that are looked through for the one before, from the newest.
 const MAX_PAST: usize = 200;
@@ -109,7 +109,8 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
     };
     let (chosen, rest) = match (&to, &wish.ticket) {
         (Some(to), _) => {
-            let end = if wish.back_out_lane { *head } else { *from };
+            // The files of a release as a whole: whatever came since goes.
+            let end = if wish.back_out_lane || wish.restore { *head } else { *from };
             let chosen = range(mirror, &subject, to.commit, end, wish.restore)?;
             let rest = if wish.back_out_lane { range(mirror, &subject, *from, *head, false)? } else { Vec::new() };
             (chosen, rest)
@@ -393,7 +394,13 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
         match revert {
             Some(revert) if chosen.contains(&revert) => {}
             Some(revert) => chosen.push(revert),
-            None if subject.rolled_back.contains(&commit) => lifts.push(commit),
+            None if subject.rolled_back.iter().any(|(taken, _)| *taken == commit) => {
+                if let Some(by) = silent_revert(mirror, &subject, commit)? {
+                    let said = format!("{} was taken back by {by}, which does not say so", commit.short());
+                    return Err(Problem::content(said).hint("revert that commit"));
+                }
+                lifts.push(commit);
+            }
             None => {
                 let said = format!("{} is no revert that holds on {}", commit.short(), subject.branch);
                 return Err(Problem::content(format!("{said}, and nothing there reverts it"))
@@ -438,4 +445,18 @@ fn on_the_line(mirror: &Mirror, head: CommitId, revert: CommitId) -> Result<Comm
 /// Whether a merge brought reverts and nothing else.
 fn only_reverts(brought: &[Commit]) -> bool {
     !brought.is_empty() && brought.iter().all(|one| !one.reverts.is_empty() || one.is_merge)
+}
+
+/// What took a change back on the branch without saying so: the commit that is known, else that somebody did.
+fn silent_revert(mirror: &Mirror, subject: &Subject, commit: CommitId) -> Result<Option<String>, Problem> {
+    let head = subject.head;
+    for (_, revert) in subject.rolled_back.iter().filter(|(taken, _)| *taken == commit) {
+        if let Some(revert) = revert.filter(|revert| mirror.contains(*revert))
+            && mirror.is_ancestor(revert, head)?
+        {
+            return Ok(Some(revert.short()));
+        }
+    }
+    let is_gone = mirror.is_ancestor(commit, head)? && mirror.reverse(commit, head)? == Reversal::Nothing;
+    Ok(is_gone.then(|| "a commit".to_owned()))
 }

@@ -165,7 +165,8 @@ fn pending(environment: &Environment) -> Option<RollbackAsk> {
     let text = environment.annotations().get(annotation::ROLLBACK)?;
     let ask: RollbackAsk = serde_json::from_str(text).ok()?;
     let is_new = Timestamp::now().duration_since(ask.at) < SAME_WITHIN;
-    (is_new && find(environment, &ask.id).is_none()).then_some(ask)
+    let was_answered = environment.status.as_ref().is_some_and(|status| status.answered.contains(&ask.id));
+    (is_new && !was_answered && find(environment, &ask.id).is_none()).then_some(ask)
 }
 
 /// The rollback that was begun with a confirmation, not long ago.

@@ -86,6 +86,9 @@ pub struct RollbackStatus {
     /// The last commit that was made for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
+    /// The last of the commits that land the rest again, which stand on a branch of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<String>,
     /// The branch that is to be merged, where the lane's own could not be pushed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,

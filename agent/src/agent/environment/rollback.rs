@@ -32,7 +32,7 @@ use crate::blocking::blocking;
 use crate::cluster::Severity;
 use crate::repo::{Mirror, View};
 use crate::resources::{BY_ITSELF, Environment, RollbackAsk};
-use crate::rollback::{Committer, Plan};
+use crate::rollback::{Committer, Plan, brought};
 
 /// How long a request counts. What cannot be done by then is not done, for a person may want something else by now.
 const ASKED_WITHIN: SignedDuration = SignedDuration::from_mins(10);
@@ -68,6 +68,7 @@ impl Task {
         if is_under_way && !environment.suspend {
             view = self.carry_on(resource, environment, slot, view).await;
         }
+        let has_answered = asked.is_some();
         if let Some(asked) = asked {
             match asked {
                 Err(answer) => self.answer(resource, answer).await,
@@ -75,7 +76,8 @@ impl Task {
             }
             self.is_unanswered = self.asked_to_roll_back(resource).is_some();
         }
-        if !environment.suspend {
+        // What somebody was told now is to be seen before anything takes its place.
+        if !environment.suspend && !has_answered {
             view = Box::pin(self.roll_back_by_itself(resource, environment, slot, view)).await;
         }
         self.note_what_is_settled(&view).await;
@@ -94,6 +96,8 @@ impl Task {
         let read = serde_json::from_str::<RollbackAsk>(text).map_err(|error| error.to_string());
         let is_short = read.as_ref().is_ok_and(RollbackAsk::is_short);
         let ask = match read {
+            // Written in another way it would not be seen that an override names it.
+            Ok(ask) if !text.contains(&ask.id) => Err(unreadable("its id is not written plainly".to_owned())),
             Ok(ask) if is_short => Ok(ask),
             Ok(_) => Err(unreadable("something in it is longer than 200 characters".to_owned())),
             Err(why) => Err(unreadable(why)),
@@ -128,6 +132,8 @@ impl Task {
             _ if age < -AHEAD => {
                 Some(format!("it is of {}, which is to come: ask again with a clock that is right", ask.at))
             }
+            // While git is away nothing else can be done.
+            Some(_) if ask.wish.emergency && self.waits_for_git() => None,
             Some(other) if ask.wish.reland.is_none() => Some(format!(
                 "another rollback is under way, and its reverts are not on the branch yet ({other}): wait for it, or end it \
                  with towpath reland"
@@ -190,7 +196,8 @@ impl Task {
         let rollback = RollbackStatus {
             phase,
             commit: Some(made.tip.to_string()),
-            goes_to: goes_to.map(|commit| revision(&plan.subject.branch, commit)),
+            rest: made.rest.map(|rest| rest.to_string()),
+            goes_to: self.not_there(goes_to.map(|commit| revision(&plan.subject.branch, commit))),
             ..answer
         };
         let mut next = EnvironmentStatus { prepared: None, ..(*self.status).clone() };
@@ -207,6 +214,7 @@ impl Task {
         self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
         let said = self.status.rollback.as_ref().map(|rollback| rollback.lines.join("; ")).unwrap_or_default();
         tracing::info!(environment = self.id.1, plan = said, "a rollback begins");
+        self.refused_at = None;
         let is_by_itself = self.status.rollback.as_ref().is_some_and(|rollback| rollback.id.starts_with(BY_ITSELF));
         self.shared.metrics.rollback(&self.id.1, is_by_itself);
         self.shared.cluster.event(resource, Severity::Normal, "RollbackBegun", &clean_line(&said, SHOWN_CHARACTERS));
@@ -222,6 +230,9 @@ impl Task {
             for one in &plan.chosen {
                 let taken = mirror.told(one.commit).map(|told| told.reverts).unwrap_or_default();
                 taken.into_iter().chain([one.commit]).for_each(|commit| forget(next, commit));
+                // A merge of reverts lands all that they took back.
+                let merged = brought(mirror, one.commit).unwrap_or_default();
+                merged.into_iter().flat_map(|one| one.reverts).for_each(|commit| forget(next, commit));
             }
             plan.lifts.iter().for_each(|commit| forget(next, *commit));
             return;
@@ -235,6 +246,12 @@ impl Task {
         next.rolled_back.drain(..cut);
     }
 
+    /// A revision that it is to go to, unless it runs there.
+    fn not_there(&self, goes_to: Option<String>) -> Option<String> {
+        let runs = self.status.running.as_ref().and_then(|running| running.commit());
+        goes_to.filter(|goes_to| crate::sync::revision_of(goes_to).map(|one| one.commit) != runs)
+    }
+
     /// The rollback whose reverts are to be pushed yet, in a word.
     fn under_way(&self) -> Option<&str> {
         let rollback = self.status.rollback.as_ref();
@@ -242,9 +259,14 @@ impl Task {
         rollback.filter(|rollback| pushes(rollback.phase)).map(|rollback| rollback.id.as_str())
     }
 
-    /// What was rolled back and may not come back.
-    fn rolled_back(&self) -> Vec<CommitId> {
-        self.status.rolled_back.iter().filter_map(|one| one.commit.parse().ok()).collect()
+    fn waits_for_git(&self) -> bool {
+        self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase == RollbackPhase::WaitsForGit)
+    }
+
+    /// What was rolled back and may not come back, and by what.
+    fn rolled_back(&self) -> Vec<(CommitId, Option<CommitId>)> {
+        let revert = |one: &RolledBack| one.revert.as_ref().and_then(|revert| revert.parse().ok());
+        self.status.rolled_back.iter().filter_map(|one| Some((one.commit.parse().ok()?, revert(one)))).collect()
     }
 
     /// Notes of what runs now that it is without a change although it has it, so that this is known of what comes after it

@@ -14,7 +14,7 @@ use super::preview::{goes_to, revision};
 use super::{Task, with_first_line};
 use crate::agent::Slot;
 use crate::blocking::blocking;
-use crate::repo::View;
+use crate::repo::{Mirror, View};
 use crate::resources::{BY_ITSELF, Environment};
 use crate::rollback::{self, Made, Plan, Pushed, Subject};
 
@@ -22,6 +22,9 @@ use crate::rollback::{self, Made, Plan, Pushed, Subject};
 const MAX_TRIES: usize = 5;
 /// How long what somebody must act on is not pushed again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// Commits of a branch that are looked through for one with the files of reverts.
+const MAX_MERGED: usize = 500;
 
 /// What comes after a step.
 enum Step {
@@ -89,11 +92,11 @@ impl Task {
                 tracing::info!(environment = self.id.1, %problem, "whether a revert is there is looked for again");
                 return Step::Waits;
             }
-            Ok(true) => {
-                self.has_landed(resource, view, &lane, rollback).await;
+            Ok(Some(by)) => {
+                self.has_landed(resource, environment, view, (&lane, by), rollback).await;
                 return Step::Over;
             }
-            Ok(false) => {}
+            Ok(None) => {}
         }
         let is_refused = self.refused_at.is_some_and(|at| at.elapsed() < self.shared.settings.scaled(REFUSED_FOR));
         if rollback.phase == RollbackPhase::WaitsForMerge || view.problem.is_some() || is_refused {
@@ -128,23 +131,31 @@ impl Task {
         }
     }
 
-    /// Whether the branch has the reverts, made by us or by anybody.
-    async fn has_reverts(&self, view: &Arc<View>, lane: &Lane, rollback: &RollbackStatus) -> Result<bool, Problem> {
+    /// The commit by which the branch has the reverts, made by us or by anybody.
+    async fn has_reverts(
+        &self,
+        view: &Arc<View>,
+        lane: &Lane,
+        rollback: &RollbackStatus,
+    ) -> Result<Option<CommitId>, Problem> {
         let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
         let (mirror, chosen, settled) = (view.mirror.clone(), rollback.commits(), self.settled.clone());
         let head = lane.head;
         blocking(move || {
-            if let Some(tip) = tip.filter(|tip| mirror.contains(*tip))
-                && mirror.is_ancestor(tip, head)?
-            {
-                return Ok(true);
+            if let Some(tip) = tip.filter(|tip| mirror.contains(*tip)) {
+                if mirror.is_ancestor(tip, head)? {
+                    return Ok(Some(tip));
+                }
+                if let Some(same) = merged_as_one(&mirror, tip, head)? {
+                    return Ok(Some(same));
+                }
             }
             for commit in &chosen {
                 if !settled.is_without(&mirror, head, (*commit, None))? {
-                    return Ok(false);
+                    return Ok(None);
                 }
             }
-            Ok(!chosen.is_empty())
+            Ok((!chosen.is_empty()).then_some(head))
         })
         .await
     }
@@ -179,10 +190,22 @@ impl Task {
             Ok((plan, made, goes_to))
         })
         .await?;
+        let went_to_revert = rollback.waits_for_its_revert();
+        if let Some(to) = goes_to.filter(|to| went_to_revert && *to != made.tip) {
+            let (plan, mirror) = (plan.clone(), view.mirror.clone());
+            let left = blocking(move || plan.leaves_behind(&mirror, to)).await.map_err(one)?;
+            if !left.is_empty() {
+                // It would go back behind more than anybody agreed to.
+                let said = format!("{} has moved on, and going back would be another thing now", lane.branch);
+                return Err(one(Problem::content(said).hint("look at it and ask again")));
+            }
+        }
+        let goes_to = goes_to.map(|commit| revision(&lane.branch, commit)).filter(|_| rollback.goes_to.is_some());
         let next = RollbackStatus {
             phase: RollbackPhase::Pushing,
             commit: Some(made.tip.to_string()),
-            goes_to: goes_to.map(|commit| revision(&lane.branch, commit)).filter(|_| rollback.goes_to.is_some()),
+            rest: made.rest.map(|rest| rest.to_string()),
+            goes_to: self.not_there(goes_to),
             ..rollback.clone()
         };
         if next != *rollback {
@@ -201,18 +224,14 @@ impl Task {
             blocking(move || rollback::push(&mirror, &plan, &made, &credentials)).await.map_err(one)?
         };
         Ok(match pushed {
-            Pushed::Done { without_rest: None } | Pushed::Overtaken => Step::Again,
-            Pushed::Done { without_rest: Some(why) } => {
-                let said = format!("what should be landed again could not be pushed: {why}");
-                self.show(resource, with_first_line(next, said)).await;
-                Step::Again
-            }
+            Pushed::Done | Pushed::Overtaken => Step::Again,
             Pushed::Beside { branch: beside, why } => {
                 let merge = format!("the reverts stand on {beside}: merge it into {}", lane.branch);
                 let next = with_first_line(
                     with_first_line(next, merge),
                     format!("{} may not be pushed to: {why}", lane.branch),
                 );
+                let next = self.with_rest(environment, view, next).await;
                 let next = RollbackStatus { phase: RollbackPhase::WaitsForMerge, branch: Some(beside), ..next };
                 self.show(resource, next).await;
                 Step::Waits
@@ -220,8 +239,40 @@ impl Task {
         })
     }
 
-    /// The branch has the reverts.
-    async fn has_landed(&mut self, resource: &Environment, view: &Arc<View>, lane: &Lane, rollback: RollbackStatus) {
+    /// Pushes what lands the rest again, where there is such; says where that cannot be.
+    async fn with_rest(
+        &self,
+        environment: &environment::Environment,
+        view: &Arc<View>,
+        rollback: RollbackStatus,
+    ) -> RollbackStatus {
+        let Some(rest) = rollback.rest.as_ref().and_then(|rest| rest.parse::<CommitId>().ok()) else { return rollback };
+        let pushed = match self.write_credentials(environment).await {
+            Ok(credentials) => {
+                let (mirror, name) = (view.mirror.clone(), environment.name.clone());
+                blocking(move || rollback::push_rest(&mirror, &name, rest, &credentials)).await
+            }
+            Err(problem) => Err(problem),
+        };
+        match pushed {
+            Ok(()) => rollback,
+            Err(problem) => {
+                let said = format!("what should be landed again could not be pushed: {problem}");
+                with_first_line(rollback, said)
+            }
+        }
+    }
+
+    /// The branch has the reverts, by a commit.
+    async fn has_landed(
+        &mut self,
+        resource: &Environment,
+        environment: &environment::Environment,
+        view: &Arc<View>,
+        (lane, by): (&Lane, CommitId),
+        rollback: RollbackStatus,
+    ) {
+        let rollback = self.with_rest(environment, view, rollback).await;
         let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
         let commits: Vec<String> = rollback.reverts.iter().map(|one| one.commit.clone()).collect();
         let (mirror, head, noted) = (view.mirror.clone(), lane.head, self.status.rolled_back.clone());
@@ -233,9 +284,8 @@ impl Task {
             let noted = noted.into_iter().map(|one| {
                 let known = one.revert.as_ref().and_then(|revert| revert.parse().ok());
                 let is_known = known.is_some_and(is_in);
-                // Reverted in another way: the head is known to be without it, whatever comes after.
-                let revert =
-                    if commits.contains(&one.commit) && !is_known { Some(head.to_string()) } else { one.revert };
+                // Reverted in another way: what it was known to be without it, whatever came or comes after.
+                let revert = if commits.contains(&one.commit) && !is_known { Some(by.to_string()) } else { one.revert };
                 RolledBack { revert, ..one }
             });
             (is_same, tip.is_some_and(is_in), noted.collect::<Vec<_>>())
@@ -249,8 +299,7 @@ impl Task {
             () => rollback.goes_to.clone(),
         };
         // An environment that is there already need not go.
-        let runs = self.status.running.as_ref().map(|running| running.revision.clone());
-        let goes_to = goes_to.filter(|goes_to| runs.as_ref() != Some(goes_to));
+        let goes_to = self.not_there(goes_to);
         let commit = if is_same { Some(lane.head.to_string()) } else { rollback.commit.clone() };
         let next = RollbackStatus { phase: RollbackPhase::Done, goes_to, commit, ..rollback };
         let status = towpath_core::status::EnvironmentStatus { rolled_back: noted, ..(*self.status).clone() };
@@ -276,8 +325,30 @@ impl Task {
         if !stays_held {
             status.rolled_back.retain(|one| !rollback.reverts.iter().any(|revert| revert.commit == one.commit));
         }
-        let goes_to = rollback.goes_to.clone().filter(|_| went_back);
+        let goes_to = self.not_there(rollback.goes_to.clone().filter(|_| went_back));
         let next = RollbackStatus { phase: RollbackPhase::Refused, goes_to, lines, ..rollback };
         self.show_with(resource, status, next).await;
     }
+}
+
+/// The commit of the branch that has the very files of some reverts, although it is none of them: they were merged as one.
+fn merged_as_one(mirror: &Mirror, tip: CommitId, head: CommitId) -> Result<Option<CommitId>, Problem> {
+    let tree = mirror.commit(tip)?.tree;
+    let mut commit = head;
+    let mut found = None;
+    for _ in 0..MAX_MERGED {
+        let stored = mirror.commit(commit)?;
+        if mirror.is_ancestor(commit, tip)? {
+            // What they were made on had other files, or these say nothing.
+            return Ok(found.filter(|_| stored.tree != tree));
+        }
+        if stored.tree == tree {
+            found = Some(commit);
+        }
+        match stored.parents.first() {
+            Some(parent) => commit = *parent,
+            None => break,
+        }
+    }
+    Ok(None)
 }

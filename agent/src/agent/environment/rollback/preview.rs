@@ -133,9 +133,15 @@ impl Task {
         let cause = self.cause(environment, answer);
         let mirror = view.mirror.clone();
         let is_emergency = wish.emergency;
+        let goes_further = self.waits_for_git() && wish.reland.is_none();
+        let runs = self.status.running.as_ref().and_then(|running| running.commit());
         let (seen, settings) = (view.clone(), environment.clone());
         let made = blocking(move || -> Result<Found, Vec<Problem>> {
             let plan = rollback::plan(&mirror, subject, &wish).map_err(one)?;
+            if goes_further && plan.to.as_ref().map(|to| to.commit) == runs {
+                let problem = Problem::content("it went back there already, and git is away");
+                return Err(one(problem.hint("name an older release with --to")));
+            }
             let made = rollback::make(&mirror, &plan, &cause, &committer)?;
             let goes_to = goes_to(&plan, &made, &seen, &settings).map_err(one)?;
             let left = match goes_to {
@@ -182,6 +188,11 @@ impl Task {
 
     /// What is rolled back: what is on its way, where something is, else what runs.
     fn rolls_back_from(&self, lane: &Candidate) -> Result<CommitId, Problem> {
+        // What went back in the cluster alone goes back further: both are taken back.
+        let begun = self.status.rollback.as_ref().filter(|_| self.waits_for_git());
+        if let Some(from) = begun.and_then(|begun| sync::revision_of(begun.from.as_ref()?)) {
+            return Ok(from.commit);
+        }
         let under_way = self.status.sync.as_ref().filter(|sync| !sync.applied);
         let under_way = under_way.and_then(|sync| sync::revision_of(&sync.revision));
         let running = self.status.running.as_ref().and_then(|running| sync::revision_of(&running.revision));
