@@ -90,3 +90,32 @@ async fn a_release_whose_image_is_gone_is_not_gone_back_to() {
     assert!(why.contains(&format!("web:{}", one.short())) && why.contains("does not have it"), "{why}");
     assert_eq!(shop.world.repo.head("master"), second);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_whose_component_cannot_be_fetched_any_more_is_not_gone_back_to() {
+    let (mut shop, web) = with_component("commit-gone", "registry.example", "Never").await;
+    let one = web.head("master");
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("commit-gone", json!({"path": "environments/all"}))]).await;
+    shop.ran("commit-gone", first).await;
+    // Its history is written anew, without the commit that was released first.
+    let tree = web.git().find_commit(support::deploy_repo::oid(one)).unwrap().tree_id();
+    web.delete_branch("master");
+    web.commit_tree("master", "Written anew", tree);
+    let second = pin(&shop, &web);
+    shop.ran("commit-gone", second).await;
+    shop.world.kill_agent();
+    std::fs::remove_dir_all(shop.world.folder().join("cache")).unwrap();
+    support::git_server::git(web.path())
+        .arg("-C")
+        .arg(web.path())
+        .args(["gc", "--prune=now", "--quiet"])
+        .status()
+        .unwrap();
+    shop.world.start_agent();
+    shop.world.runs("commit-gone", "master").await;
+    let (code, said, why) = shop.towpath(&["rollback", "commit-gone", "--to", &first.short(), "-y"]);
+    assert_ne!(code, 0, "{said}");
+    assert!(why.contains(&one.to_string()) || why.contains("has not answered"), "{said}{why}");
+    assert_eq!(shop.world.repo.head("master"), second, "nothing was pushed");
+}

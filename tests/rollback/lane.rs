@@ -218,6 +218,13 @@ async fn a_target_that_makes_no_sense_is_refused_with_what_would() {
     }
     let why = shop.fails(&["rollback", "targets", "--dry-run", "--ticket", &side.short()]);
     assert!(why.contains(&format!("came with {}", merged.short())), "{why}");
+    // A branch that is gone is not reverted on.
+    let head = shop.world.repo.head("r1.3");
+    shop.world.repo.force("kept", head);
+    shop.world.repo.delete_branch("r1.3");
+    let why = shop.fails(&["rollback", "targets", "--dry-run", "--to", &second.short()]);
+    assert!(why.contains("r1.3 is no longer on the server"), "{why}");
+    shop.world.repo.force("r1.3", head);
     // A history that was rewritten is not reverted on.
     shop.world.repo.force("r1.3", second);
     shop.world.repo.commit("r1.3", "Rewritten", &[("prod/web.yaml", &deployment("web", "web:x"))]);
