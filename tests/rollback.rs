@@ -77,14 +77,7 @@ impl Shop {
 
     /// Runs the command line as the administrator. Gives its code, stdout and stderr.
     fn towpath(&self, arguments: &[&str]) -> (i32, String, String) {
-        let output = Command::new(agent::binary().unwrap())
-            .args(arguments)
-            .args(["--namespace", &self.world.namespace])
-            .env("KUBECONFIG", self.world.plane.admin_kubeconfig())
-            .output()
-            .unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+        self.world.towpath(arguments)
     }
 
     /// Runs the command line, which must succeed.

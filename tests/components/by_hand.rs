@@ -104,9 +104,13 @@ async fn who_cuts_a_release_is_warned_of_what_master_took_back() {
     shop.web.revert("master", in_web);
     shop.world.repository_with(json!({"interval": "60s", "steward": true})).await;
     shop.environment("cut-warned", "develop").await;
-    shop.environment("cut-warned-too", "master").await;
+    // It only has master followed: both would have the same objects.
+    let too = json!({"lane": "master", "path": "environments/all", "suspend": true});
+    shop.world.environment("cut-warned-too", too).await;
     shop.world.start_agent();
     shop.world.runs("cut-warned", "develop").await;
+    let follows_both = |status: &RepositoryStatus| status.branches.len() == 2;
+    shop.repository_where("following both", follows_both).await;
     // After the last look: what is fetched for the cut counts.
     let revert = shop.world.repo.revert("master", change);
     let (code, said, errors) = shop.towpath(&["release", "cut", "r1.3", "--dry-run"]);

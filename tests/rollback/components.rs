@@ -112,6 +112,7 @@ async fn a_release_whose_component_cannot_be_fetched_any_more_is_not_gone_back_t
         .args(["gc", "--prune=now", "--quiet"])
         .status()
         .unwrap();
+    assert!(web.git().find_commit(support::deploy_repo::oid(one)).is_err(), "it is gone");
     shop.world.start_agent();
     shop.world.runs("commit-gone", "master").await;
     let (code, said, why) = shop.towpath(&["rollback", "commit-gone", "--to", &first.short(), "-y"]);

@@ -58,12 +58,12 @@ async fn a_migration_stops_a_rollback_by_its_trailer_its_path_or_its_object() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_lacks_the_right_neither_rolls_back_nor_overrides() {
-    let mut shop = Shop::new("rights").await;
+    let mut shop = Shop::new("rollback-rights").await;
     let first = shop.world.repo.head("master");
-    shop.begin(&[("rights", json!({}))]).await;
-    shop.ran("rights", first).await;
+    shop.begin(&[("rollback-rights", json!({}))]).await;
+    shop.ran("rollback-rights", first).await;
     let bad = shop.commit("Bad\n\nNot-Revertible: no", "web:2");
-    shop.ran("rights", bad).await;
+    shop.ran("rollback-rights", bad).await;
     for (account, verbs) in [("tester", "get,patch"), ("owner", "get,patch,rollback")] {
         for arguments in [
             vec!["create", "serviceaccount", account],
@@ -73,44 +73,44 @@ async fn who_lacks_the_right_neither_rolls_back_nor_overrides() {
                 "rolebinding",
                 account,
                 &format!("--role={account}"),
-                &format!("--serviceaccount=rights:{account}"),
+                &format!("--serviceaccount=rollback-rights:{account}"),
             ],
         ] {
-            shop.world.plane.kubectl(&[&arguments[..], &["-n", "rights"]].concat()).unwrap();
+            shop.world.plane.kubectl(&[&arguments[..], &["-n", "rollback-rights"]].concat()).unwrap();
         }
     }
     let towpath = async |account: &str, arguments: &[&str]| {
-        let token = support::world::token(&shop.world.admin, "rights", account).await.unwrap();
-        let kubeconfig = shop.world.plane.kubeconfig_for(&format!("rights-{account}"), &token).unwrap();
+        let token = support::world::token(&shop.world.admin, "rollback-rights", account).await.unwrap();
+        let kubeconfig = shop.world.plane.kubeconfig_for(&format!("rollback-rights-{account}"), &token).unwrap();
         let output = Command::new(agent::binary().unwrap())
             .args(arguments)
-            .args(["-n", "rights"])
+            .args(["-n", "rollback-rights"])
             .env("KUBECONFIG", kubeconfig)
             .output()
             .unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (done, why) = towpath("tester", &["rollback", "rights", "-y"]).await;
+    let (done, why) = towpath("tester", &["rollback", "rollback-rights", "-y"]).await;
     assert!(!done && why.contains("needs the verb rollback"), "{why}");
-    let (done, why) = towpath("owner", &["rollback", "rights", "-y"]).await;
+    let (done, why) = towpath("owner", &["rollback", "rollback-rights", "-y"]).await;
     assert!(!done && why.contains("not revertible"), "{why}");
-    let (done, why) = towpath("owner", &["rollback", "rights", "-y", "--override", "--reason", "x"]).await;
+    let (done, why) = towpath("owner", &["rollback", "rollback-rights", "-y", "--override", "--reason", "x"]).await;
     assert!(!done && why.contains("needs the verb override"), "{why}");
     // An override that somebody else was allowed stays with that request.
     let ask = |id: &str| json!({"id": id, "at": jiff::Timestamp::now(), "wish": {}}).to_string();
     let note = |id: &str| format!("towpath.dev/rollback={}", ask(id));
     let annotate = |account: &str, notes: &[String]| {
-        let account = format!("--as=system:serviceaccount:rights:{account}");
-        let mut arguments = vec!["annotate", "--overwrite", "environment", "rights", "-n", "rights"];
+        let account = format!("--as=system:serviceaccount:rollback-rights:{account}");
+        let mut arguments = vec!["annotate", "--overwrite", "environment", "rollback-rights", "-n", "rollback-rights"];
         arguments.extend(notes.iter().map(String::as_str));
-        arguments.extend((account != "--as=system:serviceaccount:rights:").then_some(account.as_str()));
+        arguments.extend((account != "--as=system:serviceaccount:rollback-rights:").then_some(account.as_str()));
         shop.world.plane.kubectl(&arguments)
     };
-    let owner = "towpath.dev/rollbackBy=system:serviceaccount:rights:owner".to_owned();
+    let owner = "towpath.dev/rollbackBy=system:serviceaccount:rollback-rights:owner".to_owned();
     annotate("", &[note("u-1"), "towpath.dev/override=u-1".into(), "towpath.dev/rollbackBy=admin".into()]).unwrap();
     annotate("owner", &[note("u-2"), owner.clone()]).unwrap();
     assert!(annotate("owner", &[note("u-1"), owner]).is_err());
-    let tester = "towpath.dev/rollbackBy=system:serviceaccount:rights:tester".to_owned();
+    let tester = "towpath.dev/rollbackBy=system:serviceaccount:rollback-rights:tester".to_owned();
     assert!(annotate("tester", &[tester]).is_err(), "nobody else puts their name to it");
     assert_eq!(shop.world.repo.head("master"), bad);
 }

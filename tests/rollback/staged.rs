@@ -8,54 +8,58 @@ fn config(name: &str, value: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prod_two_tickets_behind_staging_goes_back_and_nothing_untested_reaches_it() {
-    let mut shop = Shop::new("staged").await;
-    shop.world.namespace_for_deployer("staged-prod").await;
+    let mut shop = Shop::new("two-stages").await;
+    shop.world.namespace_for_deployer("two-stages-prod").await;
     let first = shop.world.repo.head("master");
     let prod = json!({
-        "sync": "Manual", "namespace": "staged-prod", "allow": {"namespaces": ["staged-prod"]},
-        "after": [{"environment": "staged", "soak": "1s"}],
+        "sync": "Manual", "namespace": "two-stages-prod", "allow": {"namespaces": ["two-stages-prod"]},
+        "after": [{"environment": "two-stages", "soak": "1s"}],
     });
-    shop.begin_with(json!({"interval": "2s", "ledger": {}}), &[("staged", json!({})), ("staged-prod", prod)]).await;
-    shop.ran("staged", first).await;
+    shop.begin_with(json!({"interval": "2s", "ledger": {}}), &[("two-stages", json!({})), ("two-stages-prod", prod)])
+        .await;
+    shop.ran("two-stages", first).await;
     let release = async |shop: &Shop, commit: CommitId, id: &str| {
         let passed = |status: &EnvironmentStatus| {
             status.candidate.as_ref().is_some_and(|candidate| candidate.revision.ends_with(&commit.to_string()))
         };
-        shop.world.status_where("staged-prod", &format!("offered {commit}"), passed).await;
-        shop.world.request_sync("staged-prod", id).await;
-        shop.ran("staged-prod", commit).await;
+        shop.world.status_where("two-stages-prod", &format!("offered {commit}"), passed).await;
+        shop.world.request_sync("two-stages-prod", id).await;
+        shop.ran("two-stages-prod", commit).await;
     };
     release(&shop, first, "r-1").await;
     let bad = shop.commit("Bad", "web:2");
-    shop.ran("staged", bad).await;
+    shop.ran("two-stages", bad).await;
     release(&shop, bad, "r-2").await;
     shop.world.repo.commit("master", "Newer", &[("prod/newer.yaml", &config("newer", "1"))]);
     let head = shop.world.repo.commit("master", "Newest", &[("prod/newest.yaml", &config("newest", "1"))]);
-    shop.ran("staged", head).await;
+    shop.ran("two-stages", head).await;
 
-    let said = shop.does(&["rollback", "staged-prod", "-y"]);
-    assert!(said.contains("master has moved on by 2 commits that staged-prod does not run"), "{said}");
-    assert!(said.contains("staged follows by itself: 1 object changes"), "{said}");
+    let said = shop.does(&["rollback", "two-stages-prod", "-y"]);
+    assert!(said.contains("master has moved on by 2 commits that two-stages-prod does not run"), "{said}");
+    assert!(said.contains("two-stages follows by itself: 1 object changes"), "{said}");
     let web = |object: &Value| image(object) == "web:1";
-    let found = || async { shop.world.get_in("staged-prod", "apps/v1", "Deployment", "web").await.unwrap() };
+    let found = || async { shop.world.get_in("two-stages-prod", "apps/v1", "Deployment", "web").await.unwrap() };
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !web(&found().await) {
         assert!(std::time::Instant::now() < deadline, "{}", shop.world.agent_log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let status = shop.world.status("staged-prod").await;
+    let status = shop.world.status("two-stages-prod").await;
     assert!(status.running.as_ref().unwrap().revision.ends_with(&first.to_string()), "{status:#?}");
     // Staging tests what master is now; only then prod may have it.
     let reverted = shop.world.repo.head("master");
-    shop.ran("staged", reverted).await;
+    shop.ran("two-stages", reverted).await;
     shop.runs_image("web:1").await;
     for name in ["newer", "newest"] {
         assert!(shop.world.get("v1", "ConfigMap", name).await.is_some());
-        assert!(shop.world.get_in("staged-prod", "v1", "ConfigMap", name).await.is_none(), "{name} is untested there");
+        assert!(
+            shop.world.get_in("two-stages-prod", "v1", "ConfigMap", name).await.is_none(),
+            "{name} is untested there"
+        );
     }
     release(&shop, reverted, "r-3").await;
-    assert!(shop.world.get_in("staged-prod", "v1", "ConfigMap", "newest").await.is_some());
-    let status = shop.world.status_where("staged-prod", "settled", is_settled).await;
+    assert!(shop.world.get_in("two-stages-prod", "v1", "ConfigMap", "newest").await.is_some());
+    let status = shop.world.status_where("two-stages-prod", "settled", is_settled).await;
     assert_eq!(status.history.iter().filter(|sync| sync.trigger == Trigger::Rollback).count(), 1);
 }
 

@@ -412,6 +412,21 @@ impl World {
         self.patch("towpath.dev/v1alpha1", "Environment", environment, patch).await;
     }
 
+    /// Runs the command line in this world's namespace as the administrator. Gives its code, stdout and stderr.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn towpath(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = std::process::Command::new(agent::binary().expect("it was built"))
+            .args(arguments)
+            .args(["--namespace", &self.namespace])
+            .env("KUBECONFIG", self.plane.admin_kubeconfig())
+            .output()
+            .expect("it can be run");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
     /// The end of the audit log, once what has been done until now is in it.
     ///
     /// The API server logs a request after it has answered it, so what somebody has seen done may come into the log a

@@ -92,12 +92,12 @@ pub fn prepared_by_itself(status: &EnvironmentStatus) -> Option<&RollbackStatus>
 }
 
 impl RollbackAsk {
-    /// Whether nothing of what is copied from it is longer than it need be.
+    /// Whether it has an id, and nothing of what is copied from it is longer than it need be.
     pub fn is_short(&self) -> bool {
         const MAX_CHARACTERS: usize = 200;
         let Wish { to, ticket, reland, .. } = &self.wish;
         let texts = [Some(&self.id), self.confirm.as_ref(), to.as_ref(), ticket.as_ref(), reland.as_ref()];
-        texts.into_iter().flatten().all(|text| text.chars().count() <= MAX_CHARACTERS)
+        !self.id.is_empty() && texts.into_iter().flatten().all(|text| text.chars().count() <= MAX_CHARACTERS)
     }
 }
 

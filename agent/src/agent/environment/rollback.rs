@@ -36,6 +36,8 @@ use crate::rollback::{Committer, Plan, brought};
 
 /// How long a request counts. What cannot be done by then is not done, for a person may want something else by now.
 const ASKED_WITHIN: SignedDuration = SignedDuration::from_mins(10);
+/// How long what may pass by itself is tried again before whoever asks is told of it.
+const TOLD_AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// How far ahead the clock of whoever asks may be.
 const AHEAD: SignedDuration = SignedDuration::from_mins(1);
 /// Characters of a line.
@@ -99,7 +101,7 @@ impl Task {
             // Written in another way it would not be seen that an override names it.
             Ok(ask) if !text.contains(&ask.id) => Err(unreadable("its id is not written plainly".to_owned())),
             Ok(ask) if is_short => Ok(ask),
-            Ok(_) => Err(unreadable("something in it is longer than 200 characters".to_owned())),
+            Ok(_) => Err(unreadable("it has no id, or something in it is longer than 200 characters".to_owned())),
             Err(why) => Err(unreadable(why)),
         };
         let id = ask.as_ref().map_or_else(|answer| &answer.id, |ask| &ask.id);
@@ -415,5 +417,5 @@ fn reverts_of(plan: &Plan) -> Vec<RevertStatus> {
 
 /// Whether a request has waited so long that its failure is told.
 fn is_old(ask: &RollbackAsk) -> bool {
-    Timestamp::now().duration_since(ask.at) > SignedDuration::from_secs(60)
+    Timestamp::now().duration_since(ask.at) > TOLD_AFTER
 }

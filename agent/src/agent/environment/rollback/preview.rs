@@ -169,6 +169,12 @@ impl Task {
         }
         let needed = found.goes_to.into_iter().chain([found.made.tip]);
         let view = self.with_components(slot, view, needed).await;
+        let (seen, tip, head) = (view.clone(), found.made.tip, found.plan.subject.head);
+        let lacking = blocking(move || unfetchable(&seen, tip, head)).await?;
+        if !lacking.is_empty() && !is_emergency {
+            return Err(lacking);
+        }
+        found.said.extend(lacking.iter().map(ToString::to_string));
         self.foresee_all(resource, environment, &view, found, (answer.overridden, is_away)).await
     }
 
@@ -388,6 +394,16 @@ impl Task {
         let others = others.filter_map(|other| Some((other.resolve().ok()?, other.status.clone().unwrap_or_default())));
         others.filter(|(other, _)| follows(other)).collect()
     }
+}
+
+/// Components that the reverts pin to another commit, which is not in their repositories any more, or is not known.
+fn unfetchable(view: &View, tip: CommitId, head: CommitId) -> Result<Vec<Problem>, Vec<Problem>> {
+    let (then, now) =
+        (view.mirror.tree(tip).map_err(Problems::into_vec)?, view.mirror.tree(head).map_err(Problems::into_vec)?);
+    let now: BTreeSet<(&str, CommitId)> = now.submodules().collect();
+    let pinned = view.parts.of(&then).into_iter();
+    let moved = pinned.filter(|pinned| !now.contains(&(pinned.submodule.path.as_str(), pinned.commit)));
+    Ok(moved.filter_map(|pinned| pinned.pin().err()).collect())
 }
 
 /// What is marked as not revertible among the commits that are taken back.
