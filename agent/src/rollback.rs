@@ -6,7 +6,6 @@
 //!
 //! It reads and writes the mirror and speaks to the git server. What becomes of environments is decided elsewhere.
 
-mod history;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -20,7 +19,6 @@ use towpath_core::revision::CommitId;
 use towpath_core::rollback::Past;
 use towpath_core::signature::{self, SigningKey};
 
-pub use self::history::{Settled, brought};
 pub use self::plan::{Plan, again, plan};
 use crate::repo::{Chain, Credentials, Mirror, Outcome, Person, Refusal, Update};
 

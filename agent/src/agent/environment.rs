@@ -24,9 +24,8 @@ use super::{Desk, Id, Shared, Sight, Slot, kin};
 use crate::blocking::blocking;
 use crate::cluster::{Severity, Wakes};
 use crate::ledger::mark_place;
-use crate::repo::View;
+use crate::repo::{Settled, View};
 use crate::resources::Environment;
-use crate::rollback::Settled;
 use crate::sync::{self, Memory, Request, Wanted};
 
 /// How long changes of health are gathered before they are looked at.

@@ -41,6 +41,7 @@ mod ssh;
 
 mod options;
 mod parts;
+mod reverts;
 mod secret;
 mod terms;
 mod view;
@@ -60,6 +61,7 @@ pub use parts::{Part, Parts, Pinned};
 pub use push::{MAX_PUSH_BYTES, MAX_UPDATES, Outcome, Refusal, Update};
 pub use receive::MAX_REPORT_BYTES;
 pub use remote::{Credentials, Login, Remote};
+pub use reverts::{MAX_LOOKED_AT, Settled, StandingRevert, brought, reverts};
 pub use secret::credentials;
 pub use terms::{MAX_REFUSALS, Terms};
 pub use tree::{MAX_ENTRIES, MAX_TREE_OBJECT_BYTES, MAX_TREE_PROBLEMS};

@@ -10,8 +10,7 @@ use towpath_core::rollback::{self, Named, Past};
 use towpath_core::status::{RollbackStatus, Wish};
 
 use super::Subject;
-use super::history::{self, MAX_LOOKED_AT, Standing};
-use crate::repo::{Mirror, Reversal};
+use crate::repo::{MAX_LOOKED_AT, Mirror, Reversal, StandingRevert, brought, reverts};
 
 /// Releases that are looked through for the one before, from the newest.
 const MAX_PAST: usize = 200;
@@ -26,7 +25,7 @@ pub struct Plan {
     /// The commits that are reverted, in this order.
     pub chosen: Vec<Reverted>,
     /// Those of the range that the branch has taken back already, and by what.
-    pub already: Vec<Standing>,
+    pub already: Vec<StandingRevert>,
     /// What of the chosen ones the environment did not run yet, the newest first.
     pub rest: Vec<CommitId>,
     /// One commit with the files of the older release takes the place of reverts.
@@ -101,7 +100,7 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
             ));
     }
     // What has been reverted so far, in all that the branch has and the oldest release does not.
-    let standing = history::reverts(mirror, *head, &[])?;
+    let standing = reverts(mirror, *head, &[])?;
     let to = match (&wish.to, &wish.ticket) {
         (Some(text), _) => Some(named(mirror, &subject, text)?),
         (None, Some(_)) => None,
@@ -151,7 +150,7 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
 
 /// What of the chosen commits is taken back already, and stays so: not by one of them, and by nothing that one of them
 /// brought, for these are taken back too.
-fn already(mirror: &Mirror, chosen: &[CommitId], standing: &[Standing]) -> Result<Vec<Standing>, Problem> {
+fn already(mirror: &Mirror, chosen: &[CommitId], standing: &[StandingRevert]) -> Result<Vec<StandingRevert>, Problem> {
     let mut found = Vec::new();
     for one in standing.iter().filter(|one| chosen.contains(&one.taken)) {
         let mut goes_with = chosen.contains(&one.revert);
@@ -159,7 +158,7 @@ fn already(mirror: &Mirror, chosen: &[CommitId], standing: &[Standing]) -> Resul
             if goes_with {
                 break;
             }
-            goes_with = history::brought(mirror, *commit)?.iter().any(|brought| brought.commit == one.revert);
+            goes_with = brought(mirror, *commit)?.iter().any(|brought| brought.commit == one.revert);
         }
         if !goes_with {
             found.push(*one);
@@ -189,7 +188,7 @@ pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Resul
         return Err(Problem::content(format!("{branch} has moved on, and would lose what came since"))
             .hint("look at it and ask again"));
     }
-    let standing = history::reverts(mirror, *head, &[])?;
+    let standing = reverts(mirror, *head, &[])?;
     let already = already(mirror, &chosen, &standing)?;
     let left: Vec<CommitId> =
         chosen.iter().filter(|commit| !already.iter().any(|one| one.taken == **commit)).copied().collect();
@@ -317,7 +316,12 @@ fn named(mirror: &Mirror, subject: &Subject, text: &str) -> Result<Past, Problem
 }
 
 /// The newest healthy release before, without what is to be taken back.
-fn previous(mirror: &Mirror, subject: &Subject, reverts: &[Standing], taken: &[CommitId]) -> Result<Past, Problem> {
+fn previous(
+    mirror: &Mirror,
+    subject: &Subject,
+    reverts: &[StandingRevert],
+    taken: &[CommitId],
+) -> Result<Past, Problem> {
     let tree = |commit: CommitId| mirror.commit(commit).map(|stored| stored.tree);
     let from_tree = tree(subject.from)?;
     let past = &subject.past[..subject.past.len().min(MAX_PAST)];
@@ -331,7 +335,7 @@ fn previous(mirror: &Mirror, subject: &Subject, reverts: &[Standing], taken: &[C
             for change in taken {
                 has_rolled_back |= mirror.is_ancestor(*change, past.commit)?;
             }
-            for Standing { taken, revert } in reverts {
+            for StandingRevert { taken, revert } in reverts {
                 has_rolled_back |= mirror.contains(*taken)
                     && mirror.is_ancestor(*taken, past.commit)?
                     && !mirror.is_ancestor(*revert, past.commit)?;
@@ -376,7 +380,7 @@ fn commit(mirror: &Mirror, text: &str) -> Result<CommitId, Problem> {
 /// What lands changes again: reverts of their reverts.
 fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Problem> {
     let head = subject.head;
-    let standing = history::reverts(mirror, head, &[])?;
+    let standing = reverts(mirror, head, &[])?;
     let named = match text.split_once("..") {
         None => vec![commit(mirror, text)?],
         Some((after, end)) => range(mirror, &subject, commit(mirror, after)?, commit(mirror, end)?, false)?,
@@ -384,7 +388,7 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
     let (mut chosen, mut lifts) = (Vec::new(), Vec::new());
     for commit in named {
         let found = standing.iter().find(|one| one.revert == commit || one.taken == commit);
-        let merged = history::brought(mirror, commit)?;
+        let merged = brought(mirror, commit)?;
         let brings_a_revert = merged.iter().any(|brought| standing.iter().any(|one| one.revert == brought.commit));
         let revert = match found {
             Some(one) => Some(on_the_line(mirror, head, one.revert)?),
@@ -437,7 +441,7 @@ fn on_the_line(mirror: &Mirror, head: CommitId, revert: CommitId) -> Result<Comm
         next = mirror.commit(commit)?.parents.first().copied();
     }
     match merge {
-        Some(merge) if next != Some(revert) && only_reverts(&history::brought(mirror, merge)?) => Ok(merge),
+        Some(merge) if next != Some(revert) && only_reverts(&brought(mirror, merge)?) => Ok(merge),
         _ => Ok(revert),
     }
 }

@@ -13,8 +13,7 @@ use towpath_core::revision::CommitId;
 use towpath_core::status::{EnvironmentStatus, GateStatus, RollbackPhase, RollbackStatus};
 
 use super::course;
-use crate::repo::View;
-use crate::rollback::Settled;
+use crate::repo::{Settled, View};
 
 /// Commits of a lane that are looked at, from its head, by their first parents.
 const MAX_WALK: usize = 500;

@@ -30,9 +30,9 @@ use super::Task;
 use crate::agent::{Sight, Slot, kin};
 use crate::blocking::blocking;
 use crate::cluster::Severity;
-use crate::repo::{Mirror, View};
+use crate::repo::{Mirror, View, brought};
 use crate::resources::{BY_ITSELF, Environment, RollbackAsk};
-use crate::rollback::{Committer, Plan, brought};
+use crate::rollback::{Committer, Plan};
 
 /// How long a request counts. What cannot be done by then is not done, for a person may want something else by now.
 const ASKED_WITHIN: SignedDuration = SignedDuration::from_mins(10);

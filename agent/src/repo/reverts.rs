@@ -7,7 +7,7 @@ use towpath_core::commits::Commit;
 use towpath_core::fault::Problem;
 use towpath_core::revision::CommitId;
 
-use crate::repo::{Mirror, Reversal};
+use super::{Mirror, Reversal};
 
 /// Commits of a branch that are looked through for reverts, from its newest.
 pub const MAX_LOOKED_AT: usize = 2000;
@@ -16,18 +16,19 @@ const MAX_SETTLED: usize = 20_000;
 
 /// A revert that still holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct StandingRevert {
     /// The commit that it takes back.
     pub taken: CommitId,
     /// The revert.
     pub revert: CommitId,
 }
 
-/// The reverts that a revision contains, those of an older one left out, that were not reverted themselves.
+/// The reverts that a revision contains and that were not reverted themselves; those that some older ones contain are left
+/// out.
 ///
 /// # Errors
 /// `Passing` when something of it is not in the mirror.
-pub fn reverts(mirror: &Mirror, head: CommitId, without: &[CommitId]) -> Result<Vec<Standing>, Problem> {
+pub fn reverts(mirror: &Mirror, head: CommitId, without: &[CommitId]) -> Result<Vec<StandingRevert>, Problem> {
     let without: Vec<CommitId> = without.iter().copied().filter(|one| mirror.contains(*one)).collect();
     let (commits, _) = mirror.commits_of(head, &without, MAX_LOOKED_AT)?;
     let mut gone = BTreeSet::new();
@@ -42,9 +43,8 @@ pub fn reverts(mirror: &Mirror, head: CommitId, without: &[CommitId]) -> Result<
             // With a merge goes what it brought: of reverts, what they took back is there again.
             gone.extend(brought(mirror, *taken)?.iter().map(|one| one.commit));
         }
-        standing.extend(commit.reverts.iter().map(|taken| Standing { taken: *taken, revert: commit.commit }));
+        standing.extend(commit.reverts.iter().map(|taken| StandingRevert { taken: *taken, revert: commit.commit }));
     }
-    // One that takes a revert back brings a change again, which is no business of who asks what was taken back.
     Ok(standing)
 }
 
