@@ -114,6 +114,12 @@ pub fn clean_line(text: &str, limit: usize) -> String {
     text.chars().filter(|c| !c.is_control() && !is_override(*c)).take(limit).collect()
 }
 
+/// The same of a line that may be indented.
+pub fn clean_indented(text: &str, limit: usize) -> String {
+    let line = text.trim_start();
+    format!("{}{}", " ".repeat(text.len() - line.len()), clean_line(line, limit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

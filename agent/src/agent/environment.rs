@@ -17,7 +17,7 @@ use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 use towpath_core::ledger::LedgerName;
 use towpath_core::names::{EnvironmentName, annotation};
-use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, RollbackPhase, State};
+use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, State};
 
 use super::kept::Kept;
 use super::{Desk, Id, Shared, Sight, Slot, kin};
@@ -493,10 +493,7 @@ impl Task {
         // What is due may be no business of this pass: an Environment that cannot be resolved does not look.
         let soon = soon.map(|soon| soon.max(settings.scaled(SOONEST)));
         let pause = soon.map_or(pause, |soon| pause.min(soon));
-        let pushes = matches!(
-            self.status.rollback.as_ref().map(|rollback| rollback.phase),
-            Some(RollbackPhase::Pushing | RollbackPhase::WaitsForGit)
-        );
+        let pushes = self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase.pushes());
         let hurries = self.resolved.as_ref().is_some_and(|environment| self.is_in_trouble(environment))
             && self.hurried_at.is_none_or(|at| at.elapsed() >= settings.scaled(rollback::AGAIN));
         let pause = if hurries { Duration::ZERO } else { pause };

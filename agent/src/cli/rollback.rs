@@ -13,8 +13,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::names::annotation;
-use towpath_core::revision::clean_line;
-use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Wish};
+use towpath_core::revision::{clean_indented, clean_line};
+use towpath_core::status::{RollbackPhase, RollbackStatus, Wish};
 
 use super::access::{Access, Flags, call};
 use super::confirm::{agrees, check_right};
@@ -185,11 +185,6 @@ async fn ask(
     Ok(id)
 }
 
-/// What stands of a request in a status.
-fn find<'s>(status: &'s EnvironmentStatus, id: &str) -> Option<&'s RollbackStatus> {
-    [&status.rollback, &status.prepared].into_iter().flatten().find(|one| one.id == id)
-}
-
 /// Waits for the first answer to a request.
 async fn answer(access: &Access, name: &str, id: &str) -> Result<RollbackStatus, Problem> {
     let begun = Instant::now();
@@ -198,7 +193,7 @@ async fn answer(access: &Access, name: &str, id: &str) -> Result<RollbackStatus,
         match access.environment(name).await {
             Ok(environment) => {
                 failures = 0;
-                if let Some(found) = environment.status.as_ref().and_then(|status| find(status, id)) {
+                if let Some(found) = environment.status.as_ref().and_then(|status| status.rollback_of(id)) {
                     return Ok(found.clone());
                 }
                 let asked = environment.annotations().get(annotation::ROLLBACK);
@@ -232,7 +227,7 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
         };
         failures = 0;
         let status = environment.status.unwrap_or_default();
-        let Some(rollback) = find(&status, id) else {
+        let Some(rollback) = status.rollback_of(id) else {
             return Err(Problem::passing("another rollback has taken its place").into());
         };
         let goes = rollback.goes_to.as_deref().map(output::short_revisions);
@@ -242,23 +237,14 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
         }
         let now = match (rollback.phase, &goes) {
             (RollbackPhase::Refused, None) => return Err(told(rollback)),
-            (RollbackPhase::WaitsForMerge, None) => {
+            // Where it waits for the merge to go anywhere, nobody waits here.
+            (RollbackPhase::WaitsForMerge, goes) if goes.is_none() || rollback.waits_for_its_revert() => {
                 for line in rollback.lines.iter().take(2) {
                     output::data(&clean_line(line, SHOWN_CHARACTERS))?;
                 }
                 return Ok(Code::Done);
             }
-            (RollbackPhase::WaitsForMerge, Some(_)) => {
-                // Where it waits for the merge to go anywhere, nobody waits here.
-                let tip = rollback.commit.clone().unwrap_or_default();
-                if rollback.goes_to.as_ref().is_some_and(|goes_to| goes_to.ends_with(&tip)) {
-                    for line in rollback.lines.iter().take(2) {
-                        output::data(&clean_line(line, SHOWN_CHARACTERS))?;
-                    }
-                    return Ok(Code::Done);
-                }
-                "its branch waits to be merged".to_owned()
-            }
+            (RollbackPhase::WaitsForMerge, _) => "its branch waits to be merged".to_owned(),
             (RollbackPhase::Done | RollbackPhase::WaitsForGit, None) => {
                 let branch =
                     rollback.from.as_deref().and_then(|from| from.split_once('@')).map_or("", |(name, _)| name);
@@ -288,10 +274,7 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
 }
 
 fn show(answer: &RollbackStatus) -> Result<(), Failure> {
-    for line in &answer.lines {
-        let blanks = line.len() - line.trim_start().len();
-        output::data(&format!("{}{}", " ".repeat(blanks), clean_line(line.trim_start(), SHOWN_CHARACTERS)))?;
-    }
+    answer.lines.iter().try_for_each(|line| output::data(&clean_indented(line, SHOWN_CHARACTERS)))?;
     Ok(())
 }
 

@@ -56,13 +56,12 @@ impl Plan {
     /// `Passing` when something of it is not in the mirror.
     pub fn leaves_behind(&self, mirror: &Mirror, on: CommitId) -> Result<Vec<CommitId>, Problem> {
         let mut left = Vec::new();
-        let mut next = Some(self.subject.from);
-        while let Some(commit) = next.filter(|_| left.len() < MAX_LOOKED_AT) {
-            if commit == on || mirror.is_ancestor(commit, on)? {
+        for step in mirror.line(self.subject.from).take(MAX_LOOKED_AT) {
+            let (commit, _) = step?;
+            if mirror.is_ancestor(commit, on)? {
                 break;
             }
             left.push(commit);
-            next = mirror.commit(commit)?.parents.first().copied();
         }
         left.retain(|commit| !self.chosen.iter().any(|one| one.commit == *commit));
         left.retain(|commit| !self.already.iter().any(|one| one.taken == *commit));
@@ -81,7 +80,6 @@ impl Plan {
 /// `Content` where what is wished for makes no sense for this environment or branch, with what would; `Passing` where
 /// something is not in the mirror.
 pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Problem> {
-    let Subject { branch, head, from, environment, .. } = &subject;
     if [&wish.to, &wish.ticket, &wish.reland].into_iter().flatten().count() > 1 {
         return Err(Problem::content("only one of to, ticket and reland can be said"));
     }
@@ -90,8 +88,9 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
             .hint("name the release with --to"));
     }
     if let Some(text) = &wish.reland {
-        return landing(mirror, subject.clone(), text);
+        return landing(mirror, subject, text);
     }
+    let Subject { branch, head, from, environment, .. } = &subject;
     if !mirror.is_ancestor(*from, *head)? {
         let said = format!("{} of {environment} is no part of {branch}@{}", from.short(), head.short());
         return Err(Problem::content(format!("{said}: its history was rewritten, or the lane has another branch now"))
@@ -99,38 +98,32 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
                 "reverts on that branch would not bring back what ran; name a ticket of an environment that runs it",
             ));
     }
-    // What has been reverted so far, in all that the branch has and the oldest release does not.
+    // What has been reverted so far, as far back as is looked.
     let standing = reverts(mirror, *head, &[])?;
-    let to = match (&wish.to, &wish.ticket) {
-        (Some(text), _) => Some(named(mirror, &subject, text)?),
-        (None, Some(_)) => None,
-        (None, None) => Some(previous(mirror, &subject, &standing, &[])?),
-    };
-    let (chosen, rest) = match (&to, &wish.ticket) {
-        (Some(to), _) => {
+    let (to, chosen, rest) = match &wish.ticket {
+        Some(ticket) => {
+            let chosen = tickets(mirror, &subject, ticket)?;
+            let to = match previous(mirror, &subject, &standing, &chosen) {
+                Ok(past) => Some(past),
+                Err(problem) if problem.fault == Fault::Content => None,
+                Err(problem) => return Err(problem),
+            };
+            (to, chosen, Vec::new())
+        }
+        None => {
+            let to = match &wish.to {
+                Some(text) => named(mirror, &subject, text)?,
+                None => previous(mirror, &subject, &standing, &[])?,
+            };
             // The files of a release as a whole: whatever came since goes.
             let end = if wish.back_out_lane || wish.restore { *head } else { *from };
             let chosen = range(mirror, &subject, to.commit, end, wish.restore)?;
             let rest = if wish.back_out_lane { range(mirror, &subject, *from, *head, false)? } else { Vec::new() };
-            (chosen, rest)
+            (Some(to), chosen, rest)
         }
-        (None, ticket) => (tickets(mirror, &subject, ticket.as_deref().unwrap_or_default())?, Vec::new()),
     };
-    let is_chosen: BTreeSet<CommitId> = chosen.iter().copied().collect();
     let already = already(mirror, &chosen, &standing)?;
-    let left: Vec<CommitId> =
-        chosen.into_iter().filter(|commit| !already.iter().any(|one| one.taken == *commit)).collect();
-    let to = match (to, &wish.ticket) {
-        (None, Some(_)) => {
-            let taken: Vec<CommitId> = is_chosen.iter().copied().collect();
-            match previous(mirror, &subject, &standing, &taken) {
-                Ok(past) => Some(past),
-                Err(problem) if problem.fault == Fault::Content => None,
-                Err(problem) => return Err(problem),
-            }
-        }
-        (to, _) => to,
-    };
+    let left = without(&chosen, &already);
     let is_cut = wish.restore && left.len() >= MAX_REVERTS;
     let chosen = reverted(mirror, *head, &left)?;
     Ok(Plan {
@@ -167,6 +160,12 @@ fn already(mirror: &Mirror, chosen: &[CommitId], standing: &[StandingRevert]) ->
     Ok(found)
 }
 
+/// What of the chosen commits is not taken back already.
+fn without(chosen: &[CommitId], already: &[StandingRevert]) -> Vec<CommitId> {
+    let is_taken = |commit: &CommitId| already.iter().any(|one| one.taken == *commit);
+    chosen.iter().copied().filter(|commit| !is_taken(commit)).collect()
+}
+
 /// The same again, for what was begun and agreed to, on what the branch is now.
 ///
 /// # Errors
@@ -190,8 +189,7 @@ pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Resul
     }
     let standing = reverts(mirror, *head, &[])?;
     let already = already(mirror, &chosen, &standing)?;
-    let left: Vec<CommitId> =
-        chosen.iter().filter(|commit| !already.iter().any(|one| one.taken == **commit)).copied().collect();
+    let left = without(&chosen, &already);
     let mut rest = Vec::new();
     for commit in left.iter().filter(|_| wish.back_out_lane) {
         if !mirror.is_ancestor(*commit, *from)? {
@@ -223,11 +221,13 @@ pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Resul
 fn reverted(mirror: &Mirror, head: CommitId, chosen: &[CommitId]) -> Result<Vec<Reverted>, Problem> {
     let mut left: BTreeSet<CommitId> = chosen.iter().copied().collect();
     let mut history = Vec::new();
-    let mut next = Some(head);
-    while let Some(commit) = next.filter(|_| !left.is_empty() && history.len() < MAX_LOOKED_AT) {
+    for step in mirror.line(head).take(MAX_LOOKED_AT) {
+        if left.is_empty() {
+            break;
+        }
+        let (commit, _) = step?;
         history.push(commit);
         left.remove(&commit);
-        next = mirror.commit(commit)?.parents.first().copied();
     }
     if let Some(other) = left.first() {
         // It came with something: that is what can be reverted.
@@ -430,18 +430,19 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
 
 /// What is reverted to take a revert back: itself, or the merge that brought it and nothing but reverts.
 fn on_the_line(mirror: &Mirror, head: CommitId, revert: CommitId) -> Result<CommitId, Problem> {
-    let mut next = Some(head);
     let mut merge = None;
-    for _ in 0..MAX_LOOKED_AT {
-        let Some(commit) = next.filter(|commit| *commit != revert) else { break };
+    for step in mirror.line(head).take(MAX_LOOKED_AT) {
+        let (commit, _) = step?;
+        if commit == revert {
+            return Ok(revert);
+        }
         if !mirror.is_ancestor(revert, commit)? {
             break;
         }
         merge = Some(commit);
-        next = mirror.commit(commit)?.parents.first().copied();
     }
     match merge {
-        Some(merge) if next != Some(revert) && only_reverts(&brought(mirror, merge)?) => Ok(merge),
+        Some(merge) if only_reverts(&brought(mirror, merge)?) => Ok(merge),
         _ => Ok(revert),
     }
 }

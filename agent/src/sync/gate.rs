@@ -57,17 +57,12 @@ fn is_in(view: &View, commit: CommitId, revision: CommitId) -> bool {
 impl Standing {
     /// Reads it. What was found out of commits before is in `settled`.
     pub fn of(status: &EnvironmentStatus, settled: Arc<Settled>) -> Standing {
-        let commit = |text: &String| text.parse::<CommitId>().ok();
         let under_way = status.sync.as_ref().filter(|sync| !sync.applied);
         Standing {
             running: status.running.as_ref().and_then(|running| running.commit()),
             under_way: under_way.and_then(|sync| Some(course::revision_of(&sync.revision)?.commit)),
             rollback: status.rollback.clone().filter(|one| one.goes_to.is_some() || one.phase.is_under_way()),
-            rolled_back: status
-                .rolled_back
-                .iter()
-                .filter_map(|one| Some((commit(&one.commit)?, one.revert.as_ref().and_then(commit))))
-                .collect(),
+            rolled_back: status.changes_rolled_back(),
             open: Arc::default(),
             settled,
         }
@@ -166,14 +161,9 @@ fn passed(
     if is_all {
         return Wanted { candidate: Some(head), ..Wanted::default() };
     }
-    let mut next = Some(head.commit);
-    let history = std::iter::from_fn(|| {
-        let commit = next.take().filter(|commit| Some(*commit) != running)?;
-        // What is not in the mirror ends the walk: nothing older is judged by guess.
-        let stored = view.mirror.commit(commit).ok()?;
-        next = stored.parents.first().copied();
-        Some((commit, stored.tree))
-    });
+    // What is not in the mirror ends the walk: nothing older is judged by guess.
+    let line = view.mirror.line(head.commit).map_while(Result::ok);
+    let history = line.map(|(commit, stored)| (commit, stored.tree)).take_while(|(commit, _)| Some(*commit) != running);
     // Who names one commit means that one.
     let length = if matches!(environment.lane, LaneRule::Commit(_)) { 1 } else { MAX_WALK };
     let history = history.take(length).filter(|(commit, _)| is_without(*commit));

@@ -156,8 +156,7 @@ fn check(wish: &Wish) -> Result<(), Refusal> {
 
 /// What a status says of a request.
 fn find<'s>(environment: &'s Environment, id: &str) -> Option<&'s RollbackStatus> {
-    let status = environment.status.as_ref()?;
-    [&status.rollback, &status.prepared].into_iter().flatten().find(|one| one.id == id)
+    environment.status.as_ref()?.rollback_of(id)
 }
 
 /// The request that the annotation holds, where it was not answered yet.
@@ -255,9 +254,7 @@ fn is_settled(rollback: &RollbackStatus) -> bool {
         (RollbackPhase::Refused, _) => true,
         (RollbackPhase::Pushing, _) => false,
         // It goes nowhere before the merge.
-        (RollbackPhase::WaitsForMerge, Some(goes_to)) => {
-            rollback.commit.as_ref().is_some_and(|commit| goes_to.ends_with(commit))
-        }
+        (RollbackPhase::WaitsForMerge, Some(_)) => rollback.waits_for_its_revert(),
         (_, goes_to) => goes_to.is_none(),
     }
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::EnvironmentStatus;
 use crate::revision::CommitId;
 
 /// Changes that are remembered as rolled back.
@@ -34,9 +35,14 @@ pub enum RollbackPhase {
 }
 
 impl RollbackPhase {
+    /// Whether its reverts are to be pushed yet.
+    pub fn pushes(self) -> bool {
+        matches!(self, RollbackPhase::Pushing | RollbackPhase::WaitsForGit)
+    }
+
     /// Whether there is something left to do.
     pub fn is_under_way(self) -> bool {
-        matches!(self, RollbackPhase::Pushing | RollbackPhase::WaitsForMerge | RollbackPhase::WaitsForGit)
+        self.pushes() || self == RollbackPhase::WaitsForMerge
     }
 }
 
@@ -165,4 +171,23 @@ pub struct RolledBack {
     /// The commit that takes it back, where one was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revert: Option<String>,
+}
+
+impl RolledBack {
+    /// The commit, and the one that takes it back where one was made. None where a person has written something else here.
+    pub fn change(&self) -> Option<(CommitId, Option<CommitId>)> {
+        Some((self.commit.parse().ok()?, self.revert.as_ref().and_then(|revert| revert.parse().ok())))
+    }
+}
+
+impl EnvironmentStatus {
+    /// What stands here of a request for a rollback: begun, or prepared.
+    pub fn rollback_of(&self, id: &str) -> Option<&RollbackStatus> {
+        [&self.rollback, &self.prepared].into_iter().flatten().find(|one| one.id == id)
+    }
+
+    /// What was rolled back and may not come back, and by what.
+    pub fn changes_rolled_back(&self) -> Vec<(CommitId, Option<CommitId>)> {
+        self.rolled_back.iter().filter_map(RolledBack::change).collect()
+    }
 }

@@ -18,10 +18,9 @@ use towpath_core::environment;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::names::annotation;
 use towpath_core::revert::Cause;
-use towpath_core::revision::{CommitId, clean_line};
+use towpath_core::revision::{CommitId, clean_indented, clean_line};
 use towpath_core::status::{
-    EnvironmentStatus, MAX_ANSWERED, MAX_LINES, MAX_ROLLED_BACK, MAX_TRIED, RevertStatus, RollbackPhase,
-    RollbackStatus, RolledBack,
+    EnvironmentStatus, MAX_ANSWERED, MAX_LINES, MAX_ROLLED_BACK, MAX_TRIED, RollbackPhase, RollbackStatus, RolledBack,
 };
 
 pub(super) use self::alerts::Asked;
@@ -44,7 +43,7 @@ const AHEAD: SignedDuration = SignedDuration::from_mins(1);
 const SHOWN_CHARACTERS: usize = 300;
 /// How long a look at the repository is waited for.
 const LOOK: Duration = Duration::from_secs(10);
-/// How soon what could not be pushed is pushed again.
+/// How soon what could not be pushed or found out is tried again.
 pub(super) const AGAIN: Duration = Duration::from_secs(10);
 
 impl Task {
@@ -127,7 +126,8 @@ impl Task {
             ..RollbackStatus::default()
         };
         let age = Timestamp::now().duration_since(ask.at);
-        let why_not = match self.under_way() {
+        let under_way = self.status.rollback.as_ref().filter(|rollback| rollback.phase.pushes());
+        let why_not = match under_way {
             _ if age > ASKED_WITHIN => {
                 Some(format!("it was asked at {}, and could not be done until now: ask again", ask.at))
             }
@@ -137,8 +137,9 @@ impl Task {
             // While git is away nothing else can be done.
             Some(_) if ask.wish.emergency && self.waits_for_git() => None,
             Some(other) if ask.wish.reland.is_none() => Some(format!(
-                "another rollback is under way, and its reverts are not on the branch yet ({other}): wait for it, or end it \
-                 with towpath reland"
+                "another rollback is under way, and its reverts are not on the branch yet ({}): wait for it, or end it with \
+                 towpath reland",
+                other.id
             )),
             _ => None,
         };
@@ -161,12 +162,7 @@ impl Task {
                 return view;
             }
         };
-        let plan = &prepared.plan;
-        answer.from = Some(revision(&plan.subject.branch, plan.subject.from));
-        answer.to = plan.to.as_ref().map(|to| revision(&plan.subject.branch, to.commit));
-        answer.reverts = reverts_of(plan);
-        answer.digest = Some(prepared.digest.clone());
-        answer.lines = prepared.lines.clone();
+        prepared.tell(&mut answer);
         match &ask.confirm {
             Some(digest) if *digest == prepared.digest => {
                 self.begin(resource, slot, &view, answer, prepared, None).await;
@@ -254,21 +250,8 @@ impl Task {
         goes_to.filter(|goes_to| crate::sync::revision_of(goes_to).map(|one| one.commit) != runs)
     }
 
-    /// The rollback whose reverts are to be pushed yet, in a word.
-    fn under_way(&self) -> Option<&str> {
-        let rollback = self.status.rollback.as_ref();
-        let pushes = |phase| matches!(phase, RollbackPhase::Pushing | RollbackPhase::WaitsForGit);
-        rollback.filter(|rollback| pushes(rollback.phase)).map(|rollback| rollback.id.as_str())
-    }
-
     fn waits_for_git(&self) -> bool {
         self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase == RollbackPhase::WaitsForGit)
-    }
-
-    /// What was rolled back and may not come back, and by what.
-    fn rolled_back(&self) -> Vec<(CommitId, Option<CommitId>)> {
-        let revert = |one: &RolledBack| one.revert.as_ref().and_then(|revert| revert.parse().ok());
-        self.status.rolled_back.iter().filter_map(|one| Some((one.commit.parse().ok()?, revert(one)))).collect()
     }
 
     /// Notes of what runs now that it is without a change although it has it, so that this is known of what comes after it
@@ -282,7 +265,7 @@ impl Task {
         let (mirror, mut all, settled) = (view.mirror.clone(), self.status.rolled_back.clone(), self.settled.clone());
         let noted = blocking(move || {
             for one in all.iter_mut().filter(|one| is_open(one)) {
-                let Ok(commit) = one.commit.parse::<CommitId>() else { continue };
+                let Some((commit, _)) = one.change() else { continue };
                 let is_settled = mirror.contains(commit)
                     && mirror.is_ancestor(commit, running).unwrap_or(false)
                     && settled.is_without(&mirror, running, (commit, None)).unwrap_or(false);
@@ -404,15 +387,9 @@ fn with_first_line(mut rollback: RollbackStatus, line: String) -> RollbackStatus
 fn with_short_lines(mut rollback: RollbackStatus) -> RollbackStatus {
     rollback.lines.truncate(MAX_LINES);
     for line in &mut rollback.lines {
-        let blanks = line.len() - line.trim_start().len();
-        *line = format!("{}{}", " ".repeat(blanks), clean_line(line.trim_start(), SHOWN_CHARACTERS));
+        *line = clean_indented(line, SHOWN_CHARACTERS);
     }
     rollback
-}
-
-fn reverts_of(plan: &Plan) -> Vec<RevertStatus> {
-    let chosen = plan.chosen.iter();
-    chosen.map(|one| RevertStatus { commit: one.commit.to_string(), subject: one.subject.clone() }).collect()
 }
 
 /// Whether a request has waited so long that its failure is told.

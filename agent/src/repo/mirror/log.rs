@@ -11,6 +11,7 @@ use towpath_core::hygiene::remerge::Node;
 use towpath_core::matrix::Standing;
 use towpath_core::revision::{CommitId, clean_line};
 
+use super::super::commit::StoredCommit;
 use super::super::fetch::Holds;
 use super::super::tree::{commit_id, oid};
 use super::{MAX_COMMIT_BYTES, Mirror, SHOWN_CHARACTERS};
@@ -113,6 +114,18 @@ impl Mirror {
             }
             let diff = repository.diff_tree_to_index(Some(&onto.tree()?), Some(&index), None)?;
             Ok(Some(diff.deltas().len() == 0))
+        })
+    }
+
+    /// The commits of a branch itself: from one on back along first parents, to the first of all or to one that cannot be
+    /// read.
+    pub fn line(&self, from: CommitId) -> impl Iterator<Item = Result<(CommitId, StoredCommit), Problem>> + '_ {
+        let mut next = Some(from);
+        std::iter::from_fn(move || {
+            let id = next.take()?;
+            let stored = self.commit(id);
+            next = stored.as_ref().ok().and_then(|stored| stored.parents.first().copied());
+            Some(stored.map(|stored| (id, stored)))
         })
     }
 

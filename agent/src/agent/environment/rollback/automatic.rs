@@ -2,7 +2,7 @@
 //! alert fires. Once for a commit; where the rules say otherwise it is only made ready for a person.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use towpath_core::environment::{self, RollbackCase};
@@ -11,8 +11,7 @@ use towpath_core::revision::CommitId;
 use towpath_core::rollback::{self, Trouble};
 use towpath_core::status::{RollbackPhase, RollbackStatus, Wish};
 
-use super::preview::revision;
-use super::{Task, reverts_of};
+use super::{AGAIN, Task};
 use crate::agent::Slot;
 use crate::blocking::blocking;
 use crate::repo::{Mirror, View};
@@ -20,8 +19,6 @@ use crate::resources::{BY_ITSELF, Environment};
 use crate::rollback::{Plan, Subject};
 use crate::sync;
 
-/// How soon it is looked again at what could not be found out.
-const AGAIN: Duration = Duration::from_secs(10);
 /// Commits that a merge brought which are looked through for reverts.
 const MAX_BROUGHT: usize = 200;
 
@@ -100,11 +97,8 @@ impl Task {
                 return view;
             }
         };
-        answer.from = Some(revision(&plan.subject.branch, plan.subject.from));
-        answer.to = plan.to.as_ref().map(|to| revision(&plan.subject.branch, to.commit));
-        answer.reverts = reverts_of(plan);
-        answer.digest = Some(prepared.digest.clone());
-        answer.lines = vec![trouble.why.clone()];
+        prepared.tell(&mut answer);
+        answer.lines.insert(0, trouble.why.clone());
         let waits = match () {
             () if !is_asked_for => {
                 Some(format!("spec.rollback does not let it go back by itself when {:?}", trouble.case))
@@ -116,13 +110,11 @@ impl Task {
             () => doubt,
         };
         if let Some(why) = waits {
-            answer.lines.push(format!("a rollback waits for a person: {why}"));
-            answer.lines.push(format!("do it with towpath rollback {} --confirm {}", self.id.1, prepared.digest));
-            answer.lines.extend(prepared.lines);
+            let how = format!("do it with towpath rollback {} --confirm {}", self.id.1, prepared.digest);
+            answer.lines.splice(1..1, [format!("a rollback waits for a person: {why}"), how]);
             self.answer(resource, RollbackStatus { phase: RollbackPhase::Prepared, ..answer }).await;
             return view;
         }
-        answer.lines.extend(prepared.lines.iter().cloned());
         self.begin(resource, slot, &view, answer, prepared, Some(commit)).await;
         self.carry_on(resource, environment, slot, view).await
     }

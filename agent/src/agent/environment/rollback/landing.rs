@@ -177,8 +177,9 @@ impl Task {
             branch: lane.branch.clone(),
             head: lane.head,
             from,
-            past: self.past(environment).await,
-            rolled_back: self.rolled_back(),
+            // What was agreed to is not chosen again.
+            past: Vec::new(),
+            rolled_back: Vec::new(),
         };
         let committer = self.committer(rollback).await.map_err(one)?;
         let cause = self.cause(environment, rollback);
@@ -282,8 +283,7 @@ impl Task {
             // Merged as it was made: that is what was agreed to, by whatever commit.
             let is_same = tip.is_some_and(|tip| tree(tip).is_some() && tree(tip) == tree(head));
             let noted = noted.into_iter().map(|one| {
-                let known = one.revert.as_ref().and_then(|revert| revert.parse().ok());
-                let is_known = known.is_some_and(is_in);
+                let is_known = one.change().and_then(|(_, revert)| revert).is_some_and(is_in);
                 // Reverted in another way: what it was known to be without it, whatever came or comes after.
                 let revert = if commits.contains(&one.commit) && !is_known { Some(by.to_string()) } else { one.revert };
                 RolledBack { revert, ..one }
@@ -334,20 +334,15 @@ impl Task {
 /// The commit of the branch that has the very files of some reverts, although it is none of them: they were merged as one.
 fn merged_as_one(mirror: &Mirror, tip: CommitId, head: CommitId) -> Result<Option<CommitId>, Problem> {
     let tree = mirror.commit(tip)?.tree;
-    let mut commit = head;
     let mut found = None;
-    for _ in 0..MAX_MERGED {
-        let stored = mirror.commit(commit)?;
+    for step in mirror.line(head).take(MAX_MERGED) {
+        let (commit, stored) = step?;
         if mirror.is_ancestor(commit, tip)? {
             // What they were made on had other files, or these say nothing.
             return Ok(found.filter(|_| stored.tree != tree));
         }
         if stored.tree == tree {
             found = Some(commit);
-        }
-        match stored.parents.first() {
-            Some(parent) => commit = *parent,
-            None => break,
         }
     }
     Ok(None)

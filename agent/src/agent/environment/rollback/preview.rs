@@ -10,11 +10,11 @@ use towpath_core::environment::{self, SyncMode};
 use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::health::Health;
 use towpath_core::ledger::LedgerName;
-use towpath_core::revert::MAX_REVERTS;
 use towpath_core::revert::marks::{self, Mark};
+use towpath_core::revert::{MAX_REVERTS, Reverted};
 use towpath_core::revision::CommitId;
 use towpath_core::rollback::{Confirmed, Past, lines};
-use towpath_core::status::{EnvironmentStatus, Outcome, RollbackStatus};
+use towpath_core::status::{EnvironmentStatus, Outcome, RevertStatus, RollbackStatus};
 
 use super::super::Task;
 use crate::agent::Slot;
@@ -41,6 +41,19 @@ pub(super) struct Prepared {
     pub(super) digest: String,
     /// Whether nothing can be pushed now: the reverts follow later.
     pub(super) is_away: bool,
+}
+
+impl Prepared {
+    /// Writes into an answer what would be done.
+    pub(super) fn tell(&self, answer: &mut RollbackStatus) {
+        let Subject { branch, from, .. } = &self.plan.subject;
+        let revert = |one: &Reverted| RevertStatus { commit: one.commit.to_string(), subject: one.subject.clone() };
+        answer.from = Some(revision(branch, *from));
+        answer.to = self.plan.to.as_ref().map(|to| revision(branch, to.commit));
+        answer.reverts = self.plan.chosen.iter().map(revert).collect();
+        answer.digest = Some(self.digest.clone());
+        answer.lines = self.lines.clone();
+    }
 }
 
 /// What is found out by git alone.
@@ -127,7 +140,7 @@ impl Task {
             head: lane.commit,
             from: self.rolls_back_from(&lane).map_err(one)?,
             past: self.past(environment).await,
-            rolled_back: self.rolled_back(),
+            rolled_back: self.status.changes_rolled_back(),
         };
         let committer = self.committer(answer).await.map_err(one)?;
         let cause = self.cause(environment, answer);
