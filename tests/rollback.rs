@@ -30,7 +30,11 @@ pub struct Shop {
 impl Shop {
     /// With a master on which the first release stands, of the image `web:1`.
     pub async fn new(name: &str) -> Shop {
-        let mut world = World::new(name).await;
+        Shop::of(World::new(name).await).await
+    }
+
+    /// The same in a world that is there.
+    async fn of(mut world: World) -> Shop {
         world.own_key("east").await;
         let shop = Shop { world };
         shop.commit("The first release", "web:1");

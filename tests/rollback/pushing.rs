@@ -292,14 +292,14 @@ async fn a_manual_environment_at_its_head_goes_to_the_revert_and_to_nothing_afte
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_only_follows_a_repository_from_elsewhere_writes_nothing_to_it() {
-    let mut shop = Shop::new("owner-of-it").await;
+    let mut shop = Shop::of(World::elsewhere("owner-of-it").await).await;
     let first = shop.world.repo.head("master");
     shop.begin_with(json!({"interval": "2s", "allowedFrom": ["*"]}), &[("owner-of-it", json!({}))]).await;
     shop.ran("owner-of-it", first).await;
-    let mut other = World::new("follower").await;
+    let mut other = shop.world.beside("follower").await;
     other.own_key("west").await;
-    other.start_options().namespace = None;
     // One agent for both namespaces.
+    other.watch_all_namespaces();
     shop.world.kill_agent();
     other
         .apply(json!({

@@ -1,7 +1,8 @@
 //! A namespace of its own for one test: a deploy repository, an account to apply with, an agent, and questions to ask.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -72,7 +73,18 @@ impl World {
         World::try_new(plane, name).await.unwrap_or_else(|error| panic!("no world for {name}: {error:?}"))
     }
 
+    /// Another world in the same cluster.
+    ///
+    /// # Panics
+    /// When anything of it cannot be made.
+    pub async fn beside(&self, name: &str) -> World {
+        World::try_new(self.plane, name).await.unwrap_or_else(|error| panic!("no world for {name}: {error:?}"))
+    }
+
     async fn try_new(plane: &'static ControlPlane, name: &str) -> Result<World> {
+        static NAMES: Mutex<BTreeSet<(usize, String)>> = Mutex::new(BTreeSet::new());
+        let is_new = NAMES.lock().unwrap().insert((std::ptr::from_ref(plane).addr(), name.to_owned()));
+        anyhow::ensure!(is_new, "another test of this cluster has a world of this name");
         let admin = client(&plane.admin_kubeconfig()).await?;
         let namespace = name.to_owned();
         apply(&admin, &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await?;
@@ -130,6 +142,15 @@ impl World {
     /// How the agent is started: to be changed before [`World::start_agent`].
     pub fn start_options(&mut self) -> &mut Start {
         &mut self.start
+    }
+
+    /// Has the agent watch all namespaces, from its next start on.
+    ///
+    /// # Panics
+    /// In the cluster that tests share: it would sync what theirs are about.
+    pub fn watch_all_namespaces(&mut self) {
+        assert!(!std::ptr::eq(self.plane, control_plane::shared()), "World::elsewhere has a cluster of its own");
+        self.start.namespace = None;
     }
 
     /// Puts a proxy between the agent and the API server, from its next start on.
