@@ -89,17 +89,19 @@ impl Clone {
     fn revert(&self, commit: CommitId, is_merge: bool) -> Result<String, BTreeSet<String>> {
         let commit = commit.to_string();
         let mainline: &[&str] = if is_merge { &["-m", "1"] } else { &[] };
-        let before = self.run(&["rev-parse", "HEAD"]);
-        let is_done = self.try_run(&[&["revert", "--no-edit"], mainline, &[&commit]].concat()).is_some();
-        let made = self.run(&["rev-parse", "HEAD^{tree}"]);
-        let unmerged = self.run(&["diff", "--name-only", "--diff-filter=U"]);
-        self.run(&["reset", "--quiet", "--hard", &before]);
-        self.run(&["clean", "--quiet", "-ffdx"]);
+        // Without a commit: one of nothing would be an error.
+        let is_done = self.try_run(&[&["revert", "--no-commit"], mainline, &[&commit]].concat()).is_some();
+        let made = match is_done {
+            true => Ok(self.run(&["write-tree"])),
+            false => Err(self.run(&["diff", "--name-only", "--diff-filter=U"])),
+        };
+        self.run(&["reset", "--quiet", "--hard"]);
         // What is in the way of a folder gets a name with a tilde.
         let name = |line: &str| line.split('~').next().unwrap_or_default().to_owned();
-        let files: BTreeSet<String> = unmerged.lines().map(name).collect();
-        // It stops without a conflict where nothing is left to revert.
-        if is_done || files.is_empty() { Ok(made) } else { Err(files) }
+        made.map_err(|unmerged| {
+            self.run(&["clean", "--quiet", "-ffdx"]);
+            unmerged.lines().map(name).collect()
+        })
     }
 }
 
@@ -177,27 +179,24 @@ fn runs(cases: u32, renames: bool, is_repeating: bool) -> Tally {
 
 #[test]
 fn a_revert_has_the_tree_that_git_gives_or_conflicts_in_the_same_files() {
-    let tally = runs(40, false, false);
-    assert!(tally.same > 100 && tally.conflicts > 30, "{tally:?}");
-    assert_eq!(tally.elsewhere, 0, "{tally:?}");
-    assert!(tally.careful < tally.same / 20, "{tally:?}");
+    for is_repeating in [false, true] {
+        let tally = runs(20, false, is_repeating);
+        assert!(tally.same > 100 && tally.conflicts > 30, "{tally:?}");
+        assert_eq!(tally.elsewhere, 0, "{tally:?}");
+        // A file that was deleted and one that is new may be one that was renamed.
+        assert!(tally.careful <= tally.same / 100, "{tally:?}");
+    }
 }
 
 /// Where two files of one name meet, or a folder was renamed, git may merge what is a conflict here, and calls what
 /// conflicts by the name that it would have had. It is never another tree, and never a conflict of git alone.
 #[test]
 fn where_files_are_renamed_a_revert_is_the_one_of_git_or_a_conflict() {
-    let tally = runs(40, true, false);
-    assert!(tally.same > 100 && tally.conflicts > 30, "{tally:?}");
-    assert!(tally.careful + tally.elsewhere < tally.conflicts / 8, "{tally:?}");
-}
-
-/// Lines that are there more than once may be compared in several ways; git has one that is not at hand.
-#[test]
-fn where_lines_repeat_a_revert_is_the_one_of_git_or_a_conflict() {
-    let tally = runs(40, true, true);
-    assert!(tally.same > 100 && tally.conflicts > 30, "{tally:?}");
-    assert!(tally.careful + tally.elsewhere < tally.same / 4, "{tally:?}");
+    for is_repeating in [false, true] {
+        let tally = runs(20, true, is_repeating);
+        assert!(tally.same > 100 && tally.conflicts > 30, "{tally:?}");
+        assert!(tally.careful + tally.elsewhere < tally.conflicts / 8, "{tally:?}");
+    }
 }
 
 /// Lets a clone fetch what the mirror has made.
@@ -303,12 +302,12 @@ fn a_revert_that_does_not_fit_writes_nothing_and_the_tree_can_be_restored() {
     assert_eq!(mirror.commit(restored).unwrap().tree, mirror.commit(good).unwrap().tree);
     assert_eq!(mirror.commit(restored).unwrap().parents, [head]);
     assert_eq!(mirror.restore(good, restored, &text, &towpath(), &sign), Ok(None));
-    git_says(&folder.path().join("mirror"), &["fsck", "--strict", "--full", &restored.to_string()]);
-    assert_eq!(clone_of(&folder).revert(restored, false).map(|_| ()), Ok(()));
-
-    fn clone_of(folder: &TempDir) -> Clone {
-        Clone::new(folder, &folder.path().join("deploy.git"))
-    }
+    let place = folder.path().join("mirror");
+    git_says(&place, &["fsck", "--strict", "--full", &restored.to_string()]);
+    show(&place, restored);
+    let clone = Clone::new(&folder, &place);
+    clone.run(&["checkout", "--quiet", &restored.to_string()]);
+    assert_eq!(clone.revert(restored, false), Ok(mirror.commit(head).unwrap().tree.to_string()));
 }
 
 #[test]

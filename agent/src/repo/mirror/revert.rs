@@ -13,6 +13,7 @@ use super::super::tree::{commit_id, is_malformed, malformed, oid};
 use super::commits::Fresh;
 use super::{MAX_COMMIT_BYTES, Mirror, Sign, lock};
 
+mod histogram;
 mod lines;
 mod merge;
 mod renames;

@@ -1,65 +1,68 @@
-//! The merge of a file's lines between lines that each version has exactly once. However lines are compared, these meet.
-//! A file in which that is not plain has no merge here.
+//! The merge of a file's lines, as git merges them: changes of both sides that touch each other conflict, unless they come
+//! to the same.
 
-use std::collections::HashMap;
+use std::iter::Peekable;
+use std::ops::Range;
+use std::vec::IntoIter;
 
+use super::histogram::{Change, Lines, changes};
 use super::trees::Sides;
 
-type Lines<'a> = Vec<&'a [u8]>;
+/// Git looks into so many bytes of a file for a zero, which a text has not (`xdiff-interface.c`).
+const LOOKED_INTO: usize = 8000;
 
-/// Merges three versions. None where both sides changed the same part, or where lines that occur more than once, or in
-/// another order, leave it open what was changed.
+/// Merges three versions. None where both sides changed the same lines, or lines with nothing between them, to something
+/// else, where one of them is no text, and where so many lines are the same that it is not known what git would compare.
 pub(super) fn merge(versions: Sides<&[u8]>) -> Option<Vec<u8>> {
+    let is_binary = |text: &[u8]| text[..text.len().min(LOOKED_INTO)].contains(&0);
+    if is_binary(versions.base) || is_binary(versions.ours) || is_binary(versions.theirs) {
+        return None;
+    }
     let Sides { base, ours, theirs } = versions.map(|text| split(text));
-    let (in_base, in_ours, in_theirs) = (places(&base), places(&ours), places(&theirs));
-    for other in [&in_ours, &in_theirs] {
-        // What was there once and is there twice may be either of them.
-        let once = |line: &&[u8]| in_base[line].len() == 1;
-        if base.iter().filter(|line| once(line)).any(|line| other.get(line).is_some_and(|places| places.len() > 1)) {
-            return None;
-        }
-        let kept = base.iter().filter(|line| once(line)).filter_map(|line| other.get(line).map(|places| places[0]));
-        if !kept.is_sorted() {
-            return None;
-        }
-    }
-    let place = |line: &&[u8]| {
-        let alone = |places: &HashMap<&[u8], Vec<usize>>| match places.get(line)?.as_slice() {
-            [place] => Some(*place),
-            _ => None,
-        };
-        Some((alone(&in_base)?, alone(&in_ours)?, alone(&in_theirs)?))
-    };
+    let mut by_ours = changes(&base, &ours)?.into_iter().peekable();
+    let mut by_theirs = changes(&base, &theirs)?.into_iter().peekable();
     let mut merged = Vec::new();
-    let mut from = (0, 0, 0);
-    let end = (base.len(), ours.len(), theirs.len());
-    for to in base.iter().filter_map(place).chain([end]) {
-        let (before, one, other) = (&base[from.0..to.0], &ours[from.1..to.1], &theirs[from.2..to.2]);
-        let part = match () {
-            () if one == before => other,
-            () if other == before || one == other => one,
-            () => return None,
-        };
-        merged.extend(part.iter().copied().flatten());
-        if to != end {
-            merged.extend_from_slice(base[to.0]);
-            from = (to.0 + 1, to.1 + 1, to.2 + 1);
+    let mut from = 0;
+    while let Some(start) = by_ours.peek().into_iter().chain(by_theirs.peek()).map(|change| change.base.start).min() {
+        let mut part = start..start;
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        loop {
+            let length = one.len() + other.len();
+            one.extend(touching(&mut by_ours, &mut part));
+            other.extend(touching(&mut by_theirs, &mut part));
+            if one.len() + other.len() == length {
+                break;
+            }
         }
+        let lines = match (instead(&ours, &one, &part), instead(&theirs, &other, &part)) {
+            (Some(lines), None) | (None, Some(lines)) => lines,
+            (Some(one), Some(other)) if one == other => one,
+            _ => return None,
+        };
+        merged.extend_from_slice(&base[from..part.start]);
+        merged.extend_from_slice(lines);
+        from = part.end;
     }
-    Some(merged)
+    merged.extend_from_slice(&base[from..]);
+    Some(merged.concat())
+}
+
+/// The next change of one side if it touches a part of the base, which grows by it.
+fn touching(changes: &mut Peekable<IntoIter<Change>>, part: &mut Range<usize>) -> Option<Change> {
+    let change = changes.next_if(|change| change.base.start <= part.end)?;
+    part.end = part.end.max(change.base.end);
+    Some(change)
+}
+
+/// What one side has in place of a part of the base. None where it has changed nothing of it.
+fn instead<'v, 't>(version: &'v Lines<'t>, changes: &[Change], part: &Range<usize>) -> Option<&'v [&'t [u8]]> {
+    let (first, last) = (changes.first()?, changes.last()?);
+    let start = first.version.start - (first.base.start - part.start);
+    Some(&version[start..last.version.end + (part.end - last.base.end)])
 }
 
 fn split(text: &[u8]) -> Lines<'_> {
     text.split_inclusive(|byte| *byte == b'\n').collect()
-}
-
-/// Where each line stands.
-fn places<'a>(lines: &Lines<'a>) -> HashMap<&'a [u8], Vec<usize>> {
-    let mut places: HashMap<&[u8], Vec<usize>> = HashMap::new();
-    for (at, line) in lines.iter().enumerate() {
-        places.entry(line).or_default().push(at);
-    }
-    places
 }
 
 #[cfg(test)]
@@ -74,19 +77,37 @@ mod tests {
     }
 
     #[test]
-    fn parts_between_lines_that_are_there_once_are_merged() {
+    fn what_both_sides_changed_is_merged_where_a_line_is_between() {
         assert_eq!(merged("a b c d e", "a B c d e", "a b c D e").as_deref(), Some("a B c D e"));
         assert_eq!(merged("a } c } e", "a } c } E", "a x } c } e").as_deref(), Some("a x } c } E"));
-        assert_eq!(merged("a b c", "a B c", "a B c").as_deref(), Some("a B c"));
         assert_eq!(merged("a b c", "b c", "a b").as_deref(), Some("b"));
+        // What is there more than once is told apart by what is around it.
+        assert_eq!(merged("a b c d e", "b a b c d e", "a b c d E").as_deref(), Some("b a b c d E"));
+        assert_eq!(merged("a } } } b", "A } } } b", "a } } } } b").as_deref(), Some("A } } } } b"));
     }
 
     #[test]
-    fn what_may_be_seen_in_two_ways_is_not_merged() {
-        // Both changed one part; nothing that is there once lies between; a line that came twice; another order.
+    fn the_same_change_of_both_is_one() {
+        assert_eq!(merged("a b c", "a B c", "a B c").as_deref(), Some("a B c"));
+        assert_eq!(merged("a b c d", "a B C d", "a B c d").as_deref(), None);
+        assert_eq!(merged("a b c d", "a d", "a d").as_deref(), Some("a d"));
+    }
+
+    #[test]
+    fn changes_that_touch_each_other_conflict() {
         assert_eq!(merged("a b c", "a B c", "a C c"), None);
-        assert_eq!(merged("a } } } b", "A } } } b", "a } } } } b").as_deref(), None);
-        assert_eq!(merged("a b c d e", "b a b c d e", "a b c d E"), None);
-        assert_eq!(merged("a b c d e", "b a c d e", "a b c d E"), None);
+        assert_eq!(merged("a b c d", "a B c d", "a b C d"), None);
+        assert_eq!(merged("a b", "a x b", "a y b"), None);
+        assert_eq!(merged("a b c", "a x b c", "a B c"), None);
+        assert_eq!(merged("a b c d e f", "a B c d E f", "a b C D e f"), None);
+    }
+
+    #[test]
+    fn what_is_no_text_is_not_merged() {
+        let merge = |base: &[u8], ours: &[u8], theirs: &[u8]| merge(Sides { base, ours, theirs });
+        assert_eq!(merge(b"a\nb\nc\n", b"A\nb\nc\n", b"a\nb\nC\n").unwrap(), b"A\nb\nC\n");
+        assert_eq!(merge(b"a\nb\n\0\n", b"A\nb\n\0\n", b"a\nb\n\0\nC\n"), None);
+        // A last line without its end is another line.
+        assert_eq!(merge(b"a\nb\nc\n", b"A\nb\nc\n", b"a\nb\nc").unwrap(), b"A\nb\nc");
     }
 }

@@ -1,11 +1,11 @@
 //! The three-way merge of a revert. Each path is decided here: libgit2's own merge treats submodules, folders that were
-//! renamed, similar files and attributes otherwise than git. Of libgit2 is only the merge of the lines of one file.
+//! renamed, similar files, attributes and lines otherwise than git.
 //!
 //! Whatever is not certain to come out as git has it is a conflict.
 
 use std::collections::BTreeMap;
 
-use git2::{MergeFileInput, MergeFileOptions, Oid, Repository, merge_file};
+use git2::{Oid, Repository};
 use towpath_core::revert::Conflict;
 use towpath_core::revision::CommitId;
 
@@ -93,8 +93,7 @@ fn decide(
     Ok(Ok(Some(Leaf { mode, id })))
 }
 
-/// Merges the lines of a file. None where they conflict, and where git may see it otherwise: it has a way of its own to
-/// compare lines (`histogram`) that libgit2 does not offer, so all that there are must agree with what is plain.
+/// Merges the lines of a file. None where they conflict, and where git may see it otherwise.
 fn merge_lines(
     repository: &Repository,
     tree: &git2::Tree<'_>,
@@ -111,26 +110,8 @@ fn merge_lines(
         return Ok(None);
     }
     let (base, ours, theirs) = (odb.read(ids.base)?, odb.read(ids.ours)?, odb.read(ids.theirs)?);
-    let Some(plain) = lines::merge(Sides { base: base.data(), ours: ours.data(), theirs: theirs.data() }) else {
-        return Ok(None);
-    };
-    let merged = |prepare: fn(&mut MergeFileOptions) -> &mut MergeFileOptions| -> Option<Vec<u8>> {
-        let (mut one, mut two, mut three) = (MergeFileInput::new(), MergeFileInput::new(), MergeFileInput::new());
-        one.content(base.data());
-        two.content(ours.data());
-        three.content(theirs.data());
-        let mut options = MergeFileOptions::new();
-        prepare(&mut options);
-        // What cannot be merged is a conflict, whyever. Only of what was merged is there a content.
-        let result = merge_file(&one, &two, &three, Some(&mut options)).ok()?;
-        result.is_automergeable().then(|| result.content().to_vec())
-    };
-    let ways =
-        [merged(|options| options), merged(|options| options.minimal(true)), merged(|options| options.patience(true))];
-    match ways.iter().all(|way| way.as_ref() == Some(&plain)) {
-        true => repository.blob(&plain).map(Some),
-        false => Ok(None),
-    }
+    let merged = lines::merge(Sides { base: base.data(), ours: ours.data(), theirs: theirs.data() });
+    merged.map(|text| repository.blob(&text)).transpose()
 }
 
 /// Whether attributes may say how a file is merged: `merge=union`, `-merge`, `binary`, a macro. Git reads them, and the
