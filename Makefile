@@ -8,6 +8,9 @@ DEMO ?=
 KIND ?=
 # Arguments for the tests, as in: make test TEST=render
 TEST ?=
+# How many tests run at the same time. Most of the journeys wait for something, so more than there are cores.
+RUST_TEST_THREADS ?= 4
+export RUST_TEST_THREADS
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-faults bench control-plane lint deny manifests crds image record-health

@@ -154,7 +154,7 @@ async fn what_others_change_of_ours_is_mended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_rewrites_our_image_starts_no_fight() {
-    let world = World::new("rewriting").await;
+    let world = World::new("rewriting-policy").await;
     let name = "rewriting.journey.example.com";
     world.apply(json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicy",

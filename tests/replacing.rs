@@ -89,14 +89,14 @@ async fn a_field_that_cannot_be_changed_is_named_and_only_an_annotation_replaces
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_deleted_for_a_new_object_that_would_be_refused() {
-    let world = start("refusing", &[("prod/job.yaml", &job("m:1", replaceable()))]).await;
+    let world = start("refusing-jobs", &[("prod/job.yaml", &job("m:1", replaceable()))]).await;
     let name = "refusing.journey.example.com";
     world
         .apply(json!({
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
             "spec": {
                 "matchConstraints": {
-                    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "refusing"}},
+                    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "refusing-jobs"}},
                     "resourceRules": [{"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}],
                 },
                 "validations": [{"expression": "!object.spec.template.spec.containers.exists(c, c.image == 'm:bad')",
@@ -115,7 +115,7 @@ async fn nothing_is_deleted_for_a_new_object_that_would_be_refused() {
     let before = world.get("batch/v1", "Job", "migrate").await.unwrap();
     world.repo.commit("master", "second", &[("prod/job.yaml", &job("m:bad", replaceable()))]);
     world
-        .status_where("refusing", "told why it is not replaced", |status| {
+        .status_where("refusing-jobs", "told why it is not replaced", |status| {
             status.problems.iter().any(|problem| {
                 problem.contains("it is not replaced, because the new one would be refused")
                     && problem.contains("bad images are not for us")

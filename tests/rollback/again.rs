@@ -204,7 +204,7 @@ async fn one_rollback_is_brought_to_its_end_before_another_and_no_request_is_don
 async fn a_look_at_what_was_made_ready_is_answered_once_and_disturbs_nothing() {
     let mut shop = Shop::new("no-flapping").await;
     let first = shop.world.repo.head("master");
-    shop.begin(&[("no-flapping", json!({"timeout": "20s"}))]).await;
+    shop.begin(&[("no-flapping", json!({"timeout": "10s"}))]).await;
     shop.ran("no-flapping", first).await;
     shop.commit("A bad image", "web:2-crash");
     shop.world.status_where("no-flapping", "offered a rollback", |status| status.prepared.is_some()).await;
@@ -221,7 +221,7 @@ async fn new_settings_that_are_no_good_take_no_commit_back() {
     shop.commit("Before", "web:0");
     let before = shop.world.repo.head("master");
     let rules = json!({"automatic": ["Degraded"]});
-    shop.begin(&[("settings", json!({"timeout": "20s", "rollback": rules}))]).await;
+    shop.begin(&[("settings", json!({"timeout": "10s", "rollback": rules}))]).await;
     shop.ran("settings", before).await;
     let good = shop.commit("Good", "web:1");
     shop.ran("settings", good).await;

@@ -10,7 +10,7 @@ async fn a_release_that_does_not_become_healthy_goes_back_by_itself_once_and_wha
     let mut shop = Shop::new("by-itself").await;
     let first = shop.world.repo.head("master");
     let rules = json!({"automatic": ["Degraded"]});
-    let staging = json!({"timeout": "20s", "rollback": rules, "namespace": "by-itself"});
+    let staging = json!({"timeout": "10s", "rollback": rules, "namespace": "by-itself"});
     shop.world.namespace_for_deployer("by-itself-prod").await;
     let prod = json!({"sync": "Manual", "namespace": "by-itself-prod", "allow": {"namespaces": ["by-itself-prod"]}});
     shop.begin_with(json!({"interval": "2s", "ledger": {}}), &[("by-itself", staging), ("by-itself-prod", prod)]).await;
@@ -49,7 +49,7 @@ async fn a_release_that_does_not_become_healthy_goes_back_by_itself_once_and_wha
 async fn without_a_rule_a_rollback_is_made_ready_and_waits_for_a_person() {
     let mut shop = Shop::new("made-ready").await;
     let first = shop.world.repo.head("master");
-    shop.begin(&[("made-ready", json!({"timeout": "20s"}))]).await;
+    shop.begin(&[("made-ready", json!({"timeout": "10s"}))]).await;
     shop.ran("made-ready", first).await;
     let bad = shop.commit("A bad image", "web:2-crash");
     let status = shop.world.status_where("made-ready", "offered a rollback", |status| status.prepared.is_some()).await;

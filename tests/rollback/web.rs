@@ -207,7 +207,7 @@ async fn a_rollback_that_the_agent_prepared_is_confirmed_on_the_page() {
     let mut shop = Shop::new("awaited").await;
     let first = shop.world.repo.head("master");
     listen(&mut shop.world);
-    shop.begin(&[("awaited", json!({"timeout": "20s"}))]).await;
+    shop.begin(&[("awaited", json!({"timeout": "10s"}))]).await;
     shop.ran("awaited", first).await;
     let bad = shop.commit("A bad image", "web:2-crash");
     let world = &shop.world;

@@ -67,7 +67,7 @@ impl Scene {
         let production = format!("{name}-prod");
         shop.world.namespace_for_deployer(&production).await;
         let rules = if who == Who::Nobody { json!({"automatic": ["Degraded"]}) } else { json!({}) };
-        let of_staging = json!({"timeout": "20s", "rollback": rules});
+        let of_staging = json!({"timeout": "10s", "rollback": rules});
         let of_production =
             json!({"sync": "Manual", "namespace": production, "allow": {"namespaces": [production.as_str()]}});
         let url = format!("http://{}/deploy.git", git.address());
