@@ -6,23 +6,22 @@
 
 mod keys;
 
-use std::collections::{BTreeMap, HashMap};
-use std::error::Error;
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{ACCEPT, AUTHORIZATION};
 use jiff::Timestamp;
-use reqwest::{Certificate, Client, Response};
+use reqwest::Response;
 use serde::Deserialize;
 use towpath_core::alerts::Alert;
 use towpath_core::environment::AlertRule;
 use towpath_core::fault::Problem;
 use towpath_core::revision::clean_line;
-use url::{Host, Url};
+use url::Url;
 
 pub use self::keys::AlertKeys;
+use crate::clients::{self, Clients, Silence, host_of, is_loopback};
 
 /// Time for one question, from the connection to the last byte.
 const ASK: Duration = Duration::from_secs(5);
@@ -32,14 +31,16 @@ pub const MAX_ANSWER_BYTES: usize = 1 << 20;
 const MAX_REFUSAL_BYTES: usize = 4 << 10;
 /// Characters of what an Alertmanager says that are shown.
 const SHOWN_CHARACTERS: usize = 200;
-/// Clients that are kept. Beyond it all are made anew.
-const MAX_CLIENTS: usize = 64;
 
 /// Access to all Alertmanagers.
-#[derive(Default)]
 pub struct Alerts {
-    /// One client for each authority that is trusted (`None` for those of the system), on loopback another.
-    clients: Mutex<HashMap<(Option<String>, bool), Client>>,
+    clients: Clients,
+}
+
+impl Default for Alerts {
+    fn default() -> Alerts {
+        Alerts { clients: Clients::new(ASK, ASK) }
+    }
 }
 
 /// What is read of an alert (`gettableAlert`).
@@ -72,7 +73,8 @@ impl Alerts {
     }
 
     async fn ask(&self, url: Url, who: &str, keys: Option<&AlertKeys>) -> Result<Vec<Alert>, Problem> {
-        let mut request = self.client(keys, is_loopback(&url))?.get(url).header(ACCEPT, "application/json");
+        let authority = keys.and_then(AlertKeys::authority);
+        let mut request = self.clients.of(authority, is_loopback(&url))?.get(url).header(ACCEPT, "application/json");
         if let Some(login) = keys.and_then(|keys| keys.login.as_ref()) {
             request = request.header(AUTHORIZATION, login);
         }
@@ -88,37 +90,6 @@ impl Alerts {
             .map_err(|_no_alerts| no_alertmanager(who, "with something else than alerts"))?;
         let firing = told.iter().filter(|told| told.status.state == "active");
         Ok(firing.map(Told::alert).collect())
-    }
-
-    fn client(&self, keys: Option<&AlertKeys>, is_local: bool) -> Result<Client, Problem> {
-        let authority = keys.and_then(|keys| keys.authority.clone());
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&(authority.clone(), is_local)) {
-            return Ok(client.clone());
-        }
-        let mut builder = Client::builder()
-            .user_agent(concat!("towpath/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(ASK);
-        if let Some(pem) = &authority {
-            let certificates = Certificate::from_pem_bundle(pem.as_bytes()).ok().filter(|found| !found.is_empty());
-            let secret = keys.map_or("", |keys| &keys.secret);
-            let certificates = certificates.ok_or_else(|| {
-                Problem::setup(format!("ca.crt of Secret {secret} cannot be read"))
-                    .hint("give one or more certificates in PEM")
-            })?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        if is_local {
-            builder = builder.no_proxy();
-        }
-        let client =
-            builder.build().map_err(|error| Problem::setup(format!("no http client: {}", innermost(&error))))?;
-        if clients.len() >= MAX_CLIENTS {
-            clients.clear();
-        }
-        clients.insert((authority, is_local), client.clone());
-        Ok(client)
     }
 }
 
@@ -176,51 +147,17 @@ fn no_alertmanager(who: &str, how: &str) -> Problem {
 }
 
 fn unreachable(who: &str, error: &reqwest::Error) -> Problem {
-    if error.is_timeout() {
-        return Problem::passing(format!("{who} does not answer in time"));
+    match Silence::from(error) {
+        Silence::Late => Problem::passing(format!("{who} does not answer in time")),
+        Silence::Distrusted(why) => Problem::setup(format!("the certificate of {who} is not trusted: {why}"))
+            .hint("give its authority as ca.crt in the Secret of spec.rollback.alerts.secretRef, or renew it"),
+        Silence::Away(why) => Problem::passing(format!("{who} cannot be reached: {why}")),
     }
-    let why = innermost(error);
-    let lower = why.to_ascii_lowercase();
-    if lower.contains("certificate") || lower.contains("unknownissuer") {
-        return Problem::setup(format!("the certificate of {who} is not trusted: {why}"))
-            .hint("give its authority as ca.crt in the Secret of spec.rollback.alerts.secretRef, or renew it");
-    }
-    Problem::passing(format!("{who} cannot be reached: {why}"))
-}
-
-/// The words of the innermost cause, for the outer ones say only that there was one.
-fn innermost(error: &dyn Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    clean_line(&cause.to_string(), SHOWN_CHARACTERS)
 }
 
 /// The whole of an answer's body; `None` where it is longer than it may be.
-async fn body(mut answer: Response, limit: usize, who: &str) -> Result<Option<Vec<u8>>, Problem> {
-    let mut read = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(who, &error))? {
-        if read.len() + chunk.len() > limit {
-            return Ok(None);
-        }
-        read.extend_from_slice(&chunk);
-    }
-    Ok(Some(read))
-}
-
-fn host_of(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
+async fn body(answer: Response, limit: usize, who: &str) -> Result<Option<Vec<u8>>, Problem> {
+    clients::body(answer, limit).await.map_err(|error| unreachable(who, &error))
 }
 
 #[cfg(test)]

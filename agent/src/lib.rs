@@ -4,6 +4,7 @@
 //! contents; they do not know each other either.
 
 mod blocking;
+mod clients;
 pub mod seeded;
 pub mod resources;
 pub mod board;

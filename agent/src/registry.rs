@@ -18,13 +18,11 @@ mod keys;
 mod tokens;
 mod unknown;
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, Method, StatusCode};
-use reqwest::{Certificate, Client};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use towpath_core::fault::Problem;
@@ -36,7 +34,8 @@ pub use self::image::ImageName;
 use self::keys::Key;
 pub use self::keys::Keys;
 use self::tokens::{Shown, Tokens, is_safe};
-use self::unknown::{Unknown, body, innermost, no_registry, refused, unreachable};
+use self::unknown::{Unknown, body, no_registry, refused, unreachable};
+use crate::clients::{Clients, host_of};
 
 /// A digest of a login and of the Secret that it is in; zeros for none.
 type Identity = [u8; 32];
@@ -71,14 +70,23 @@ pub enum Looked {
 }
 
 /// Access to all registries.
-#[derive(Default)]
 pub struct Registries {
-    /// One client for each authority that is trusted (`None` for those of the system), on loopback another.
-    clients: Mutex<HashMap<(Option<String>, bool), Client>>,
+    clients: Clients,
     /// Registries in trouble.
     hosts: Mutex<Hosts>,
     answers: Answers,
     tokens: Tokens,
+}
+
+impl Default for Registries {
+    fn default() -> Registries {
+        Registries {
+            clients: Clients::new(LOOK_UP, CONNECT),
+            hosts: Mutex::default(),
+            answers: Answers::default(),
+            tokens: Tokens::default(),
+        }
+    }
 }
 
 impl Registries {
@@ -116,9 +124,9 @@ impl Registries {
 
     /// The digest of an image; `None` where the registry does not have it.
     async fn ask(&self, image: &ImageName, key: Option<&Key>) -> Result<Option<String>, Unknown> {
-        let client = self.client(key, image.is_local())?;
-        let has_authority = key.is_some_and(|key| key.authority.is_some());
-        let home = image.manifest(has_authority).map_err(Unknown::from)?;
+        let authority = key.and_then(Key::authority);
+        let client = self.clients.of(authority, image.is_local())?;
+        let home = image.manifest(authority.is_some()).map_err(Unknown::from)?;
         let (mut url, mut method, mut shown) = (home.clone(), Method::HEAD, None::<Shown>);
         for _ in 0..MAX_REQUESTS {
             let mut request = client.request(method.clone(), url.clone()).header(ACCEPT, MANIFESTS);
@@ -171,42 +179,7 @@ impl Registries {
             .hint("name the registry itself as the image's, not what redirects to it")
             .into())
     }
-
-    fn client(&self, key: Option<&Key>, is_local: bool) -> Result<Client, Unknown> {
-        let authority = key.and_then(|key| key.authority.clone());
-        let mut clients = lock(&self.clients);
-        if let Some(client) = clients.get(&(authority.clone(), is_local)) {
-            return Ok(client.clone());
-        }
-        let mut builder = Client::builder()
-            .user_agent(concat!("towpath/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .timeout(LOOK_UP);
-        if let Some(pem) = &authority {
-            let certificates = Certificate::from_pem_bundle(pem.as_bytes()).ok().filter(|found| !found.is_empty());
-            let secret = key.map_or("", |key| &key.secret);
-            let certificates = certificates.ok_or_else(|| {
-                Problem::setup(format!("ca.crt of Secret {secret} cannot be read"))
-                    .hint("give one or more certificates in PEM")
-            })?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        if is_local {
-            builder = builder.no_proxy();
-        }
-        let client =
-            builder.build().map_err(|error| Problem::setup(format!("no http client: {}", innermost(&error))))?;
-        if clients.len() >= MAX_CLIENTS {
-            clients.clear();
-        }
-        clients.insert((authority, is_local), client.clone());
-        Ok(client)
-    }
 }
-
-/// Clients that are kept. Beyond it all are made anew.
-const MAX_CLIENTS: usize = 64;
 
 fn redirected(from: &Url, headers: &HeaderMap) -> Result<Url, Unknown> {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
@@ -241,11 +214,6 @@ fn says_missing(text: &[u8]) -> bool {
     let said: Value = serde_json::from_slice(text).unwrap_or_default();
     let is_missing = |error: &Value| error["code"].as_str().is_some_and(|code| MISSING_CODES.contains(&code));
     said["errors"].as_array().is_some_and(|errors| errors.iter().any(is_missing))
-}
-
-fn host_of(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,12 +8,14 @@ use http::HeaderValue;
 use serde_json::Value;
 use towpath_core::fault::Problem;
 
+use crate::clients::Authority;
+
 /// What a Secret holds for an Alertmanager.
 pub struct AlertKeys {
     /// The header that shows it.
     pub(super) login: Option<HeaderValue>,
     /// The authority that vouches for the server, in PEM.
-    pub(super) authority: Option<String>,
+    authority: Option<String>,
     /// The Secret that it comes from.
     pub(super) secret: String,
 }
@@ -53,6 +55,10 @@ impl AlertKeys {
             Ok(header)
         };
         Ok(AlertKeys { login: shown.map(header).transpose()?, authority, secret: name.to_owned() })
+    }
+
+    pub(super) fn authority(&self) -> Option<Authority<'_>> {
+        self.authority.as_deref().map(|pem| Authority { pem, secret: &self.secret })
     }
 }
 

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use towpath_core::fault::Problem;
 
 use super::{Identity, ImageName, image};
+use crate::clients::Authority;
 
 /// The key of such a Secret that holds the logins.
 const DOCKER_CONFIG: &str = ".dockerconfigjson";
@@ -29,7 +30,7 @@ pub(super) struct Key {
     /// `None` where the registry is only named, as for the sake of its authority.
     pub(super) login: Option<Login>,
     /// The authority that vouches for the registry, in PEM: `ca.crt` of the same Secret.
-    pub(super) authority: Option<String>,
+    authority: Option<String>,
     /// The Secret that it comes from.
     pub(super) secret: String,
 }
@@ -94,6 +95,10 @@ impl Keys {
 }
 
 impl Key {
+    pub(super) fn authority(&self) -> Option<Authority<'_>> {
+        self.authority.as_deref().map(|pem| Authority { pem, secret: &self.secret })
+    }
+
     /// Tells this login from others, without having it: the Secret, the authority, user and password.
     pub(super) fn identity(&self) -> Identity {
         let login = self.login.as_ref().map(|login| (login.user.as_str(), login.password.expose_secret()));

@@ -18,7 +18,8 @@ use url::Url;
 use super::challenge::{Challenge, Realm};
 use super::keys::{Key, Login};
 use super::unknown::{Unknown, body, refused, unreachable};
-use super::{Identity, ImageName, host_of, image, lock};
+use super::{Identity, ImageName, lock};
+use crate::clients::{host_of, is_loopback};
 
 /// Bytes of a token server's answer.
 const MAX_TOKEN_BYTES: usize = 64 << 10;
@@ -125,10 +126,9 @@ async fn token(
 
 /// Whether a token may be asked for at an address that a registry names.
 pub(super) fn is_safe(realm: &Url, registry: &Url) -> bool {
-    let is_local = |url: &Url| url.host_str().is_some_and(image::is_loopback);
     match realm.scheme() {
         "https" => true,
-        "http" => is_local(realm) && is_local(registry),
+        "http" => is_loopback(realm) && is_loopback(registry),
         _ => false,
     }
 }

@@ -1,6 +1,5 @@
 //! Why it is not known whether an image is there, and how long the registry is left alone for it.
 
-use std::error::Error;
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
@@ -8,10 +7,10 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use reqwest::Response;
 use towpath_core::fault::Problem;
-use towpath_core::revision::clean_line;
 
 use super::hosts::{LONGEST_PAUSE, Pause, UNREACHABLE};
 use super::keys::Key;
+use crate::clients::{self, Silence};
 
 /// How long a registry is left alone that says it is asked too much, and not for how long.
 const TOO_MUCH: Duration = Duration::from_secs(30);
@@ -76,40 +75,23 @@ fn pause_of(text: &str) -> Option<Duration> {
 }
 
 pub(super) fn unreachable(who: &str, error: &reqwest::Error) -> Unknown {
-    if error.is_timeout() {
-        return Unknown::silent(format!("{who} does not answer in time"));
-    }
-    let why = innermost(error);
-    let lower = why.to_ascii_lowercase();
-    if lower.contains("certificate") || lower.contains("unknownissuer") {
-        return Problem::setup(format!("the certificate of {who} is not trusted: {why}"))
+    match Silence::from(error) {
+        Silence::Late => Unknown::silent(format!("{who} does not answer in time")),
+        Silence::Distrusted(why) => Problem::setup(format!("the certificate of {who} is not trusted: {why}"))
             .hint("give its authority as ca.crt in the pull secret, or renew the certificate")
-            .into();
+            .into(),
+        Silence::Away(why) => Unknown::later(format!("{who} cannot be reached: {why}"), UNREACHABLE),
     }
-    Unknown::later(format!("{who} cannot be reached: {why}"), UNREACHABLE)
-}
-
-/// The words of the innermost cause, for the outer ones say only that there was one.
-pub(super) fn innermost(error: &dyn Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    clean_line(&cause.to_string(), 200)
 }
 
 /// The whole of an answer's body, if it is no longer than it may be.
-pub(super) async fn body(mut answer: Response, limit: usize, who: &str) -> Result<Vec<u8>, Unknown> {
-    let mut read = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(who, &error))? {
-        if read.len() + chunk.len() > limit {
-            return Err(Problem::setup(format!("{who} answers with more than {limit} bytes"))
-                .hint("check the address of the image")
-                .into());
-        }
-        read.extend_from_slice(&chunk);
-    }
-    Ok(read)
+pub(super) async fn body(answer: Response, limit: usize, who: &str) -> Result<Vec<u8>, Unknown> {
+    let read = clients::body(answer, limit).await.map_err(|error| unreachable(who, &error))?;
+    read.ok_or_else(|| {
+        Problem::setup(format!("{who} answers with more than {limit} bytes"))
+            .hint("check the address of the image")
+            .into()
+    })
 }
 
 /// What answers is no registry: a page of a proxy, or of a server that knows nothing of images.

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::StatusCode;
 use reqwest::blocking::{Client, RequestBuilder, Response};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
-use reqwest::{Certificate, StatusCode};
 use secrecy::ExposeSecret;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::revision::clean_line;
-use url::{Host, Url};
+use url::Url;
 
 use super::fetch::{self, MAX_PACK_BYTES, Needed};
 use super::ls_refs::{self, Asked, Greeting, MAX_LISTING_BYTES, Refs};
@@ -20,6 +20,7 @@ use super::packet::{PacketReader, garbled};
 use super::receive::{self, Decide, MAX_REPORT_BYTES, Sent};
 use super::remote::{Credentials, Login};
 use super::terms::{Deadline, Refusals, Terms, too_long};
+use crate::clients::{Silence, certificates, innermost, is_loopback};
 
 /// Servers refuse or answer with a web page where the name does not begin like git's own.
 const USER_AGENT: &str = concat!("git/2.0 (towpath ", env!("CARGO_PKG_VERSION"), ")");
@@ -108,13 +109,7 @@ impl Http {
             .pool_idle_timeout(KEEP_CONNECTION)
             .tcp_nodelay(true)
             .tcp_keepalive(Duration::from_secs(30));
-        let is_loopback = match base.host() {
-            Some(Host::Domain(name)) => name == "localhost",
-            Some(Host::Ipv4(ip)) => ip.is_loopback(),
-            Some(Host::Ipv6(ip)) => ip.is_loopback(),
-            None => false,
-        };
-        if is_loopback {
+        if is_loopback(base) {
             builder = builder.no_proxy();
         }
         if let Some(pem) = &credentials.certificate_authorities {
@@ -122,11 +117,7 @@ impl Http {
                 Problem::setup(format!("the certificate authorities for {base} cannot be read"))
                     .hint("give one or more certificates in PEM")
             };
-            let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|_error| unreadable())?;
-            if certificates.is_empty() {
-                return Err(unreadable());
-            }
-            builder = builder.tls_certs_merge(certificates);
+            builder = builder.tls_certs_merge(certificates(pem).ok_or_else(unreadable)?);
         }
         let client = builder
             .build()
@@ -357,16 +348,12 @@ impl Http {
 
     fn unreachable(&self, error: &reqwest::Error) -> Problem {
         let base = &self.base;
-        let why = innermost(error);
-        if error.is_timeout() {
-            return Problem::passing(format!("the git server of {base} does not answer in time"));
+        match Silence::from(error) {
+            Silence::Late => Problem::passing(format!("the git server of {base} does not answer in time")),
+            Silence::Distrusted(why) => Problem::setup(format!("the certificate of {base} is not trusted: {why}"))
+                .hint("give the certificate authority in the Secret, or renew the certificate"),
+            Silence::Away(why) => Problem::passing(format!("the git server of {base} cannot be reached: {why}")),
         }
-        let lower = why.to_ascii_lowercase();
-        if lower.contains("certificate") || lower.contains("unknownissuer") {
-            return Problem::setup(format!("the certificate of {base} is not trusted: {why}"))
-                .hint("give the certificate authority in the Secret, or renew the certificate");
-        }
-        Problem::passing(format!("the git server of {base} cannot be reached: {why}"))
     }
 }
 
@@ -392,15 +379,6 @@ impl Read for Body {
         self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other(too_long(self.limit)))?;
         Ok(read)
     }
-}
-
-/// The words of the innermost cause, for the outer ones say only that there was one.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    clean_line(&cause.to_string(), 200)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -8,10 +8,11 @@ use towpath_core::alerts::is_matcher;
 use towpath_core::environment::{AlertRule, DEFAULT_ALERT_SOAK, RollbackCase, RollbackRules};
 use towpath_core::fault::Problem;
 use towpath_core::names;
-use url::{Host, Url};
+use url::Url;
 
 use super::SecretReference;
 use super::resolve::duration;
+use crate::clients::is_loopback;
 
 /// Matchers of one filter.
 const MAX_MATCHERS: usize = 20;
@@ -131,16 +132,6 @@ fn address(text: &str) -> Result<Url, &'static str> {
         return Err("it is too long");
     }
     Ok(url)
-}
-
-/// Whether an address is on this machine.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
 }
 
 #[cfg(test)]
