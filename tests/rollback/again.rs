@@ -169,6 +169,9 @@ async fn one_rollback_is_brought_to_its_end_before_another_and_no_request_is_don
     let why = shop.fails(&["rollback", "one-by-one", "--to", &first.short(), "-y"]);
     assert!(why.contains("another rollback is under way"), "{why}");
     let begun = shop.world.status("one-by-one").await.rollback.unwrap();
+    // A ticket alone would leave the other one without its revert.
+    let why = shop.fails(&["rollback", "one-by-one", "--emergency", "--ticket", &second.short(), "-y"]);
+    assert!(why.contains("another rollback is under way"), "{why}");
     // That one was no good either: it goes further back, and both are taken back.
     let why = shop.fails(&["rollback", "one-by-one", "--emergency", "-y"]);
     assert!(why.contains("name an older release with --to"), "{why}");
@@ -198,6 +201,59 @@ async fn one_rollback_is_brought_to_its_end_before_another_and_no_request_is_don
         status.prepared.as_ref().is_some_and(|answer| answer.id == "late" && answer.phase == RollbackPhase::Refused)
     };
     shop.world.status_where("one-by-one", "told that it is to come", is_told).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_release_before_one_that_landed_something_again_is_the_one_without_that() {
+    let mut shop = Shop::new("landed-again").await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("landed-again", json!({}))]).await;
+    shop.ran("landed-again", first).await;
+    let slow = shop.commit("Slow", "web:2");
+    shop.ran("landed-again", slow).await;
+    let good = shop.world.repo.commit("master", "Good", &[("prod/good.yaml", &config("good", "1"))]);
+    shop.ran("landed-again", good).await;
+    shop.does(&["rollback", "landed-again", "--ticket", &slow.short(), "-y"]);
+    let without = shop.world.repo.head("master");
+    shop.ran("landed-again", without).await;
+    shop.does(&["reland", "landed-again", &slow.short(), "-y"]);
+    shop.ran("landed-again", shop.world.repo.head("master")).await;
+    let said = shop.does(&["rollback", "landed-again", "-y"]);
+    assert!(said.contains(&format!("back to {}", without.short())), "{said}");
+    assert!(said.contains("image: web:2 → web:1") && !said.contains("ConfigMap"), "{said}");
+    // What was landed and taken back once more is nothing to go back to either.
+    let next = shop.commit("Next", "web:3");
+    shop.ran("landed-again", next).await;
+    let said = shop.does(&["rollback", "landed-again", "--dry-run"]);
+    assert!(said.contains("image: web:3 → web:1") && !said.contains("ConfigMap"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn landing_something_else_does_not_end_a_rollback_that_cannot_be_pushed_yet() {
+    let mut shop = Shop::new("not-for-this").await;
+    let server = GitServer::start(shop.world.folder());
+    let first = shop.world.repo.head("master");
+    let url = server.url("deploy.git");
+    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("not-for-this", json!({}))]).await;
+    shop.ran("not-for-this", first).await;
+    let slow = shop.world.repo.commit("master", "Slow", &[("prod/slow.yaml", &config("slow", "1"))]);
+    shop.ran("not-for-this", slow).await;
+    shop.does(&["rollback", "not-for-this", "-y"]);
+    shop.ran("not-for-this", shop.world.repo.head("master")).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("not-for-this", bad).await;
+    let spec = |secret: Value| json!({"spec": {"writeSecretRef": secret}});
+    let (version, kind) = ("towpath.dev/v1alpha1", "Repository");
+    shop.world.patch(version, kind, "shop", spec(json!({"name": "not-there"}))).await;
+    shop.does(&["rollback", "not-for-this", "--emergency", "-y"]);
+    shop.runs_image("web:1").await;
+    let begun = shop.world.status("not-for-this").await.rollback.unwrap();
+    let why = shop.fails(&["reland", "not-for-this", &slow.short(), "-y"]);
+    assert!(why.contains("another rollback is under way") && why.contains(&bad.short()), "{why}");
+    assert_eq!(shop.world.status("not-for-this").await.rollback.unwrap().id, begun.id);
+    shop.world.patch(version, kind, "shop", spec(Value::Null)).await;
+    shop.world.status_where("not-for-this", "over", |status| phase(status) == Some(RollbackPhase::Done)).await;
+    assert_eq!(shop.subjects()[0], "Revert \"Bad\"");
 }
 
 #[tokio::test(flavor = "multi_thread")]

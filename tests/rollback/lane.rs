@@ -109,8 +109,17 @@ async fn what_does_not_fit_is_named_file_by_file_and_the_older_files_are_offered
     value(&shop, "settings", Some("one")).await;
     assert_eq!(shop.tree("master"), shop.tree(&first.to_string()));
     assert!(shop.subjects()[0].starts_with("Restore the tree of "), "{:?}", shop.subjects());
-    let status = shop.ran("conflicts", shop.world.repo.head("master")).await;
+    let restored = shop.world.repo.head("master");
+    let status = shop.ran("conflicts", restored).await;
     assert_eq!((phase(&status), status.held), (Some(RollbackPhase::Done), None));
+    // It takes back all that came since, so all of it is landed again, by whichever of them it is named.
+    let said = shop.does(&["reland", "conflicts", &second.short(), "-y"]);
+    assert!(said.contains(&restored.short()), "{said}");
+    value(&shop, "settings", Some("three")).await;
+    assert_eq!(shop.tree("master"), shop.tree(&third.to_string()));
+    assert!(shop.subjects()[0].starts_with("Revert \"Restore the tree of "), "{:?}", shop.subjects());
+    let status = shop.ran("conflicts", shop.world.repo.head("master")).await;
+    assert_eq!(status.rolled_back, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,9 @@ async fn reverts_of_a_protected_branch_stand_on_their_own_and_are_recognised_how
         let protected = hook(&shop, "update", PROTECTED);
         let said = shop.does(&["rollback", name, "-y"]);
         assert!(said.contains("master may not be pushed to") && said.contains("open a merge request"), "{said}");
+        assert!(said.contains(&format!("{name} goes back to {} until then", first.short())), "{said}");
+        // Nobody has to merge anything before the people who use it are well again.
+        shop.runs_image("web:1").await;
         let is_waiting = |status: &EnvironmentStatus| status.state == State::Held;
         let status = shop.world.status_where(name, "waiting for a merge", is_waiting).await;
         let branch = status.rollback.clone().unwrap().branch.unwrap();

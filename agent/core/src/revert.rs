@@ -68,11 +68,19 @@ pub fn message(reverted: &Reverted, cause: &Cause) -> String {
     text
 }
 
+/// How the subject of a commit begins that brings a whole older tree back.
+const RESTORES: &str = "Restore the tree of ";
+
+/// Whether a subject is that of a commit that brings a whole older tree back.
+pub fn is_restoring(subject: &str) -> bool {
+    subject.starts_with(RESTORES)
+}
+
 /// The message of the commit that brings a whole older tree back, where reverts do not fit. It reverts no commit by name,
 /// for what it takes back is all that came after the older one.
 pub fn restoring(older: CommitId, subject: &str, cause: &Cause) -> String {
     let short = older.short();
-    let mut text = format!("Restore the tree of {short} \"{}\"\n\nAll files are as in {older}.\n\n", clean(subject));
+    let mut text = format!("{RESTORES}{short} \"{}\"\n\nAll files are as in {older}.\n\n", clean(subject));
     trailers(&mut text, cause);
     text
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::names::annotation;
 use towpath_core::revision::{clean_indented, clean_line};
-use towpath_core::status::{RollbackPhase, RollbackStatus, Wish};
+use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Wish};
 
 use super::access::{Access, Flags, call};
 use super::confirm::{agrees, check_right};
@@ -35,7 +35,8 @@ const MAX_FAILURES: u32 = 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without --to and --ticket it goes back to the newest release that was healthy.
-Exit codes: 0 done, or with --dry-run shown; 1 error, or not agreed to; 4 not over in time: it goes on by itself.")]
+Exit codes: 0 the environment is where it goes, or with --dry-run shown; 1 error, or not agreed to; 4 it is not there \
+yet: it goes on by itself, or waits for a merge.")]
 pub(super) struct RollbackArgs {
     /// The name of the environment.
     name: String,
@@ -64,7 +65,8 @@ pub(super) struct RollbackArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 done, or with --dry-run shown; 1 error, or not agreed to; 4 not over in time: it goes on by itself.")]
+Exit codes: 0 done, or with --dry-run shown; 1 error, or not agreed to; 4 not over: it goes on by itself, or waits for a \
+merge.")]
 pub(super) struct RelandArgs {
     /// The branch, or an environment that follows it.
     name: String,
@@ -239,16 +241,20 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
             (RollbackPhase::Refused, None) => return Err(told(rollback)),
             // Where it waits for the merge to go anywhere, nobody waits here.
             (RollbackPhase::WaitsForMerge, goes) if goes.is_none() || rollback.waits_for_its_revert() => {
-                for line in rollback.lines.iter().take(2) {
+                for line in rollback.lines.iter().take(3) {
                     output::data(&clean_line(line, SHOWN_CHARACTERS))?;
                 }
-                return Ok(Code::Done);
+                let lands = rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some());
+                let is_there = goes.is_none() && !lands;
+                if is_there {
+                    output::data(&runs(name, &status))?;
+                }
+                return Ok(if is_there { Code::Done } else { Code::TimedOut });
             }
             (RollbackPhase::WaitsForMerge, _) => "its branch waits to be merged".to_owned(),
             (RollbackPhase::Done | RollbackPhase::WaitsForGit, None) => {
                 let branch =
                     rollback.from.as_deref().and_then(|from| from.split_once('@')).map_or("", |(name, _)| name);
-                let runs = status.running.as_ref().map_or("nothing", |running| running.revision.as_str());
                 let commit = rollback.commit.as_deref().unwrap_or_default();
                 match rollback.phase {
                     RollbackPhase::Done => {
@@ -256,8 +262,7 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
                     }
                     _ => output::data("the git server is away: the revert is pushed when it is back")?,
                 }
-                let held = if status.held.is_some() { ", held" } else { "" };
-                output::data(&format!("{name} runs {}{held}", output::short_revisions(runs)))?;
+                output::data(&runs(name, &status))?;
                 return Ok(Code::Done);
             }
             (RollbackPhase::Pushing | RollbackPhase::Prepared, _) => "the reverts are being pushed".to_owned(),
@@ -271,6 +276,13 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
     }
     output::progress(&format!("not over within {} s; it goes on by itself: towpath get {name}", timeout.as_secs()));
     Ok(Code::TimedOut)
+}
+
+/// What an environment runs, and whether it is kept there.
+fn runs(name: &str, status: &EnvironmentStatus) -> String {
+    let runs = status.running.as_ref().map_or("nothing", |running| running.revision.as_str());
+    let held = if status.held.is_some() { ", held" } else { "" };
+    format!("{name} runs {}{held}", output::short_revisions(runs))
 }
 
 fn show(answer: &RollbackStatus) -> Result<(), Failure> {

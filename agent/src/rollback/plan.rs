@@ -12,6 +12,8 @@ use towpath_core::status::{RollbackStatus, Wish};
 use super::Subject;
 use crate::repo::{MAX_LOOKED_AT, Mirror, Reversal, StandingRevert, brought, reverts};
 
+/// Reverts of reverts that are followed.
+const MAX_CHAIN: usize = 100;
 /// Releases that are looked through for the one before, from the newest.
 const MAX_PAST: usize = 200;
 
@@ -338,13 +340,33 @@ fn previous(
             for StandingRevert { taken, revert } in reverts {
                 has_rolled_back |= mirror.contains(*taken)
                     && mirror.is_ancestor(*taken, past.commit)?
-                    && !mirror.is_ancestor(*revert, past.commit)?;
+                    && !mirror.is_ancestor(*revert, past.commit)?
+                    && !takes_back(mirror, *taken)?;
             }
         }
         let has_same_files = is_part && tree(past.commit)? == from_tree;
         Ok(rollback::Standing { is_part, has_same_files, has_rolled_back })
     };
     rollback::previous(past, subject.from, standing).cloned()
+}
+
+/// Whether a commit takes something back: it reverts one that does not, or is a merge of such a revert. So a revert of it
+/// lands something, and a release that has it and not that revert is as good as it was.
+fn takes_back(mirror: &Mirror, commit: CommitId) -> Result<bool, Problem> {
+    let (mut takes_back, mut commit) = (false, commit);
+    for _ in 0..MAX_CHAIN {
+        if !mirror.contains(commit) {
+            break;
+        }
+        let merged = brought(mirror, commit)?;
+        let reverts = match merged.iter().find(|one| !one.reverts.is_empty()) {
+            Some(first) if only_reverts(&merged) => first.reverts.clone(),
+            _ => mirror.told(commit)?.reverts,
+        };
+        let Some(taken) = reverts.first() else { break };
+        (takes_back, commit) = (!takes_back, *taken);
+    }
+    Ok(takes_back)
 }
 
 /// The commits that somebody names as a ticket, or as a range of them.
@@ -388,12 +410,13 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
     let (mut chosen, mut lifts) = (Vec::new(), Vec::new());
     for commit in named {
         let found = standing.iter().find(|one| one.revert == commit || one.taken == commit);
+        let restored = restored_by(mirror, &subject, commit)?;
         let merged = brought(mirror, commit)?;
         let brings_a_revert = merged.iter().any(|brought| standing.iter().any(|one| one.revert == brought.commit));
         let revert = match found {
             Some(one) => Some(on_the_line(mirror, head, one.revert)?),
             None if brings_a_revert && only_reverts(&merged) => Some(commit),
-            None => None,
+            None => restored,
         };
         match revert {
             Some(revert) if chosen.contains(&revert) => {}
@@ -426,6 +449,20 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
         is_emergency: false,
         subject,
     })
+}
+
+/// The commit that brought a whole older tree back, named by itself or by what it took back.
+fn restored_by(mirror: &Mirror, subject: &Subject, commit: CommitId) -> Result<Option<CommitId>, Problem> {
+    let known = subject.rolled_back.iter().filter(|(taken, _)| *taken == commit).filter_map(|(_, revert)| *revert);
+    for by in known.chain([commit]) {
+        let is_it = mirror.contains(by)
+            && mirror.is_ancestor(by, subject.head)?
+            && revert::is_restoring(&mirror.told(by)?.subject);
+        if is_it {
+            return Ok(Some(by));
+        }
+    }
+    Ok(None)
 }
 
 /// What is reverted to take a revert back: itself, or the merge that brought it and nothing but reverts.

@@ -17,7 +17,7 @@ use kube::ResourceExt;
 use towpath_core::environment;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::names::annotation;
-use towpath_core::revert::Cause;
+use towpath_core::revert::{Cause, is_restoring};
 use towpath_core::revision::{CommitId, clean_indented, clean_line};
 use towpath_core::status::{
     EnvironmentStatus, MAX_ANSWERED, MAX_LINES, MAX_ROLLED_BACK, MAX_TRIED, RollbackPhase, RollbackStatus, RolledBack,
@@ -134,8 +134,8 @@ impl Task {
             _ if age < -AHEAD => {
                 Some(format!("it is of {}, which is to come: ask again with a clock that is right", ask.at))
             }
-            // While git is away nothing else can be done.
-            Some(_) if ask.wish.emergency && self.waits_for_git() => None,
+            // While git is away nothing else can be done. What was begun goes with it, but for a ticket alone.
+            Some(_) if ask.wish.emergency && self.waits_for_git() && ask.wish.ticket.is_none() => None,
             Some(other) if ask.wish.reland.is_none() => Some(format!(
                 "another rollback is under way, and its reverts are not on the branch yet ({}): wait for it, or end it with \
                  towpath reland",
@@ -218,6 +218,22 @@ impl Task {
         self.shared.cluster.event(resource, Severity::Normal, "RollbackBegun", &clean_line(&said, SHOWN_CHARACTERS));
     }
 
+    /// What keeps a landing from being begun: it would take the place of a rollback whose reverts are not on the branch yet,
+    /// without landing what that one takes back.
+    fn is_kept_by(&self, plan: &Plan) -> Result<(), Problem> {
+        let under_way = self.status.rollback.as_ref().filter(|rollback| plan.lands && rollback.phase.pushes());
+        let left = |other: &RollbackStatus| other.commits().into_iter().find(|commit| !plan.lifts.contains(commit));
+        match under_way.and_then(|other| Some((other, left(other)?))) {
+            None => Ok(()),
+            Some((other, left)) => Err(Problem::content(format!(
+                "another rollback is under way, and its revert of {} is not on the branch yet ({})",
+                left.short(),
+                other.id
+            ))
+            .hint("wait for it, or name all that it takes back")),
+        }
+    }
+
     /// Notes which changes may not come back, or may again.
     fn note_taken(&self, next: &mut EnvironmentStatus, mirror: &Mirror, plan: &Plan, tip: Option<CommitId>) {
         let forget = |next: &mut EnvironmentStatus, commit: CommitId| {
@@ -228,6 +244,11 @@ impl Task {
             for one in &plan.chosen {
                 let taken = mirror.told(one.commit).map(|told| told.reverts).unwrap_or_default();
                 taken.into_iter().chain([one.commit]).for_each(|commit| forget(next, commit));
+                if is_restoring(&one.subject) {
+                    // It names none of those that it took back.
+                    let by = Some(one.commit.to_string());
+                    next.rolled_back.retain(|known| known.revert != by);
+                }
                 // A merge of reverts lands all that they took back.
                 let merged = brought(mirror, one.commit).unwrap_or_default();
                 merged.into_iter().flat_map(|one| one.reverts).for_each(|commit| forget(next, commit));

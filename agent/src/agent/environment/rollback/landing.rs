@@ -233,11 +233,41 @@ impl Task {
                     format!("{} may not be pushed to: {why}", lane.branch),
                 );
                 let next = self.with_rest(environment, view, next).await;
+                let next = self.without_waiting(view, &plan, &made, next).await;
                 let next = RollbackStatus { phase: RollbackPhase::WaitsForMerge, branch: Some(beside), ..next };
                 self.show(resource, next).await;
                 Step::Waits
             }
         })
+    }
+
+    /// Where the revert cannot be gone to yet, but a release that ran before has its very files, it is gone back to that
+    /// one meanwhile.
+    async fn without_waiting(
+        &self,
+        view: &Arc<View>,
+        plan: &Plan,
+        made: &Made,
+        rollback: RollbackStatus,
+    ) -> RollbackStatus {
+        let Some(to) = plan.to.as_ref().map(|to| to.commit).filter(|_| rollback.waits_for_its_revert()) else {
+            return rollback;
+        };
+        let (mirror, tip) = (view.mirror.clone(), made.tip);
+        let has_its_files = blocking(move || {
+            let tree = |commit: CommitId| mirror.commit(commit).map(|stored| stored.tree).ok();
+            tree(tip).is_some() && tree(tip) == tree(to)
+        });
+        let name = &plan.subject.environment;
+        if has_its_files.await {
+            let said = format!("{name} goes back to {} until then: it has the same files", to.short());
+            let goes_to = self.not_there(Some(revision(&plan.subject.branch, to)));
+            with_first_line(RollbackStatus { goes_to, ..rollback }, said)
+        } else {
+            let said =
+                format!("{name} stays as it is until then: no release that ran before has the files of the revert");
+            with_first_line(rollback, said)
+        }
     }
 
     /// Pushes what lands the rest again, where there is such; says where that cannot be.
@@ -277,24 +307,27 @@ impl Task {
         let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
         let commits: Vec<String> = rollback.reverts.iter().map(|one| one.commit.clone()).collect();
         let (mirror, head, noted) = (view.mirror.clone(), lane.head, self.status.rolled_back.clone());
-        let (is_same, has_tip, noted) = blocking(move || {
+        let running = self.status.running.as_ref().and_then(|running| running.commit());
+        let (is_same, runs_the_same, has_tip, noted) = blocking(move || {
             let tree = |commit: CommitId| mirror.commit(commit).map(|stored| stored.tree).ok();
             let is_in = |commit: CommitId| mirror.contains(commit) && mirror.is_ancestor(commit, head).unwrap_or(false);
             // Merged as it was made: that is what was agreed to, by whatever commit.
             let is_same = tip.is_some_and(|tip| tree(tip).is_some() && tree(tip) == tree(head));
+            let runs_the_same = running.is_some_and(|running| tree(running).is_some() && tree(running) == tree(head));
             let noted = noted.into_iter().map(|one| {
                 let is_known = one.change().and_then(|(_, revert)| revert).is_some_and(is_in);
                 // Reverted in another way: what it was known to be without it, whatever came or comes after.
                 let revert = if commits.contains(&one.commit) && !is_known { Some(by.to_string()) } else { one.revert };
                 RolledBack { revert, ..one }
             });
-            (is_same, tip.is_some_and(is_in), noted.collect::<Vec<_>>())
+            (is_same, runs_the_same, tip.is_some_and(is_in), noted.collect::<Vec<_>>())
         })
         .await;
         let waited_for_tip =
             rollback.goes_to.is_some() && rollback.goes_to == tip.map(|tip| revision(&lane.branch, tip));
         let goes_to = match () {
-            () if waited_for_tip && is_same => Some(revision(&lane.branch, lane.head)),
+            // Where it went back to the same files meanwhile, nothing changes by it.
+            () if is_same && (waited_for_tip || runs_the_same) => Some(revision(&lane.branch, lane.head)),
             () if waited_for_tip && !has_tip => None,
             () => rollback.goes_to.clone(),
         };

@@ -166,6 +166,7 @@ impl Task {
             Ok(Found { plan, made, goes_to, marks, said, left })
         });
         let mut found = made.await?;
+        self.is_kept_by(&found.plan).map_err(one)?;
         if found.plan.lands && found.made.commits.is_empty() && found.plan.lifts.is_empty() {
             return Err(one(Problem::content("nothing of it is left to be landed again")));
         }
