@@ -55,6 +55,7 @@ impl Task {
         slot: &Arc<Slot>,
         seen: Arc<View>,
     ) -> Arc<View> {
+        self.take_over(environment).await;
         self.look_at_alerts(environment).await;
         let asked = self.asked_to_roll_back(resource);
         let is_under_way = self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase.is_under_way());
@@ -83,6 +84,27 @@ impl Task {
         }
         self.note_what_is_settled(&view).await;
         view
+    }
+
+    /// Takes over from the Environment that this one was before (`spec.movedFrom`) what was rolled back and may not come
+    /// back, and what is under way of it. Once, before anything was done here.
+    async fn take_over(&mut self, environment: &environment::Environment) {
+        let is_new = self.status.running.is_none() && self.status.history.is_empty() && self.status.rollback.is_none();
+        let Some(name) = environment.moved_from.as_ref().filter(|_| is_new && self.status.rolled_back.is_empty())
+        else {
+            return;
+        };
+        let earlier = self.shared.board.environments.get(&(self.id.0.clone(), name.to_string()));
+        let Some(earlier) = earlier.and_then(|earlier| earlier.status.clone()) else { return };
+        if earlier.rolled_back.is_empty() {
+            return;
+        }
+        let is_kept = earlier.held.is_some();
+        let stays = earlier.running.map(|running| running.revision).filter(|_| is_kept);
+        let rollback = earlier.rollback.filter(|rollback| is_kept || rollback.phase.is_under_way());
+        let rollback = rollback.map(|rollback| RollbackStatus { goes_to: stays.or(rollback.goes_to), ..rollback });
+        let next = EnvironmentStatus { rolled_back: earlier.rolled_back, rollback, ..(*self.status).clone() };
+        self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
     }
 
     /// What somebody asks for and was not answered yet; an answer for what cannot be read.
