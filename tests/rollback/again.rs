@@ -229,6 +229,26 @@ async fn the_release_before_one_that_landed_something_again_is_the_one_without_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_landed_again_by_hand_is_not_rolled_back_any_more() {
+    let mut shop = Shop::new("landed-by-hand").await;
+    let first = shop.world.repo.head("master");
+    shop.begin(&[("landed-by-hand", json!({}))]).await;
+    shop.ran("landed-by-hand", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("landed-by-hand", bad).await;
+    shop.does(&["rollback", "landed-by-hand", "-y"]);
+    let revert = shop.world.repo.head("master");
+    let status = shop.ran("landed-by-hand", revert).await;
+    assert_eq!(status.rolled_back.len(), 1);
+    let unrelated = shop.world.repo.commit("master", "Other", &[("prod/other.yaml", &config("other", "1"))]);
+    let status = shop.ran("landed-by-hand", unrelated).await;
+    assert_eq!(status.rolled_back.len(), 1);
+    shop.ran("landed-by-hand", shop.world.repo.revert("master", revert)).await;
+    shop.runs_image("web:2").await;
+    shop.world.status_where("landed-by-hand", "without it", |status| status.rolled_back.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn landing_something_else_does_not_end_a_rollback_that_cannot_be_pushed_yet() {
     let mut shop = Shop::new("not-for-this").await;
     let server = GitServer::start(shop.world.folder());

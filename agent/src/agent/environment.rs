@@ -17,6 +17,7 @@ use towpath_core::fault::Problem;
 use towpath_core::lane::LaneRule;
 use towpath_core::ledger::LedgerName;
 use towpath_core::names::{EnvironmentName, annotation};
+use towpath_core::revision::CommitId;
 use towpath_core::status::{self, EnvironmentStatus, Notice, NoticeKind, Outcome, Report, State};
 
 use super::kept::Kept;
@@ -62,6 +63,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         looked_for: None,
         settled: Arc::default(),
         is_unanswered: false,
+        noted_for: None,
         refused_at: None,
         tried_at: None,
         hurried_at: None,
@@ -203,6 +205,8 @@ pub(super) struct Task {
     settled: Arc<Settled>,
     /// Whether somebody waits for an answer to a request for a rollback.
     is_unanswered: bool,
+    /// What ran when it was last looked through for what was landed again.
+    noted_for: Option<CommitId>,
     /// When a push of reverts was last refused so that somebody must act.
     refused_at: Option<Instant>,
     /// When it was last tried to go back without a person.

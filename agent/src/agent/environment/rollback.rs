@@ -29,7 +29,7 @@ use super::Task;
 use crate::agent::{Sight, Slot, kin};
 use crate::blocking::blocking;
 use crate::cluster::Severity;
-use crate::repo::{Mirror, View, brought};
+use crate::repo::{Mirror, View, brought, reverts};
 use crate::resources::{BY_ITSELF, Environment, RollbackAsk};
 use crate::rollback::{Committer, Plan};
 
@@ -60,7 +60,9 @@ impl Task {
         let asked = self.asked_to_roll_back(resource);
         let is_under_way = self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase.is_under_way());
         let has_open = self.status.rolled_back.iter().any(|one| one.revert.is_none());
-        let is_idle = asked.is_none() && !is_under_way && !has_open && !self.is_in_trouble(environment);
+        let running = self.status.running.as_ref().and_then(|running| running.commit());
+        let has_moved = !self.status.rolled_back.is_empty() && self.noted_for != running;
+        let is_idle = asked.is_none() && !is_under_way && !has_open && !has_moved && !self.is_in_trouble(environment);
         self.is_unanswered = false;
         if is_idle || kin::successor(&self.shared.board, &self.id).is_some() {
             return seen;
@@ -298,15 +300,21 @@ impl Task {
     }
 
     /// Notes of what runs now that it is without a change although it has it, so that this is known of what comes after it
-    /// too, whatever is edited there.
+    /// too, whatever is edited there. What somebody landed again by hand, and runs, is not rolled back any more.
     async fn note_what_is_settled(&mut self, view: &Arc<View>) {
         let is_open = |one: &RolledBack| one.revert.is_none();
-        if !self.status.rolled_back.iter().any(is_open) {
+        let Some(running) = self.status.running.as_ref().and_then(|running| running.commit()) else { return };
+        let has_moved = self.noted_for.replace(running) != Some(running);
+        if self.status.rolled_back.is_empty() || !(has_moved || self.status.rolled_back.iter().any(is_open)) {
             return;
         }
-        let Some(running) = self.status.running.as_ref().and_then(|running| running.commit()) else { return };
         let (mirror, mut all, settled) = (view.mirror.clone(), self.status.rolled_back.clone(), self.settled.clone());
         let noted = blocking(move || {
+            all.retain(|one| {
+                let Some((commit, Some(revert))) = one.change().filter(|_| has_moved) else { return true };
+                !is_reverted(&mirror, revert, running).unwrap_or(false)
+                    || settled.is_without(&mirror, running, (commit, None)).unwrap_or(true)
+            });
             for one in all.iter_mut().filter(|one| is_open(one)) {
                 let Some((commit, _)) = one.change() else { continue };
                 let is_settled = mirror.contains(commit)
@@ -406,6 +414,14 @@ impl Task {
         }
         self.shared.credentials(&resolved.home, resolved.write_secret.as_deref()).await
     }
+}
+
+/// Whether a revision contains a commit and a revert of it.
+fn is_reverted(mirror: &Mirror, commit: CommitId, revision: CommitId) -> Result<bool, Problem> {
+    if !mirror.contains(commit) || !mirror.is_ancestor(commit, revision)? {
+        return Ok(false);
+    }
+    Ok(reverts(mirror, revision, &[commit])?.iter().any(|one| one.taken == commit))
 }
 
 /// Remembers that a request was answered.
