@@ -141,6 +141,14 @@ pub(super) struct Entry {
     pub(super) command: Option<String>,
 }
 
+impl Entry {
+    /// What is the matter with an environment.
+    fn of(name: &str, urgency: Urgency, what: &str, lines: Vec<String>, command: Option<String>) -> Entry {
+        let (who, what, lines) = (name.to_owned(), what.to_owned(), shorten(lines));
+        Entry { urgency, who, is_environment: true, what, lines, command }
+    }
+}
+
 /// Everything that needs attention, the most pressing first.
 pub(super) fn attention(
     environments: &[Arc<Environment>],
@@ -162,14 +170,7 @@ pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
     let Some(status) = &environment.status else { return Vec::new() };
     let name = environment.name_any();
     let home = environment.namespace().unwrap_or_default();
-    let entry = |urgency, what: &str, lines: Vec<String>, command: Option<String>| Entry {
-        urgency,
-        who: name.clone(),
-        is_environment: true,
-        what: what.to_owned(),
-        lines: shorten(lines),
-        command,
-    };
+    let entry = |urgency, what: &str, lines, command| Entry::of(&name, urgency, what, lines, command);
     let mut found = Vec::new();
     let unhealthy: Vec<String> =
         status.unhealthy.iter().map(|object| format!("{}: {}", object.object, object.message)).collect();

@@ -4,21 +4,14 @@ use kube::ResourceExt;
 use towpath_core::status::RollbackPhase;
 
 use super::super::words;
-use super::{Entry, Urgency, shorten};
+use super::{Entry, Urgency};
 use crate::resources::{Environment, prepared_by_itself};
 
 /// What a rollback waits for, and one that was not finished.
 pub(super) fn about(environment: &Environment) -> Option<Entry> {
     let status = environment.status.as_ref()?;
     let name = environment.name_any();
-    let entry = |urgency, what: &str, lines: Vec<String>, command: Option<String>| Entry {
-        urgency,
-        who: name.clone(),
-        is_environment: true,
-        what: what.to_owned(),
-        lines: shorten(lines),
-        command,
-    };
+    let entry = |urgency, what: &str, lines, command| Entry::of(&name, urgency, what, lines, command);
     if let Some(one) = &status.rollback {
         let lane = one.from.as_deref().map_or("the lane's branch", |from| words::revision(from).0);
         match (one.phase, &one.branch) {
