@@ -19,13 +19,24 @@ use support::process::Running;
 const PATIENCE: Duration = Duration::from_secs(60);
 const ENVIRONMENTS: [&str; 4] = ["dev", "test", "staging", "prod"];
 
+const USAGE: &str = "\
+usage: make demo               a cluster, a git server and an agent, until Ctrl-C
+       make demo DEMO=--once   the same with a story that tells its steps, and ends";
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let once = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => false,
         ["--once"] => true,
-        _ => bail!("usage: make demo [DEMO=--once]"),
+        ["--help"] => {
+            println!("{USAGE}");
+            return Ok(());
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            std::process::exit(2);
+        }
     };
     let mut demo = Demo::start().await?;
     demo.first_release().await?;

@@ -92,7 +92,7 @@ pub(super) fn course(name: &str, status: &EnvironmentStatus, now: Timestamp) -> 
             section.card.course aria-labelledby="awaited" {
                 h2 #awaited {
                     @if waits { "A rollback waits for a person" } @else { "The agent did not go back by itself" }
-                    " " (badge(prepared.phase))
+                    " " (badge(prepared))
                 }
                 (said(prepared, now))
                 @if waits {
@@ -102,7 +102,7 @@ pub(super) fn course(name: &str, status: &EnvironmentStatus, now: Timestamp) -> 
         }
         @if let Some(rollback) = status.rollback.as_ref().filter(is_shown) {
             section.card.course aria-labelledby="course" {
-                h2 #course { (title(rollback)) " " (badge(rollback.phase)) }
+                h2 #course { (title(rollback)) " " (badge(rollback)) }
                 (waits(rollback))
                 (said(rollback, now))
             }
@@ -127,12 +127,16 @@ fn waits(rollback: &RollbackStatus) -> Markup {
             (_, RollbackPhase::WaitsForGit) => p {
                 "The git server is away. The reverts are pushed to " code { (lane) } " when it is back."
             },
+            (_, RollbackPhase::Pushing) if rollback.cannot_push().is_some() => p {
+                "The reverts cannot be pushed to " code { (lane) } " before somebody has seen to it; it is tried again."
+            },
             (_, RollbackPhase::Pushing) => p { "The reverts are being pushed to " code { (lane) } "." },
             _ => {},
         }
         @if let Some(goes_to) = &rollback.goes_to {
             @let is_revert = rollback.commit.as_ref().is_some_and(|commit| goes_to.ends_with(commit));
-            @if rollback.phase == RollbackPhase::WaitsForMerge && is_revert {
+            @let is_stuck = rollback.phase == RollbackPhase::WaitsForMerge || rollback.cannot_push().is_some();
+            @if is_stuck && is_revert {
                 p { "Until then it stays on what it runs." }
             } @else {
                 p { "On its way to " code { (words::brief(goes_to)) } "." }
@@ -150,8 +154,9 @@ fn lands(rollback: &RollbackStatus) -> bool {
     rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some())
 }
 
-fn badge(phase: RollbackPhase) -> Markup {
-    let (tone, word) = match phase {
+fn badge(rollback: &RollbackStatus) -> Markup {
+    let (tone, word) = match rollback.phase {
+        RollbackPhase::Pushing if rollback.cannot_push().is_some() => ("wait", "Cannot be pushed"),
         RollbackPhase::Prepared => ("wait", "Prepared"),
         RollbackPhase::Pushing => ("busy", "Pushing"),
         RollbackPhase::WaitsForMerge => ("wait", "Waits for a merge"),
@@ -200,7 +205,7 @@ pub(super) fn section(environment: &Environment, status: &EnvironmentStatus, may
                 @if !status.rolled_back.is_empty() { (rolled_back(&name, status, may_ask)) }
                 @if let Some(last) = last {
                     details.card #last-rollback {
-                        summary { "The last one: " (badge(last.phase)) " " @if let Some(at) = last.at { (time(at, now)) } }
+                        summary { "The last one: " (badge(last)) " " @if let Some(at) = last.at { (time(at, now)) } }
                         (said(last, now))
                     }
                 }
@@ -275,7 +280,7 @@ fn preview(name: &str, prepared: &RollbackStatus, may_ask: bool, now: Timestamp)
         section.card.course aria-labelledby="preview" {
             h2 #preview {
                 @if is_possible { "What would be done" } @else { "This cannot be done" }
-                " " (badge(prepared.phase))
+                " " (badge(prepared))
             }
             (said(prepared, now))
             @if let (true, true, Some(digest)) = (is_possible, may_ask, &prepared.digest) {

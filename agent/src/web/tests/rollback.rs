@@ -260,6 +260,20 @@ async fn what_is_held_and_what_a_rollback_waits_for_is_said_on_every_page() {
 }
 
 #[tokio::test]
+async fn reverts_that_cannot_be_pushed_are_not_said_to_be_on_their_way() {
+    let rollback = json!({
+        "id": "r-1", "phase": "Pushing", "from": "master@sha1:01", "commit": "02", "goesTo": "master@sha1:02",
+        "lines": ["its reverts cannot be pushed: the key is refused"],
+    });
+    let (_, routes) = with(json!({"state": "Held", "held": "held", "rollback": rollback}));
+    let said = words_of(&send(&routes, "GET", "/environments/staging", &[], "").await.1);
+    for part in ["Cannot be pushed", "before somebody has seen to it", "Until then it stays on what it runs"] {
+        assert!(said.contains(part), "{part}\n{said}");
+    }
+    assert!(!said.contains("On its way to"), "{said}");
+}
+
+#[tokio::test]
 async fn a_rollback_that_the_agent_prepared_waits_for_a_person() {
     let prepared = json!({"id": "auto-12", "phase": "Prepared", "digest": "d-1", "lines": ["back to 5"], "wish": {}});
     let (_, routes) = with(json!({"prepared": prepared}));
