@@ -11,13 +11,11 @@ use serde_json::{Value, json};
 use support::agent;
 use support::deploy_repo::DeployRepo;
 use support::git_server::{Fault, GitServer, Purpose};
-use support::world::{World, repository};
+use support::world::{PATIENCE, World, repository};
 use towpath::resources::RepositoryStatus;
 use towpath_core::revision::CommitId;
 
 use crate::manifests::{deployment, image};
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A shop with one component beside its deploy repository, both with the branches develop, r1.2 and master.
 struct Shop {

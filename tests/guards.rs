@@ -295,7 +295,7 @@ async fn a_definition_that_was_deleted_by_hand_comes_back_with_its_objects() {
     world.start_agent();
     world.runs("redefined", "master").await;
     world.plane.kubectl(&["delete", "crd", "gadgets.journey.example.com"]).unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     while world.plane.kubectl(&["get", "gadgets.journey.example.com", "g", "-n", "redefined"]).is_err() {
         assert!(std::time::Instant::now() < deadline, "not back\n{}", world.agent_log());
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -101,7 +101,7 @@ async fn hooks_run_before_and_after_a_sync_once_for_each_that_changes_something(
     // A hook that left git takes its Job with it.
     world.repo.delete("master", "prod/smoke.yaml");
     world.runs("hooks", "master").await;
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     while !jobs(&world, "smoke").await.is_empty() {
         assert!(std::time::Instant::now() < deadline, "the Job of a hook that is gone is still there");
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -99,7 +99,7 @@ async fn develop_release_master_and_prod_over_http_with_a_kill_in_the_middle() {
         })
         .await;
     world.plane.kubectl(&["scale", "deployment/web", "--replicas=7", "-n", "journey-staging"]).unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     while world.get_in("journey-staging", "apps/v1", "Deployment", "web").await.unwrap()["spec"]["replicas"] != 2 {
         assert!(std::time::Instant::now() < deadline, "not mended\n{}", world.agent_log());
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -69,7 +69,7 @@ async fn a_deleted_branch_keeps_its_last_state_and_raises_an_alarm() {
 
     let mark = world.mark();
     world.repo.delete_branch("r1.2");
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     loop {
         let status = repository(&world, "shop").await.status.unwrap_or_default();
         if status.alarms.first().is_some_and(|alarm| alarm.contains("branch r1.2 was deleted")) {

@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::agent;
 use support::git_server::{Fault, GitServer, Purpose, git};
-use support::world::{World, repository};
+use support::world::{PATIENCE, World, repository};
 use towpath::resources::RepositoryStatus;
 use towpath_core::status::{Condition, State};
 
 use crate::manifests::{config_map, deployment};
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Makes the Repository `shop`, which is asked often, with more in its spec.
 async fn shop(world: &World, mut spec: Value) {

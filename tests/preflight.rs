@@ -67,7 +67,7 @@ async fn everything_that_is_refused_is_said_at_once_with_who_refused_it() {
         .await;
     world.plane.kubectl(&["label", "ns", "denials", "pod-security.kubernetes.io/enforce=restricted"]).unwrap();
     // A policy and a webhook are enforced a moment after they are made.
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     let probe = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "probe", "namespace": "denials"}, "data": {"key": "x"},
     });
@@ -264,7 +264,7 @@ async fn a_webhook_that_hangs_or_fails_is_named_and_waited_out() {
     );
     world.repository().await;
     world.environment("webhooks", json!({"lane": "master", "path": "prod"})).await;
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     let probe = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "probe", "namespace": "webhooks"}});
     while support::world::apply(&world.admin, &probe).await.is_ok() {
         assert!(std::time::Instant::now() < deadline, "the webhook is not asked");

@@ -274,7 +274,7 @@ async fn a_request_stays_open_for_an_image_also_where_the_login_for_another_is_r
 
     let before = proxy.seen().len();
     shop.world.request_sync("image-request", "now").await;
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + support::world::PATIENCE;
     while proxy.seen().len() == before {
         assert!(Instant::now() < deadline, "it is looked for again");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -424,7 +424,7 @@ async fn a_component_is_pinned_only_when_its_image_is_there() {
     let head = shop.world.repo.head("master");
     let second = shop.component.commit("master", "Say two", &[("index.html", "two")]).short();
     let waited_for = format!("component components/web waits for its image {}", shop.image(&second));
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + support::world::PATIENCE;
     loop {
         let status = support::world::repository(&shop.world, "shop").await.status.unwrap_or_default();
         if status.conditions.iter().any(|told| told.type_ == "Bumped" && told.message.starts_with(&waited_for)) {

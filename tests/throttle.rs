@@ -119,7 +119,7 @@ async fn reads_do_not_wait_for_the_pause_of_writes() {
     );
     proxy.forget();
     commit(&world, "2").await;
-    let deadline = Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + support::world::PATIENCE;
     while !proxy.seen().iter().any(is_write) {
         assert!(Instant::now() < deadline, "nothing is written");
         tokio::time::sleep(Duration::from_millis(50)).await;

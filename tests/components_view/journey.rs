@@ -8,11 +8,9 @@ use serde_json::{Value, json};
 use support::agent;
 use support::deploy_repo::DeployRepo;
 use support::git_server::git;
-use support::world::{World, repository};
+use support::world::{PATIENCE, World, repository};
 
 use crate::manifests::config_map;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the command line against a world's agent. Gives its code, stdout and stderr.
 fn towpath(world: &World, arguments: &[&str]) -> (i32, String, String) {

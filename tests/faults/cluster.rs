@@ -45,7 +45,7 @@ async fn an_object_that_was_made_anew_while_nobody_watched_is_a_new_member() {
     let after = uid(&world.get("v1", "ConfigMap", "a").await.unwrap());
     assert_ne!(before, after);
     let mut lines = inventory(&world).await;
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     while !lines.contains(&after) {
         assert!(std::time::Instant::now() < deadline, "{lines}\n{}", world.agent_log());
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -155,7 +155,7 @@ async fn an_inventory_and_a_status_that_somebody_deleted_come_back() {
     let status = world.status_where("erased", "synced", |status| status.state == State::Synced).await;
     assert_eq!(status.objects, 2);
     let kept = |lines: &str| lines.lines().filter(|line| !line.contains(" c ")).map(str::to_owned).collect::<Vec<_>>();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     loop {
         let now = inventory(&world).await;
         if kept(&now) == kept(&before) && !now.contains(" c ") {

@@ -158,7 +158,7 @@ async fn a_release_is_taken_up_where_the_api_server_left_it() {
 
 /// Has the API server go away for a while once these requests were seen, and waits until the release is at its end.
 async fn is_away_after(release: &mut Release, is_seen: impl Fn(&[Asked]) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + support::world::PATIENCE;
     while !is_seen(&release.proxy.seen()) {
         assert!(Instant::now() < deadline, "it was not tried\n{}", release.world.agent_log());
         tokio::time::sleep(Duration::from_millis(10)).await;

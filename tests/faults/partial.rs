@@ -302,7 +302,7 @@ async fn an_agent_without_its_custom_resources_says_so_and_ends() {
         Action::Answer(Answer::status(404, "the server could not find the requested resource")),
     );
     world.start_agent();
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     while world.agent().ended().is_none() {
         assert!(std::time::Instant::now() < deadline, "it runs on\n{}", world.agent_log());
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -104,7 +104,7 @@ impl Trial {
 impl Release {
     /// Waits until the agent has sent so many requests of this verb on this resource.
     async fn has_asked(&self, verb: &str, resource: &str, times: usize) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + support::world::PATIENCE;
         let is_it = |asked: &&Asked| asked.verb == verb && asked.resource == resource;
         while self.proxy.seen().iter().filter(is_it).count() < times {
             assert!(Instant::now() < deadline, "no {verb} of {resource}\n{}", self.world.agent_log());

@@ -76,7 +76,7 @@ async fn a_registry_that_is_away_is_unknown_and_soon_asked_again() {
     assert_eq!(fault, Fault::Passing);
     assert!(said.contains("cannot be reached"), "{said}");
     place.registry.come_back().await.unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + support::world::PATIENCE;
     while registries.look_up(&web, &none).await != Looked::Found(digest.clone()) {
         assert!(Instant::now() < deadline, "it is asked again");
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -158,7 +158,7 @@ async fn an_agent_that_is_killed_and_pushes_whose_answers_are_lost_make_one_reve
     assert_eq!(shop.subjects().len(), 13);
     shop.git(&["fsck", "--strict"]);
     // One record for each sync of a rollback.
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     loop {
         let log = shop.git(&["log", "--format=%B", "--glob=refs/towpath/*"]);
         let records: Vec<&str> = log.lines().filter(|line| line.starts_with("Request: killed-")).collect();

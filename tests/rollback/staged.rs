@@ -39,7 +39,7 @@ async fn prod_two_tickets_behind_staging_goes_back_and_nothing_untested_reaches_
     assert!(said.contains("two-stages follows by itself: 1 object changes"), "{said}");
     let web = |object: &Value| image(object) == "web:1";
     let found = || async { shop.world.get_in("two-stages-prod", "apps/v1", "Deployment", "web").await.unwrap() };
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     while !web(&found().await) {
         assert!(std::time::Instant::now() < deadline, "{}", shop.world.agent_log());
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -152,7 +152,7 @@ async fn the_page_leads_from_a_release_to_a_preview_and_back_to_what_was_done() 
     assert_eq!(shop.tree("master"), shop.tree(&first.to_string()));
     world.status_where("paged", "done", |status| phase(status) == Some(RollbackPhase::Done)).await;
     let is_shown = async || text_of(world, "/environments/paged").await.contains("too slow");
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     while !is_shown().await {
         assert!(std::time::Instant::now() < deadline, "{}", text_of(world, "/environments/paged").await);
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -185,7 +185,7 @@ async fn whoever_waits_is_told_at_once_which_branch_waits_to_be_merged() {
 
     world.status_where("shut", "held", |status| status.state == State::Held).await;
     for (path, part) in [("/", format!("merge {branch} into master")), ("/environments/shut", branch.to_owned())] {
-        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let deadline = std::time::Instant::now() + support::world::PATIENCE;
         loop {
             let text = text_of(world, path).await;
             if text.contains(&part) && text.contains("is held on what it runs") {
@@ -216,7 +216,7 @@ async fn a_rollback_that_the_agent_prepared_is_confirmed_on_the_page() {
     };
     world.status_where("awaited", "ready to go back", is_prepared).await;
     let page = format!("/environments/awaited/rollback?id=auto-Degraded-{bad}");
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + support::world::PATIENCE;
     while !text_of(world, "/environments/awaited").await.contains(&format!("href=\"{page}\"")) {
         assert!(std::time::Instant::now() < deadline, "{}", text_of(world, "/environments/awaited").await);
         tokio::time::sleep(Duration::from_millis(100)).await;
