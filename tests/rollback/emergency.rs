@@ -50,6 +50,40 @@ async fn an_environment_goes_back_while_git_is_away_and_the_revert_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_mirror_is_gone_while_git_is_away_waits_and_pushes_the_revert_then() {
+    let mut shop = Shop::new("empty-mirror").await;
+    let server = GitServer::start(shop.world.folder());
+    let (url, port) = (server.url("deploy.git"), server.port());
+    let first = shop.world.repo.head("master");
+    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("empty-mirror", json!({}))]).await;
+    shop.ran("empty-mirror", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("empty-mirror", bad).await;
+    drop(server);
+    let is_away =
+        |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
+    shop.world.status_where("empty-mirror", "without git", is_away).await;
+    shop.does(&["rollback", "empty-mirror", "--emergency", "-y"]);
+    shop.runs_image("web:1").await;
+
+    // Its Pod comes to another node.
+    shop.world.kill_agent();
+    std::fs::remove_dir_all(shop.world.folder().join("cache")).unwrap();
+    shop.world.start_agent();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let status = shop.world.status("empty-mirror").await;
+    assert_eq!(phase(&status), Some(RollbackPhase::WaitsForGit), "{status:#?}");
+    assert_eq!(status.rolled_back[0].revert, None);
+
+    let _server = GitServer::start_on(shop.world.folder(), port);
+    shop.world.status_where("empty-mirror", "reverted", |status| phase(status) == Some(RollbackPhase::Done)).await;
+    assert_eq!(shop.subjects()[..2], ["Revert \"Bad\"", "Bad"]);
+    let status = shop.ran("empty-mirror", shop.world.repo.head("master")).await;
+    shop.runs_image("web:1").await;
+    assert_eq!(status.history.iter().filter(|sync| sync.revision.ends_with(&bad.to_string())).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revert_that_no_longer_fits_when_git_is_back_is_told_and_the_environment_stays_held() {
     let mut shop = Shop::new("no-fit").await;
     let server = GitServer::start(shop.world.folder());

@@ -296,6 +296,23 @@ impl Mirror {
         !self.suspect.load(Ordering::Acquire) && lock(&self.store).repository.find_commit(oid(commit)).is_ok()
     }
 
+    /// Whether a commit is in the mirror, where that is known.
+    ///
+    /// # Errors
+    /// `Passing` while the mirror is known to be damaged.
+    pub fn has(&self, commit: CommitId) -> Result<bool, Problem> {
+        let store = lock(&self.store);
+        if self.suspect.load(Ordering::Acquire) {
+            let folder = self.folder.display();
+            return Err(Problem::passing(format!("the mirror in {folder} is damaged and will be fetched anew")));
+        }
+        match store.repository.find_commit(oid(commit)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(false),
+            Err(error) => Err(self.damaged(&error)),
+        }
+    }
+
     /// The address that the mirror fetches from.
     pub fn remote(&self) -> &Remote {
         &self.remote

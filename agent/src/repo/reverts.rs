@@ -76,7 +76,7 @@ impl Settled {
     /// somebody else made, or nothing of it is left.
     ///
     /// # Errors
-    /// `Passing` when something of it is not in the mirror.
+    /// `Passing` when the revision or something of it is not in the mirror: that is not remembered.
     pub fn is_without(
         &self,
         mirror: &Mirror,
@@ -99,8 +99,12 @@ impl Settled {
 }
 
 fn find_out(mirror: &Mirror, (taken, revert, revision): Question) -> Result<bool, Problem> {
+    // An empty or damaged mirror says nothing of anything.
+    if !mirror.has(revision)? {
+        return Err(Problem::passing(format!("the commit {revision} is not in the mirror yet")));
+    }
     // A mirror has the whole history of each branch: what is not in it is in none of them.
-    if !mirror.contains(taken) || !mirror.is_ancestor(taken, revision)? {
+    if !mirror.has(taken)? || !mirror.is_ancestor(taken, revision)? {
         return Ok(true);
     }
     if let Some(revert) = revert.filter(|revert| mirror.contains(*revert))

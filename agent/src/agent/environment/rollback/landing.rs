@@ -87,6 +87,10 @@ impl Task {
             self.ends(resource, rollback, &[problem], true).await;
             return Step::Over;
         }
+        // While git is away the branch may stand elsewhere, and after a start the mirror may be empty.
+        if view.problem.is_some() || !view.mirror.contains(lane.head) {
+            return Step::Waits;
+        }
         match self.has_reverts(view, &lane, &rollback).await {
             Err(problem) => {
                 tracing::info!(environment = self.id.1, %problem, "whether a revert is there is looked for again");
@@ -99,7 +103,7 @@ impl Task {
             Ok(None) => {}
         }
         let is_refused = self.refused_at.is_some_and(|at| at.elapsed() < self.shared.settings.scaled(REFUSED_FOR));
-        if rollback.phase == RollbackPhase::WaitsForMerge || view.problem.is_some() || is_refused {
+        if rollback.phase == RollbackPhase::WaitsForMerge || is_refused {
             return Step::Waits;
         }
         let from = rollback.from.as_deref().and_then(crate::sync::revision_of).map(|from| from.commit);
