@@ -18,6 +18,16 @@ async fn with_a_bad_release(name: &str, more: Value) -> (Shop, CommitId, CommitI
     (shop, first, bad)
 }
 
+/// The same behind a git server. Gives the first release and the bad one.
+async fn with_a_bad_release_on(shop: &mut Shop, name: &str, server: &GitServer) -> (CommitId, CommitId) {
+    let first = shop.world.repo.head("master");
+    shop.begin_with(json!({"url": server.url("deploy.git"), "interval": "2s"}), &[(name, json!({}))]).await;
+    shop.ran(name, first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran(name, bad).await;
+    (first, bad)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reverts_of_a_protected_branch_stand_on_their_own_and_are_recognised_however_they_are_merged() {
     for (name, how) in
@@ -70,6 +80,29 @@ async fn reverts_of_a_protected_branch_stand_on_their_own_and_are_recognised_how
         let status = shop.world.status_where(name, "settled", is_settled).await;
         assert_eq!(status.held, None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_was_reset_has_no_revert_and_the_change_does_not_come_back_with_a_push() {
+    let mut shop = Shop::new("reset-lane").await;
+    let server = GitServer::start(shop.world.folder());
+    let (first, bad) = with_a_bad_release_on(&mut shop, "reset-lane", &server).await;
+    hook(&shop, "update", PROTECTED);
+    shop.does(&["rollback", "reset-lane", "-y"]);
+    shop.world.status_where("reset-lane", "waiting for a merge", |status| status.state == State::Held).await;
+    // Somebody who may do so takes it off the branch.
+    shop.world.repo.force("master", first);
+    shop.world
+        .status_where("reset-lane", "over", |status| {
+            phase(status) == Some(RollbackPhase::Done) && status.held.is_none()
+        })
+        .await;
+    shop.runs_image("web:1").await;
+    // A colleague whose clone still has it pushes it again.
+    shop.world.repo.force("master", bad);
+    let status = shop.world.status_where("reset-lane", "held", |status| status.held.is_some()).await;
+    assert!(status.held.unwrap().contains("master does not have its revert"));
+    shop.runs_image("web:1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -107,7 +107,9 @@ fn find_out(mirror: &Mirror, (taken, revert, revision): Question) -> Result<bool
     if !mirror.has(taken)? || !mirror.is_ancestor(taken, revision)? {
         return Ok(true);
     }
+    // What does not come after a change takes nothing of it back: the branch was reset to it.
     if let Some(revert) = revert.filter(|revert| mirror.contains(*revert))
+        && mirror.is_ancestor(taken, revert)?
         && mirror.is_ancestor(revert, revision)?
     {
         return Ok(true);

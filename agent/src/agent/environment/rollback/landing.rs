@@ -319,10 +319,13 @@ impl Task {
             let is_same = tip.is_some_and(|tip| tree(tip).is_some() && tree(tip) == tree(head));
             let runs_the_same = running.is_some_and(|running| tree(running).is_some() && tree(running) == tree(head));
             let noted = noted.into_iter().map(|one| {
-                let is_known = one.change().and_then(|(_, revert)| revert).is_some_and(is_in);
-                // Reverted in another way: what it was known to be without it, whatever came or comes after.
-                let revert = if commits.contains(&one.commit) && !is_known { Some(by.to_string()) } else { one.revert };
-                RolledBack { revert, ..one }
+                let Some((commit, revert)) = one.change() else { return one };
+                let is_known = revert.is_some_and(is_in);
+                let comes_after = mirror.contains(commit) && mirror.is_ancestor(commit, by).unwrap_or(false);
+                // Reverted in another way: what it was known to be without it, whatever came or comes after. Where the
+                // branch was reset to before it, that takes nothing back: it may be pushed again.
+                let is_noted = commits.contains(&one.commit) && !is_known && comes_after;
+                RolledBack { revert: if is_noted { Some(by.to_string()) } else { one.revert }, ..one }
             });
             (is_same, runs_the_same, tip.is_some_and(is_in), noted.collect::<Vec<_>>())
         })
