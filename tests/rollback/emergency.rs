@@ -84,6 +84,38 @@ async fn an_agent_whose_mirror_is_gone_while_git_is_away_waits_and_pushes_the_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_are_not_restored_over_commits_that_nobody_agreed_to_lose() {
+    let mut shop = Shop::new("restore-later").await;
+    let server = GitServer::start(shop.world.folder());
+    let (url, port) = (server.url("deploy.git"), server.port());
+    let first = shop.world.repo.head("master");
+    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("restore-later", json!({}))]).await;
+    shop.ran("restore-later", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("restore-later", bad).await;
+    drop(server);
+    let is_away =
+        |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
+    shop.world.status_where("restore-later", "without git", is_away).await;
+    shop.does(&["rollback", "restore-later", "--to", &first.short(), "--restore", "--emergency", "-y"]);
+    shop.runs_image("web:1").await;
+    // The agent comes to another node, and somebody pushes before it sees git again.
+    shop.world.kill_agent();
+    std::fs::remove_dir_all(shop.world.folder().join("cache")).unwrap();
+    let theirs = shop.world.repo.commit("master", "Theirs", &[("notes.md", "of somebody else")]);
+    let _server = GitServer::start_on(shop.world.folder(), port);
+    shop.world.start_agent();
+    let is_over = |status: &EnvironmentStatus| !status.rollback.as_ref().unwrap().phase.is_under_way();
+    let status = shop.world.status_where("restore-later", "over", is_over).await;
+    let lines = status.rollback.clone().unwrap().lines;
+    assert_eq!(phase(&status), Some(RollbackPhase::Refused), "{lines:#?}");
+    assert!(lines[1].contains("master has moved on, and would lose what came since"), "{lines:#?}");
+    assert_eq!(shop.world.repo.head("master"), theirs);
+    shop.world.status_where("restore-later", "held", |status| status.state == State::Held).await;
+    shop.runs_image("web:1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revert_that_no_longer_fits_when_git_is_back_is_told_and_the_environment_stays_held() {
     let mut shop = Shop::new("no-fit").await;
     let server = GitServer::start(shop.world.folder());

@@ -182,10 +182,9 @@ pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Resul
             return Err(Problem::content(format!("{said}: its history was rewritten")));
         }
     }
-    let tip = begun.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
-    if let Some(tip) = tip.filter(|tip| wish.restore && mirror.contains(*tip))
-        && mirror.commit(tip)?.parents.first() != Some(head)
-    {
+    // By what the status says, for the mirror may have lost the commit that was made on it.
+    let agreed_on = begun.onto.as_ref().and_then(|onto| onto.parse::<CommitId>().ok());
+    if wish.restore && agreed_on != Some(*head) {
         return Err(Problem::content(format!("{branch} has moved on, and would lose what came since"))
             .hint("look at it and ask again"));
     }

@@ -83,6 +83,12 @@ pub struct RollbackStatus {
     /// The revision that is rolled back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+    /// The head of the branch that was looked at when it was agreed to: its commits were made on it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onto: Option<String>,
+    /// The Repository whose branch it is, as `<namespace>/<name>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
     /// The revision whose content comes back, where it is one that ran before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,

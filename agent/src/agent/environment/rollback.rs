@@ -217,6 +217,8 @@ impl Task {
         let phase = if is_away { RollbackPhase::WaitsForGit } else { RollbackPhase::Pushing };
         let rollback = RollbackStatus {
             phase,
+            onto: Some(plan.subject.head.to_string()),
+            repository: self.resolved.as_ref().map(repository_of),
             commit: Some(made.tip.to_string()),
             rest: made.rest.map(|rest| rest.to_string()),
             goes_to: self.not_there(goes_to.map(|commit| revision(&plan.subject.branch, commit))),
@@ -422,6 +424,11 @@ fn is_reverted(mirror: &Mirror, commit: CommitId, revision: CommitId) -> Result<
         return Ok(false);
     }
     Ok(reverts(mirror, revision, &[commit])?.iter().any(|one| one.taken == commit))
+}
+
+/// The Repository of an environment, as a status names it.
+fn repository_of(environment: &environment::Environment) -> String {
+    format!("{}/{}", environment.repository_home, environment.repository)
 }
 
 /// Remembers that a request was answered.

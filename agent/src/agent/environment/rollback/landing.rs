@@ -11,7 +11,7 @@ use towpath_core::revision::CommitId;
 use towpath_core::status::{CANNOT_PUSH, RollbackPhase, RollbackStatus, RolledBack};
 
 use super::preview::{goes_to, revision};
-use super::{Task, with_first_line};
+use super::{Task, repository_of, with_first_line};
 use crate::agent::Slot;
 use crate::blocking::blocking;
 use crate::repo::{Mirror, View};
@@ -77,6 +77,13 @@ impl Task {
         view: &Arc<View>,
         rollback: RollbackStatus,
     ) -> Step {
+        let follows = repository_of(environment);
+        if let Some(begun_in) = rollback.repository.as_ref().filter(|begun_in| **begun_in != follows) {
+            let said = format!("it was begun in Repository {begun_in}, and {} follows {follows} now", environment.name);
+            let problem = Problem::content(said).hint("revert there by hand where that is still wanted");
+            self.ends(resource, rollback, &[problem], true).await;
+            return Step::Over;
+        }
         let Ok(found) = candidate::find(&environment.lane, &view.heads, &view.branches) else { return Step::Waits };
         let lane = Lane { branch: found.branch, head: found.commit };
         if rollback.lane() != Some(&lane.branch) {
