@@ -12,7 +12,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 use support::deploy_repo::oid;
 use support::git_server::git;
 use tempfile::TempDir;
-use towpath::repo::{Chain, Credentials, Mirror, Reversal, Terms};
+use towpath::repo::{Chain, Credentials, Mirror, Reversal, Terms, Undoing};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::revert::{Cause, Conflict, Conflicts, MAX_REVERTS, Reverted, message, order, restoring};
 use towpath_core::revision::CommitId;
@@ -324,6 +324,28 @@ fn what_is_gone_already_is_not_reverted_twice() {
     let commits = written(reverse_all(&mirror, &[other, empty, bad], head));
     assert_eq!(commits.len(), 1);
     assert!(written(reverse_all(&mirror, &[empty], head)).is_empty());
+}
+
+#[test]
+fn what_reverts_come_to_together_is_found_again_however_it_was_merged() {
+    let Pair { server, mirror, folder: _folder } = pair();
+    let good = server.commit("develop", "good", &[("a.yaml", LINES), ("b.yaml", "x\n")]);
+    let first = server.commit("develop", "first", &[("a.yaml", &LINES.replace('5', "bad"))]);
+    let second = server.commit("develop", "second", &[("a.yaml", &LINES.replace('5', "worse"))]);
+    let beside = server.commit("develop", "beside", &[("b.yaml", "y\n"), ("a.yaml", &LINES.replace('5', "worse"))]);
+    let squashed = server.commit("develop", "squashed", &[("a.yaml", LINES)]);
+    let after = server.commit("develop", "after", &[("a.yaml", &LINES.replace('5', "other"))]);
+    pull(&mirror);
+    // One by one they do not fit any more.
+    assert!(matches!(mirror.reverse(second, squashed), Ok(Reversal::Conflicts(_))));
+    let both = Undoing::Reverts(vec![second, first]);
+    assert_eq!(mirror.first_with(&both, second, &[beside]), Ok(None));
+    assert_eq!(mirror.first_with(&both, second, &[beside, squashed, after]), Ok(Some(squashed)));
+    assert_eq!(mirror.first_with(&Undoing::Restoring(good), second, &[beside, squashed]), Ok(Some(squashed)));
+    assert_eq!(mirror.first_with(&Undoing::Restoring(good), beside, &[squashed]), Ok(None), "beside is there still");
+    assert_eq!(mirror.first_with(&Undoing::Reverts(vec![first]), second, &[squashed]), Ok(None), "it does not fit");
+    // What changes nothing is in everything.
+    assert_eq!(mirror.first_with(&Undoing::Restoring(second), second, &[beside]), Ok(None));
 }
 
 #[test]

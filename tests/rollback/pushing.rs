@@ -83,6 +83,45 @@ async fn reverts_of_a_protected_branch_stand_on_their_own_and_are_recognised_how
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reverts_of_one_line_that_were_squashed_are_recognised_after_the_lane_or_the_agent_has_moved() {
+    for (name, restores, moves, loses) in [
+        ("squashed-later", false, true, false),
+        ("squashed-unseen", false, false, true),
+        ("squashed-restore", true, true, true),
+    ] {
+        let mut shop = Shop::new(name).await;
+        let server = GitServer::start(shop.world.folder());
+        let first = shop.world.repo.head("master");
+        with_a_bad_release_on(&mut shop, name, &server).await;
+        let worse = shop.commit("Worse", "web:3");
+        shop.ran(name, worse).await;
+        let protected = hook(&shop, "update", PROTECTED);
+        let (first, mut arguments) = (first.short(), vec!["rollback", name, "-y", "--to"]);
+        arguments.push(&first);
+        arguments.extend(restores.then_some("--restore"));
+        shop.does(&arguments);
+        shop.world.status_where(name, "waiting for a merge", |status| status.state == State::Held).await;
+        if loses {
+            shop.world.kill_agent();
+            std::fs::remove_dir_all(shop.world.folder().join("cache")).unwrap();
+        }
+        let image = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}}).to_string();
+        if moves {
+            shop.world.repo.commit("master", "Later", &[("prod/later.yaml", &image)]);
+        }
+        std::fs::remove_file(protected).unwrap();
+        let squashed = shop.commit("Go back (!7)", "web:1");
+        if loses {
+            shop.world.start_agent();
+        }
+        shop.world.status_where(name, "recognised", |status| phase(status) == Some(RollbackPhase::Done)).await;
+        shop.ran(name, squashed).await;
+        shop.runs_image("web:1").await;
+        shop.world.status_where(name, "settled", is_settled).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_branch_that_was_reset_has_no_revert_and_the_change_does_not_come_back_with_a_push() {
     let mut shop = Shop::new("reset-lane").await;
     let server = GitServer::start(shop.world.folder());

@@ -38,7 +38,7 @@ pub use commits::{NewCommit, Rooted, Sign};
 pub use component::ComponentLook;
 pub use log::MIN_PREFIX;
 pub use refs::{Look, RefMove};
-pub use revert::{Chain, Reversal};
+pub use revert::{Chain, Reversal, Undoing};
 
 /// Bytes of one commit object: header, signature and message.
 pub const MAX_COMMIT_BYTES: usize = 4 << 20;

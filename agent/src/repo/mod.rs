@@ -53,7 +53,7 @@ pub use fetch::MAX_PACK_BYTES;
 pub use ls_refs::{MAX_LISTING_BYTES, Refs};
 pub use mirror::{
     BroughtLimits, Chain, ComponentLook, Look, MAX_COMMIT_BYTES, MIN_PREFIX, Mirror, Moved, NewCommit, RefMove,
-    Reversal, Rooted, Sign,
+    Reversal, Rooted, Sign, Undoing,
 };
 pub use new_tree::NewTree;
 pub use pack::{MAX_DELTA_RESULT_BYTES, MAX_OBJECT_BYTES, MAX_PACK_OBJECTS, MAX_UNPACKED_BYTES};

@@ -47,6 +47,15 @@ pub enum Chain {
     },
 }
 
+/// What takes something back, all of it together.
+#[derive(Clone, Debug)]
+pub enum Undoing {
+    /// Commits are reverted, in this order.
+    Reverts(Vec<CommitId>),
+    /// All files are those of an older commit.
+    Restoring(CommitId),
+}
+
 impl Mirror {
     /// What a revert of a commit gives on another one: the tree that `git revert` gives, of a merge with `-m 1`; or, where
     /// that is not certain, conflicts.
@@ -139,6 +148,57 @@ impl Mirror {
                 self.keep_all(fresh, &stored)?;
             }
             Ok(written.map(Some))
+        })
+    }
+
+    /// The first of some commits that has all that something comes to on a commit which it fits, by whatever way: merged
+    /// into it, that changes nothing. None too where it does not fit there or changes no file.
+    ///
+    /// # Errors
+    /// As [`Mirror::reverse`].
+    pub fn first_with(
+        &self,
+        undoing: &Undoing,
+        made_on: CommitId,
+        commits: &[CommitId],
+    ) -> Result<Option<CommitId>, Problem> {
+        let own = match undoing {
+            Undoing::Reverts(reverts) => reverts.as_slice(),
+            Undoing::Restoring(to) => std::slice::from_ref(to),
+        };
+        let needed: Vec<CommitId> = own.iter().chain([&made_on]).chain(commits).copied().collect();
+        self.in_memory(&needed, |workshop| {
+            let tree = |commit: CommitId| workshop.repository.find_commit(oid(commit)).map(|commit| commit.tree_id());
+            let base = tree(made_on)?;
+            let mut theirs = base;
+            match undoing {
+                Undoing::Restoring(to) => theirs = tree(*to)?,
+                Undoing::Reverts(reverts) => {
+                    for commit in reverts {
+                        theirs = match workshop.reverse(*commit, theirs)? {
+                            Ok(Made::Tree(tree)) => tree,
+                            Ok(Made::Nothing) => continue,
+                            Ok(Made::Conflicts(_)) => return Ok(Ok(None)),
+                            Err(problem) => return Ok(Err(problem)),
+                        };
+                    }
+                }
+            }
+            if theirs == base {
+                return Ok(Ok(None));
+            }
+            for commit in commits {
+                let ours = tree(*commit)?;
+                let has_all = ours == theirs
+                    || match merge::merge(&workshop.repository, trees::Sides { base, ours, theirs })? {
+                        Ok(merged) => merged.is_ok_and(|tree| tree == ours),
+                        Err(problem) => return Ok(Err(problem)),
+                    };
+                if has_all {
+                    return Ok(Ok(Some(*commit)));
+                }
+            }
+            Ok(Ok(None))
         })
     }
 

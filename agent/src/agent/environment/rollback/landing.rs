@@ -14,7 +14,7 @@ use super::preview::{goes_to, revision};
 use super::{Task, repository_of, with_first_line};
 use crate::agent::Slot;
 use crate::blocking::blocking;
-use crate::repo::{Mirror, View};
+use crate::repo::{Mirror, Undoing, View};
 use crate::resources::{BY_ITSELF, Environment};
 use crate::rollback::{self, Made, Plan, Pushed, Subject};
 
@@ -25,6 +25,8 @@ const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// Commits of a branch that are looked through for one with the files of reverts.
 const MAX_MERGED: usize = 500;
+/// Commits of a branch, since it was agreed to, that are looked through for one with all that reverts change.
+const MAX_LOOKED_INTO: usize = 100;
 
 /// What comes after a step.
 enum Step {
@@ -150,6 +152,7 @@ impl Task {
         rollback: &RollbackStatus,
     ) -> Result<Option<CommitId>, Problem> {
         let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
+        let undoing = undoing(rollback);
         let (mirror, chosen, settled) = (view.mirror.clone(), rollback.commits(), self.settled.clone());
         let head = lane.head;
         blocking(move || {
@@ -160,6 +163,11 @@ impl Task {
                 if let Some(same) = merged_as_one(&mirror, tip, head)? {
                     return Ok(Some(same));
                 }
+            }
+            if let Some((undoing, made_on)) = undoing
+                && let Some(by) = merged_with_others(&mirror, &undoing, made_on, head)?
+            {
+                return Ok(Some(by));
             }
             for commit in &chosen {
                 if !settled.is_without(&mirror, head, (*commit, None))? {
@@ -393,4 +401,43 @@ fn merged_as_one(mirror: &Mirror, tip: CommitId, head: CommitId) -> Result<Optio
         }
     }
     Ok(None)
+}
+
+/// What a rollback comes to, and the commit on which that is known to fit.
+fn undoing(rollback: &RollbackStatus) -> Option<(Undoing, CommitId)> {
+    let chosen = rollback.commits();
+    let onto = rollback.onto.as_ref().and_then(|onto| onto.parse().ok());
+    let made_on = onto.or(chosen.first().copied())?;
+    if rollback.wish.as_ref().is_some_and(|wish| wish.restore) {
+        let to = crate::sync::revision_of(rollback.to.as_ref()?)?;
+        return Some((Undoing::Restoring(to.commit), made_on));
+    }
+    (!chosen.is_empty()).then_some((Undoing::Reverts(chosen), made_on))
+}
+
+/// The commit of the branch since which it has all that reverts change, together with whatever else: they were merged as one
+/// after the branch had moved on. It is found without the commits that were made, for the mirror may have lost them.
+fn merged_with_others(
+    mirror: &Mirror,
+    undoing: &Undoing,
+    made_on: CommitId,
+    head: CommitId,
+) -> Result<Option<CommitId>, Problem> {
+    let own = match undoing {
+        Undoing::Reverts(reverts) => reverts.as_slice(),
+        Undoing::Restoring(to) => std::slice::from_ref(to),
+    };
+    if !own.iter().chain([&made_on]).all(|commit| mirror.contains(*commit)) {
+        return Ok(None);
+    }
+    let mut since = Vec::new();
+    for step in mirror.line(head).take(MAX_LOOKED_INTO) {
+        let (commit, _) = step?;
+        if mirror.is_ancestor(commit, made_on)? {
+            break;
+        }
+        since.push(commit);
+    }
+    since.reverse();
+    if since.is_empty() { Ok(None) } else { mirror.first_with(undoing, made_on, &since) }
 }
