@@ -4,6 +4,25 @@ use support::git_server::GitServer;
 
 use super::*;
 
+/// A shop whose environment went back to the first release while git is away. Gives the port of the git server too.
+async fn went_back_without_git(name: &str, more: &[&str]) -> (Shop, u16) {
+    let mut shop = Shop::new(name).await;
+    let server = GitServer::start(shop.world.folder());
+    let (url, port) = (server.url("deploy.git"), server.port());
+    let first = shop.world.repo.head("master");
+    shop.begin_with(json!({"url": url, "interval": "2s"}), &[(name, json!({}))]).await;
+    shop.ran(name, first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran(name, bad).await;
+    drop(server);
+    let is_away =
+        |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
+    shop.world.status_where(name, "without git", is_away).await;
+    shop.does(&[&["rollback", name, "--emergency", "-y"], more].concat());
+    shop.runs_image("web:1").await;
+    (shop, port)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_environment_goes_back_while_git_is_away_and_the_revert_follows() {
     let mut shop = Shop::new("emergency").await;
@@ -51,20 +70,8 @@ async fn an_environment_goes_back_while_git_is_away_and_the_revert_follows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_whose_mirror_is_gone_while_git_is_away_waits_and_pushes_the_revert_then() {
-    let mut shop = Shop::new("empty-mirror").await;
-    let server = GitServer::start(shop.world.folder());
-    let (url, port) = (server.url("deploy.git"), server.port());
-    let first = shop.world.repo.head("master");
-    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("empty-mirror", json!({}))]).await;
-    shop.ran("empty-mirror", first).await;
-    let bad = shop.commit("Bad", "web:2");
-    shop.ran("empty-mirror", bad).await;
-    drop(server);
-    let is_away =
-        |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
-    shop.world.status_where("empty-mirror", "without git", is_away).await;
-    shop.does(&["rollback", "empty-mirror", "--emergency", "-y"]);
-    shop.runs_image("web:1").await;
+    let (mut shop, port) = went_back_without_git("empty-mirror", &[]).await;
+    let bad = shop.world.repo.head("master");
 
     // Its Pod comes to another node.
     shop.world.kill_agent();
@@ -85,20 +92,7 @@ async fn an_agent_whose_mirror_is_gone_while_git_is_away_waits_and_pushes_the_re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_not_restored_over_commits_that_nobody_agreed_to_lose() {
-    let mut shop = Shop::new("restore-later").await;
-    let server = GitServer::start(shop.world.folder());
-    let (url, port) = (server.url("deploy.git"), server.port());
-    let first = shop.world.repo.head("master");
-    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("restore-later", json!({}))]).await;
-    shop.ran("restore-later", first).await;
-    let bad = shop.commit("Bad", "web:2");
-    shop.ran("restore-later", bad).await;
-    drop(server);
-    let is_away =
-        |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
-    shop.world.status_where("restore-later", "without git", is_away).await;
-    shop.does(&["rollback", "restore-later", "--to", &first.short(), "--restore", "--emergency", "-y"]);
-    shop.runs_image("web:1").await;
+    let (mut shop, port) = went_back_without_git("restore-later", &["--restore"]).await;
     // The agent comes to another node, and somebody pushes before it sees git again.
     shop.world.kill_agent();
     std::fs::remove_dir_all(shop.world.folder().join("cache")).unwrap();
@@ -144,4 +138,42 @@ async fn a_revert_that_no_longer_fits_when_git_is_back_is_told_and_the_environme
     let said = shop.does(&["reland", "no-fit", &bad.short(), "-y"]);
     assert!(said.contains("no-fit"), "{said}");
     shop.runs_image("web:3").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_push_when_git_is_back_is_told_that_and_not_that_git_is_away() {
+    let (shop, port) = went_back_without_git("no-login-then", &[]).await;
+    let server = GitServer::start_on(shop.world.folder(), port);
+    server.require_login_to_push("deploy.git", "towpath", "secret");
+    let is_told = |status: &EnvironmentStatus| {
+        status.rollback.as_ref().is_some_and(|rollback| rollback.lines[0].starts_with("its reverts cannot be pushed"))
+    };
+    let status = shop.world.status_where("no-login-then", "told", is_told).await;
+    assert_eq!(phase(&status), Some(RollbackPhase::Pushing));
+    let is_told =
+        |status: &EnvironmentStatus| status.held.as_ref().is_some_and(|held| held.contains("cannot be pushed"));
+    shop.world.status_where("no-login-then", "held for that", is_told).await;
+    server.let_everybody_push("deploy.git");
+    let status =
+        shop.world.status_where("no-login-then", "reverted", |status| phase(status) == Some(RollbackPhase::Done)).await;
+    let lines = status.rollback.unwrap().lines;
+    assert!(!lines.iter().any(|line| line.contains("cannot be pushed")), "{lines:#?}");
+    assert_eq!(shop.subjects()[..2], ["Revert \"Bad\"", "Bad"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_is_gone_when_git_is_back_is_waited_for_by_its_name() {
+    let (shop, port) = went_back_without_git("gone-lane", &[]).await;
+    let bad = shop.world.repo.head("master");
+    shop.world.repo.delete_branch("master");
+    let _server = GitServer::start_on(shop.world.folder(), port);
+    let is_told = |status: &EnvironmentStatus| {
+        status.held.as_ref().is_some_and(|held| held.contains("branch master is no longer on the server"))
+    };
+    shop.world.status_where("gone-lane", "told", is_told).await;
+    assert_eq!(shop.world.repo.try_head("master"), None, "nobody makes it again");
+    shop.runs_image("web:1").await;
+    shop.world.repo.force("master", bad);
+    shop.world.status_where("gone-lane", "reverted", |status| phase(status) == Some(RollbackPhase::Done)).await;
+    assert_eq!(shop.subjects()[..2], ["Revert \"Bad\"", "Bad"]);
 }

@@ -174,6 +174,27 @@ async fn a_rollback_is_over_where_its_environment_follows_another_repository() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_to_be_landed_again_and_is_not_says_nothing_of_going_back() {
+    let mut shop = Shop::new("reland-elsewhere").await;
+    let server = GitServer::start(shop.world.folder());
+    let (first, bad) = with_a_bad_release_on(&mut shop, "reland-elsewhere", &server).await;
+    shop.does(&["rollback", "reland-elsewhere", "-y"]);
+    shop.ran("reland-elsewhere", shop.world.repo.head("master")).await;
+    hook(&shop, "update", PROTECTED);
+    shop.does(&["reland", "reland-elsewhere", &bad.short(), "-y"]);
+    let is_waiting = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::WaitsForMerge);
+    shop.world.status_where("reland-elsewhere", "waiting for a merge", is_waiting).await;
+    shop.world.repo.force("r1.2", first);
+    let patch = json!({"spec": {"lane": "release"}});
+    shop.world.patch("towpath.dev/v1alpha1", "Environment", "reland-elsewhere", patch).await;
+    let is_over = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::Refused);
+    let status = shop.world.status_where("reland-elsewhere", "over", is_over).await;
+    let lines = status.rollback.unwrap().lines;
+    assert!(lines[0].contains("it was begun on master, and reland-elsewhere follows r1.2 now"), "{lines:#?}");
+    assert!(lines[0].contains("land it again on master"), "{lines:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn others_who_push_at_the_same_time_lose_nothing_and_the_revert_lands() {
     let (shop, _, bad) = with_a_bad_release("competing", json!({})).await;
     let repo = support::deploy_repo::DeployRepo::open(shop.world.repo.path());

@@ -183,6 +183,11 @@ impl GitServer {
         self.shared.state().writers.insert(name.to_owned(), format!("Basic {login}"));
     }
 
+    /// From now on asks for no login any more where somebody wants to push.
+    pub fn let_everybody_push(&self, name: &str) {
+        self.shared.state().writers.remove(name);
+    }
+
     /// From now on misbehaves, or no longer.
     pub fn misbehave(&self, fault: Option<Fault>) {
         self.shared.state().fault = fault;

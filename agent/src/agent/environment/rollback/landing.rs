@@ -82,7 +82,10 @@ impl Task {
         let follows = repository_of(environment);
         if let Some(begun_in) = rollback.repository.as_ref().filter(|begun_in| **begun_in != follows) {
             let said = format!("it was begun in Repository {begun_in}, and {} follows {follows} now", environment.name);
-            let problem = Problem::content(said).hint("revert there by hand where that is still wanted");
+            let problem = Problem::content(said).hint(match lands(&rollback) {
+                true => "land it again with an environment that follows that",
+                false => "revert there by hand where that is still wanted",
+            });
             self.ends(resource, rollback, &[problem], true).await;
             return Step::Over;
         }
@@ -91,10 +94,17 @@ impl Task {
         if rollback.lane() != Some(&lane.branch) {
             let begun_on = rollback.lane().unwrap_or_default();
             let said = format!("it was begun on {begun_on}, and {} follows {} now", environment.name, lane.branch);
-            let problem =
-                Problem::content(said).hint(format!("revert on {begun_on} by hand where that is still wanted"));
+            let problem = Problem::content(said).hint(match lands(&rollback) {
+                true => format!("land it again on {begun_on} with an environment that follows that"),
+                false => format!("revert on {begun_on} by hand where that is still wanted"),
+            });
             self.ends(resource, rollback, &[problem], true).await;
             return Step::Over;
+        }
+        if view.deleted.contains(&lane.branch) {
+            let why = format!("branch {} is no longer on the server; push it again", lane.branch);
+            self.cannot_push(resource, rollback, &why).await;
+            return Step::Waits;
         }
         // While git is away the branch may stand elsewhere, and after a start the mirror may be empty.
         if view.problem.is_some() || !view.mirror.contains(lane.head) {
@@ -132,8 +142,7 @@ impl Task {
                 Some(Fault::Setup) => {
                     // It was agreed to, so it is done as soon as somebody has seen to this.
                     self.refused_at = Some(Instant::now());
-                    let said = format!("{CANNOT_PUSH}: {}", problems[0]);
-                    self.show(resource, with_first_line(rollback, said)).await;
+                    self.cannot_push(resource, rollback, &problems[0].to_string()).await;
                     Step::Waits
                 }
                 _ => {
@@ -313,6 +322,13 @@ impl Task {
         }
     }
 
+    /// Says why its reverts cannot be pushed, of what was written down last.
+    async fn cannot_push(&mut self, resource: &Environment, begun: RollbackStatus, why: &str) {
+        let written = self.status.rollback.clone().unwrap_or(begun);
+        let rollback = with_first_line(written, format!("{CANNOT_PUSH}: {why}"));
+        self.show(resource, RollbackStatus { phase: RollbackPhase::Pushing, ..rollback }).await;
+    }
+
     /// The branch has the reverts, by a commit.
     async fn has_landed(
         &mut self,
@@ -356,22 +372,22 @@ impl Task {
         // An environment that is there already need not go.
         let goes_to = self.not_there(goes_to);
         let commit = if is_same { Some(lane.head.to_string()) } else { rollback.commit.clone() };
-        let next = RollbackStatus { phase: RollbackPhase::Done, goes_to, commit, ..rollback };
+        let lines = rollback.lines.iter().filter(|line| !line.starts_with(CANNOT_PUSH)).cloned().collect();
+        let next = RollbackStatus { phase: RollbackPhase::Done, goes_to, commit, lines, ..rollback };
         let status = towpath_core::status::EnvironmentStatus { rolled_back: noted, ..(*self.status).clone() };
         self.show_with(resource, status, next).await;
     }
 
     /// What was begun cannot be done on what the branch is now.
     async fn does_not_fit(&mut self, resource: &Environment, rollback: RollbackStatus, problems: &[Problem]) {
-        let lands = rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some());
-        let went_back = !lands && !rollback.waits_for_its_revert();
+        let went_back = !lands(&rollback) && !rollback.waits_for_its_revert();
         self.ends(resource, rollback, problems, went_back).await;
     }
 
     /// Ends what was begun without its reverts. What went back in the cluster stays held.
     async fn ends(&mut self, resource: &Environment, rollback: RollbackStatus, problems: &[Problem], stays_held: bool) {
         let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let went_back = stays_held && !rollback.waits_for_its_revert();
+        let went_back = stays_held && !lands(&rollback) && !rollback.waits_for_its_revert();
         if went_back {
             lines.insert(0, "it went back in the cluster, but its revert does not fit the branch any more:".to_owned());
             lines.push("it stays held; revert on the branch by hand, or let it go on with towpath reland".to_owned());
@@ -384,6 +400,11 @@ impl Task {
         let next = RollbackStatus { phase: RollbackPhase::Refused, goes_to, lines, ..rollback };
         self.show_with(resource, status, next).await;
     }
+}
+
+/// Whether something is landed again, and nothing taken back.
+fn lands(rollback: &RollbackStatus) -> bool {
+    rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some())
 }
 
 /// The commit of the branch that has the very files of some reverts, although it is none of them: they were merged as one.
