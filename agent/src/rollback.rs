@@ -141,6 +141,8 @@ pub enum Pushed {
     Done,
     /// Somebody else was there first: it is to be looked at again.
     Overtaken,
+    /// The server could not do it at the moment, and why.
+    Busy(String),
     /// The branch may not be pushed to, and why: the commits stand on another one, whose name is here.
     Beside {
         /// The other branch.
@@ -185,11 +187,18 @@ fn push_to(
     Ok(mirror.push(&[update], credentials)?.swap_remove(0))
 }
 
-/// Pushes what was made to the branch, only from where it was looked at.
+/// Pushes what was made to the branch, only from where it was looked at. `is_patient` where what may pass is not pushed beside
+/// it yet.
 ///
 /// # Errors
 /// `Setup` where the server wants it nowhere, `Passing` where it is worth another try: the same push again does no harm.
-pub fn push(mirror: &Mirror, plan: &Plan, made: &Made, credentials: &Credentials) -> Result<Pushed, Problem> {
+pub fn push(
+    mirror: &Mirror,
+    plan: &Plan,
+    made: &Made,
+    credentials: &Credentials,
+    is_patient: bool,
+) -> Result<Pushed, Problem> {
     let Subject { environment, branch, head, .. } = &plan.subject;
     let word = if plan.lands { "reland" } else { "revert" };
     let beside = format!("towpath/{word}-{environment}-{}", made.tip.short());
@@ -200,6 +209,7 @@ pub fn push(mirror: &Mirror, plan: &Plan, made: &Made, credentials: &Credentials
         Outcome::Refused { refusal: Refusal::Storage, why } => {
             return Err(Problem::passing(format!("branch {branch}: {why}")));
         }
+        Outcome::Refused { refusal: Refusal::Busy, why } if is_patient => return Ok(Pushed::Busy(why)),
         Outcome::Refused { why, .. } => why,
     };
     match push_to(mirror, &beside, None, made.tip, credentials)? {
@@ -210,5 +220,26 @@ pub fn push(mirror: &Mirror, plan: &Plan, made: &Made, credentials: &Credentials
             Err(Problem::setup(format!("branch {branch}: {why}; and branch {beside}: {other}"))
                 .hint("let the agent's account push to one of them (spec.writeSecretRef of the Repository)"))
         }
+    }
+}
+
+/// Pushes to the branch itself what stands on a branch of its own, as long as the branch is where it was made. Gives whether
+/// the branch is to be looked at again.
+///
+/// # Errors
+/// Why it could not be done, or is not known.
+pub fn push_on(
+    mirror: &Mirror,
+    branch: &str,
+    (head, tip): (CommitId, CommitId),
+    credentials: &Credentials,
+) -> Result<bool, Problem> {
+    if !mirror.contains(tip) || !mirror.is_ancestor(head, tip)? {
+        return Ok(false);
+    }
+    match push_to(mirror, branch, Some(head), tip, credentials)? {
+        Outcome::Done | Outcome::Moved { .. } => Ok(true),
+        Outcome::Refused { .. } => Ok(false),
+        Outcome::Unsure { problem } => Err(problem),
     }
 }

@@ -195,6 +195,58 @@ async fn what_was_to_be_landed_again_and_is_not_says_nothing_of_going_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_cannot_be_moved_for_a_moment_is_tried_again_before_anything_is_pushed_beside_it() {
+    for (name, passes) in [("locked-shortly", true), ("locked-long", false)] {
+        let mut shop = Shop::new(name).await;
+        let server = GitServer::start(shop.world.folder());
+        with_a_bad_release_on(&mut shop, name, &server).await;
+        shop.does(&["rollback", name, "--dry-run"]);
+        let digest = shop.world.status(name).await.prepared.unwrap().digest;
+        let lock = shop.world.repo.path().join("refs/heads/master.lock");
+        std::fs::write(&lock, "").unwrap();
+        let ask = json!({"id": "locked", "at": jiff::Timestamp::now(), "confirm": digest, "wish": {}}).to_string();
+        let patch =
+            json!({"metadata": {"annotations": {"towpath.dev/rollback": ask, "towpath.dev/rollbackBy": "admin"}}});
+        shop.world.patch("towpath.dev/v1alpha1", "Environment", name, patch).await;
+        if passes {
+            let deadline = std::time::Instant::now() + Duration::from_secs(20);
+            while !shop.world.agent_log().contains("could not move the ref at the moment") {
+                assert!(std::time::Instant::now() < deadline, "{}", shop.world.agent_log());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            assert_eq!(phase(&shop.world.status(name).await), Some(RollbackPhase::Pushing));
+            std::fs::remove_file(lock).unwrap();
+            shop.world.status_where(name, "over", |status| phase(status) == Some(RollbackPhase::Done)).await;
+            assert_eq!(shop.git(&["branch", "--list", "towpath/*"]), "");
+            assert_eq!(shop.subjects()[..2], ["Revert \"Bad\"", "Bad"]);
+        } else {
+            let is_beside = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::WaitsForMerge);
+            shop.world.status_where(name, "on a branch of its own", is_beside).await;
+            let branches = shop.git(&["branch", "--list", "towpath/*"]);
+            assert!(branches.contains(&format!("towpath/revert-{name}-")), "{branches}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_may_be_pushed_to_again_has_its_reverts_without_a_merge() {
+    let mut shop = Shop::new("open-again").await;
+    // Ten minutes are six seconds.
+    shop.world.start_options().time_scale = 100;
+    let server = GitServer::start(shop.world.folder());
+    with_a_bad_release_on(&mut shop, "open-again", &server).await;
+    let protected = hook(&shop, "update", PROTECTED);
+    shop.does(&["rollback", "open-again", "-y"]);
+    let is_beside = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::WaitsForMerge);
+    let status = shop.world.status_where("open-again", "waiting for a merge", is_beside).await;
+    let tip = status.rollback.unwrap().commit.unwrap();
+    std::fs::remove_file(protected).unwrap();
+    shop.world.status_where("open-again", "over", |status| phase(status) == Some(RollbackPhase::Done)).await;
+    assert_eq!(shop.world.repo.head("master").to_string(), tip);
+    shop.ran("open-again", shop.world.repo.head("master")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn others_who_push_at_the_same_time_lose_nothing_and_the_revert_lands() {
     let (shop, _, bad) = with_a_bad_release("competing", json!({})).await;
     let repo = support::deploy_repo::DeployRepo::open(shop.world.repo.path());

@@ -64,7 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         settled: Arc::default(),
         is_unanswered: false,
         noted_for: None,
-        refused_at: None,
+        pushes: rollback::Pushes::default(),
         tried_at: None,
         hurried_at: None,
         alerts: rollback::Asked::default(),
@@ -207,8 +207,8 @@ pub(super) struct Task {
     is_unanswered: bool,
     /// What ran when it was last looked through for what was landed again.
     noted_for: Option<CommitId>,
-    /// When a push of reverts was last refused so that somebody must act.
-    refused_at: Option<Instant>,
+    /// What came of pushes of the rollback that is under way.
+    pushes: rollback::Pushes,
     /// When it was last tried to go back without a person.
     tried_at: Option<Instant>,
     /// When a pass was last begun at once for it.

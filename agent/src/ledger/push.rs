@@ -94,7 +94,7 @@ impl Books {
 
 fn refused(name: &LedgerName, refusal: Refusal, why: &str) -> Problem {
     let problem = Problem::setup(format!("the server does not take ledger {name}: {why}"));
-    if refusal == Refusal::Storage {
+    if matches!(refusal, Refusal::Storage | Refusal::Busy) {
         return Problem { fault: Fault::Passing, ..problem };
     }
     problem.hint(match refusal {
@@ -105,6 +105,6 @@ fn refused(name: &LedgerName, refusal: Refusal, why: &str) -> Problem {
         Refusal::Hook => {
             "let the hook of the server pass the agent's refs, or set spec.ledger.url to another repository"
         }
-        Refusal::Storage | Refusal::Other => "look at the server's log",
+        Refusal::Storage | Refusal::Busy | Refusal::Other => "look at the server's log",
     })
 }

@@ -57,6 +57,8 @@ pub enum Refusal {
     Name,
     /// The server could not store it: its disk, a quota. Worth another try.
     Storage,
+    /// The server could not move the ref at the moment: something else holds it. Worth another try.
+    Busy,
     /// Anything else.
     Other,
 }
@@ -75,6 +77,8 @@ pub(super) fn refused(reason: &str, words: &str) -> Outcome {
         (Refusal::Hook, "the pre-receive hook of the git server declined")
     } else if has(reason, &["hook declined"]) {
         (Refusal::Hook, "the update hook of the git server declined")
+    } else if has(reason, &["cannot lock ref", "failed to lock", "failed to update ref"]) {
+        (Refusal::Busy, "the git server could not move the ref at the moment")
     } else if has(reason, &["checked out"]) {
         (Refusal::Other, "the branch is checked out in the repository of the git server")
     } else {
@@ -142,6 +146,10 @@ mod tests {
             Refusal::Name,
             "the git server takes no refs of this name: deny updating a hidden ref",
         );
+        for reason in ["cannot lock ref 'refs/heads/a': File exists", "failed to update ref"] {
+            let why = format!("the git server could not move the ref at the moment: {reason}");
+            check(reason, "", Refusal::Busy, &why);
+        }
         check("non-fast-forward", "", Refusal::Other, "the git server refused: non-fast-forward");
     }
 

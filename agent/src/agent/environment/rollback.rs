@@ -24,6 +24,7 @@ use towpath_core::status::{
 };
 
 pub(super) use self::alerts::Asked;
+pub(super) use self::landing::Pushes;
 use self::preview::{Prepared, revision};
 use super::Task;
 use crate::agent::{Sight, Slot, kin};
@@ -238,7 +239,7 @@ impl Task {
         self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
         let said = self.status.rollback.as_ref().map(|rollback| rollback.lines.join("; ")).unwrap_or_default();
         tracing::info!(environment = self.id.1, plan = said, "a rollback begins");
-        self.refused_at = None;
+        self.pushes = Pushes::default();
         let is_by_itself = self.status.rollback.as_ref().is_some_and(|rollback| rollback.id.starts_with(BY_ITSELF));
         self.shared.metrics.rollback(&self.id.1, is_by_itself);
         self.shared.cluster.event(resource, Severity::Normal, "RollbackBegun", &clean_line(&said, SHOWN_CHARACTERS));

@@ -22,11 +22,27 @@ use crate::rollback::{self, Made, Plan, Pushed, Subject};
 const MAX_TRIES: usize = 5;
 /// How long what somebody must act on is not pushed again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// How long a server that cannot move the branch at the moment is asked again before reverts are pushed beside it.
+const BUSY_FOR: Duration = Duration::from_secs(60);
+/// How long a branch that could not be pushed to is not tried again while its reverts wait to be merged. A pass comes every ten
+/// minutes at the latest, so that is about how often.
+const NOT_TRIED_FOR: Duration = Duration::from_secs(540);
 
 /// Commits of a branch that are looked through for one with the files of reverts.
 const MAX_MERGED: usize = 500;
 /// Commits of a branch, since it was agreed to, that are looked through for one with all that reverts change.
 const MAX_LOOKED_INTO: usize = 100;
+
+/// What came of pushes of a rollback.
+#[derive(Default)]
+pub(in crate::agent) struct Pushes {
+    /// When one was last refused so that somebody must act.
+    refused_at: Option<Instant>,
+    /// Since when the server has not been able to do it.
+    busy_since: Option<Instant>,
+    /// When the branch was last pushed to while the reverts wait to be merged into it.
+    tried_at: Option<Instant>,
+}
 
 /// What comes after a step.
 enum Step {
@@ -121,8 +137,12 @@ impl Task {
             }
             Ok(None) => {}
         }
-        let is_refused = self.refused_at.is_some_and(|at| at.elapsed() < self.shared.settings.scaled(REFUSED_FOR));
-        if rollback.phase == RollbackPhase::WaitsForMerge || is_refused {
+        if rollback.phase == RollbackPhase::WaitsForMerge {
+            return self.try_the_branch(environment, view, &lane, &rollback).await;
+        }
+        let is_refused =
+            self.pushes.refused_at.is_some_and(|at| at.elapsed() < self.shared.settings.scaled(REFUSED_FOR));
+        if is_refused {
             return Step::Waits;
         }
         let from = rollback.from.as_deref().and_then(crate::sync::revision_of).map(|from| from.commit);
@@ -141,7 +161,7 @@ impl Task {
                 }
                 Some(Fault::Setup) => {
                     // It was agreed to, so it is done as soon as somebody has seen to this.
-                    self.refused_at = Some(Instant::now());
+                    self.pushes.refused_at = Some(Instant::now());
                     self.cannot_push(resource, rollback, &problems[0].to_string()).await;
                     Step::Waits
                 }
@@ -248,12 +268,19 @@ impl Task {
         }
         let credentials = self.write_credentials(environment).await.map_err(one)?;
         let mirror = view.mirror.clone();
+        let busy_for = self.shared.settings.scaled(BUSY_FOR);
+        let is_patient = self.pushes.busy_since.is_none_or(|since| since.elapsed() < busy_for);
         let pushed = {
             let (plan, made) = (plan.clone(), made.clone());
-            blocking(move || rollback::push(&mirror, &plan, &made, &credentials)).await.map_err(one)?
+            blocking(move || rollback::push(&mirror, &plan, &made, &credentials, is_patient)).await.map_err(one)?
         };
         Ok(match pushed {
             Pushed::Done | Pushed::Overtaken => Step::Again,
+            Pushed::Busy(why) => {
+                self.pushes.busy_since.get_or_insert_with(Instant::now);
+                tracing::info!(environment = self.id.1, why, "a revert is pushed again");
+                Step::Waits
+            }
             Pushed::Beside { branch: beside, why } => {
                 let merge = format!("the reverts stand on {beside}: merge it into {}", lane.branch);
                 let next = with_first_line(
@@ -295,6 +322,40 @@ impl Task {
             let said =
                 format!("{name} stays as it is until then: no release that ran before has the files of the revert");
             with_first_line(rollback, said)
+        }
+    }
+
+    /// Tries the branch itself again while its reverts wait to be merged, for a hook may have failed or it may not be protected
+    /// any more. Only the commits that stand beside it, and where nothing has come to it since: else merging is what is left.
+    async fn try_the_branch(
+        &mut self,
+        environment: &environment::Environment,
+        view: &Arc<View>,
+        lane: &Lane,
+        rollback: &RollbackStatus,
+    ) -> Step {
+        let tried_at = *self.pushes.tried_at.get_or_insert_with(Instant::now);
+        let Some(tip) = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok()) else {
+            return Step::Waits;
+        };
+        if tried_at.elapsed() < self.shared.settings.scaled(NOT_TRIED_FOR) {
+            return Step::Waits;
+        }
+        self.pushes.tried_at = Some(Instant::now());
+        let pushed = match self.write_credentials(environment).await {
+            Ok(credentials) => {
+                let (mirror, branch, at) = (view.mirror.clone(), lane.branch.clone(), (lane.head, tip));
+                blocking(move || rollback::push_on(&mirror, &branch, at, &credentials)).await
+            }
+            Err(problem) => Err(problem),
+        };
+        match pushed {
+            Ok(true) => Step::Again,
+            Ok(false) => Step::Waits,
+            Err(problem) => {
+                tracing::info!(environment = self.id.1, %problem, "the branch is tried again later");
+                Step::Waits
+            }
         }
     }
 
