@@ -181,7 +181,8 @@ async fn what_was_to_be_landed_again_and_is_not_says_nothing_of_going_back() {
     shop.does(&["rollback", "reland-elsewhere", "-y"]);
     shop.ran("reland-elsewhere", shop.world.repo.head("master")).await;
     hook(&shop, "update", PROTECTED);
-    shop.does(&["reland", "reland-elsewhere", &bad.short(), "-y"]);
+    let (code, said, _) = shop.towpath(&["reland", "reland-elsewhere", &bad.short(), "-y"]);
+    assert!(code == 4 && said.contains("merge it into master"), "{code}: {said}");
     let is_waiting = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::WaitsForMerge);
     shop.world.status_where("reland-elsewhere", "waiting for a merge", is_waiting).await;
     shop.world.repo.force("r1.2", first);
@@ -244,6 +245,38 @@ async fn a_branch_that_may_be_pushed_to_again_has_its_reverts_without_a_merge() 
     shop.world.status_where("open-again", "over", |status| phase(status) == Some(RollbackPhase::Done)).await;
     assert_eq!(shop.world.repo.head("master").to_string(), tip);
     shop.ran("open-again", shop.world.repo.head("master")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_reverts_can_be_pushed_nowhere_the_release_before_runs_all_the_same_until_they_can() {
+    let mut shop = Shop::new("push-nowhere").await;
+    let server = GitServer::start(shop.world.folder());
+    let first = shop.world.repo.head("master");
+    let url = server.url("deploy.git");
+    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("push-nowhere", json!({"sync": "Manual"}))]).await;
+    shop.world.request_sync("push-nowhere", "r-1").await;
+    shop.ran("push-nowhere", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.world.status_where("push-nowhere", "offered it", |status| status.candidate.is_some()).await;
+    shop.world.request_sync("push-nowhere", "r-2").await;
+    shop.ran("push-nowhere", bad).await;
+    let shut = hook(&shop, "update", "echo 'nobody may push' >&2; exit 1");
+    let said = shop.does(&["rollback", "push-nowhere", "-y"]);
+    assert!(said.contains("its reverts cannot be pushed") && said.contains("nobody may push"), "{said}");
+    assert!(said.contains(&format!("push-nowhere runs master@{}, held", first.short())), "{said}");
+    let is_back = |status: &EnvironmentStatus| {
+        status.state == State::Held
+            && status.running.as_ref().is_some_and(|running| running.revision.ends_with(&first.to_string()))
+    };
+    let status = shop.world.status_where("push-nowhere", "back, and held", is_back).await;
+    let lines = status.rollback.unwrap().lines;
+    assert!(lines[1].contains(&format!("goes back to {} until then", first.short())), "{lines:#?}");
+    std::fs::remove_file(shut).unwrap();
+    shop.world.status_where("push-nowhere", "done", |status| phase(status) == Some(RollbackPhase::Done)).await;
+    // It has the files of the head, and so it is there.
+    let status = shop.world.runs("push-nowhere", "master").await;
+    assert_eq!((status.candidate, status.held), (None, None));
+    shop.runs_image("web:1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

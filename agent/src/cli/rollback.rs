@@ -233,9 +233,15 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
             return Err(Problem::passing("another rollback has taken its place").into());
         };
         let goes = rollback.goes_to.as_deref().map(output::short_revisions);
-        if let Some(why) = rollback.cannot_push() {
-            let hint = "it is tried again; it stays held until then, and towpath reland ends it";
-            return Err(Problem::setup(clean_line(why, SHOWN_CHARACTERS)).hint(hint).into());
+        let lands = rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some());
+        if let Some(why) = rollback.cannot_push().filter(|_| goes.is_none() || rollback.waits_for_its_revert()) {
+            if lands || goes.is_some() {
+                let hint = "it is tried again; it stays held until then, and towpath reland ends it";
+                return Err(Problem::setup(clean_line(why, SHOWN_CHARACTERS)).hint(hint).into());
+            }
+            output::data(&format!("{}; it is tried again", clean_line(why, SHOWN_CHARACTERS)))?;
+            output::data(&runs(name, &status))?;
+            return Ok(Code::Done);
         }
         let now = match (rollback.phase, &goes) {
             (RollbackPhase::Refused, None) => return Err(told(rollback)),
@@ -244,7 +250,6 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
                 for line in rollback.lines.iter().take(3) {
                     output::data(&clean_line(line, SHOWN_CHARACTERS))?;
                 }
-                let lands = rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some());
                 let is_there = goes.is_none() && !lands;
                 if is_there {
                     output::data(&runs(name, &status))?;
@@ -264,6 +269,9 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
                 }
                 output::data(&runs(name, &status))?;
                 return Ok(Code::Done);
+            }
+            (RollbackPhase::Pushing, Some(goes)) if rollback.cannot_push().is_some() => {
+                format!("{name} goes to {goes}")
             }
             (RollbackPhase::Pushing | RollbackPhase::Prepared, _) => "the reverts are being pushed".to_owned(),
             (_, Some(goes)) => format!("{name} goes to {goes}"),

@@ -444,10 +444,15 @@ fn refused(id: String, lines: impl Into<Vec<String>>) -> RollbackStatus {
 }
 
 /// The same with a line before the others; what began with the same words is taken out.
-fn with_first_line(mut rollback: RollbackStatus, line: String) -> RollbackStatus {
+fn with_first_line(rollback: RollbackStatus, line: String) -> RollbackStatus {
+    with_line(rollback, 0, line)
+}
+
+/// The same with a line after so many others.
+fn with_line(mut rollback: RollbackStatus, after: usize, line: String) -> RollbackStatus {
     let words = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
     rollback.lines.retain(|known| words(known) != words(&line));
-    rollback.lines.insert(0, line);
+    rollback.lines.insert(after.min(rollback.lines.len()), line);
     rollback
 }
 

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use towpath_core::candidate;
 use towpath_core::environment;
 use towpath_core::fault::{Fault, Problem};
+use towpath_core::names::EnvironmentName;
 use towpath_core::revision::CommitId;
 use towpath_core::status::{CANNOT_PUSH, RollbackPhase, RollbackStatus, RolledBack};
 
 use super::preview::{goes_to, revision};
-use super::{Task, repository_of, with_first_line};
+use super::{Task, repository_of, with_first_line, with_line};
 use crate::agent::Slot;
 use crate::blocking::blocking;
 use crate::repo::{Mirror, Undoing, View};
@@ -119,7 +120,7 @@ impl Task {
         }
         if view.deleted.contains(&lane.branch) {
             let why = format!("branch {} is no longer on the server; push it again", lane.branch);
-            self.cannot_push(resource, rollback, &why).await;
+            self.cannot_push(resource, environment, view, rollback, &why).await;
             return Step::Waits;
         }
         // While git is away the branch may stand elsewhere, and after a start the mirror may be empty.
@@ -162,7 +163,7 @@ impl Task {
                 Some(Fault::Setup) => {
                     // It was agreed to, so it is done as soon as somebody has seen to this.
                     self.pushes.refused_at = Some(Instant::now());
-                    self.cannot_push(resource, rollback, &problems[0].to_string()).await;
+                    self.cannot_push(resource, environment, view, rollback, &problems[0].to_string()).await;
                     Step::Waits
                 }
                 _ => {
@@ -288,7 +289,7 @@ impl Task {
                     format!("{} may not be pushed to: {why}", lane.branch),
                 );
                 let next = self.with_rest(environment, view, next).await;
-                let next = self.without_waiting(view, &plan, &made, next).await;
+                let next = self.without_waiting(&environment.name, view, next, 2).await;
                 let next = RollbackStatus { phase: RollbackPhase::WaitsForMerge, branch: Some(beside), ..next };
                 self.show(resource, next).await;
                 Step::Waits
@@ -300,28 +301,29 @@ impl Task {
     /// one meanwhile.
     async fn without_waiting(
         &self,
-        view: &Arc<View>,
-        plan: &Plan,
-        made: &Made,
+        name: &EnvironmentName,
+        view: &View,
         rollback: RollbackStatus,
+        lines_before: usize,
     ) -> RollbackStatus {
-        let Some(to) = plan.to.as_ref().map(|to| to.commit).filter(|_| rollback.waits_for_its_revert()) else {
+        let of = |text: &Option<String>| text.as_deref().and_then(crate::sync::revision_of);
+        let is_waiting = rollback.waits_for_its_revert();
+        let Some((to, made)) = of(&rollback.to).zip(of(&rollback.goes_to)).filter(|_| is_waiting) else {
             return rollback;
         };
-        let (mirror, tip) = (view.mirror.clone(), made.tip);
+        let mirror = view.mirror.clone();
         let has_its_files = blocking(move || {
             let tree = |commit: CommitId| mirror.commit(commit).map(|stored| stored.tree).ok();
-            tree(tip).is_some() && tree(tip) == tree(to)
+            tree(made.commit).is_some() && tree(made.commit) == tree(to.commit)
         });
-        let name = &plan.subject.environment;
         if has_its_files.await {
-            let said = format!("{name} goes back to {} until then: it has the same files", to.short());
-            let goes_to = self.not_there(Some(revision(&plan.subject.branch, to)));
-            with_first_line(RollbackStatus { goes_to, ..rollback }, said)
+            let said = format!("{name} goes back to {} until then: it has the same files", to.commit.short());
+            let goes_to = self.not_there(rollback.to.clone());
+            with_line(RollbackStatus { goes_to, ..rollback }, lines_before, said)
         } else {
             let said =
                 format!("{name} stays as it is until then: no release that ran before has the files of the revert");
-            with_first_line(rollback, said)
+            with_line(rollback, lines_before, said)
         }
     }
 
@@ -384,9 +386,17 @@ impl Task {
     }
 
     /// Says why its reverts cannot be pushed, of what was written down last.
-    async fn cannot_push(&mut self, resource: &Environment, begun: RollbackStatus, why: &str) {
+    async fn cannot_push(
+        &mut self,
+        resource: &Environment,
+        environment: &environment::Environment,
+        view: &View,
+        begun: RollbackStatus,
+        why: &str,
+    ) {
         let written = self.status.rollback.clone().unwrap_or(begun);
         let rollback = with_first_line(written, format!("{CANNOT_PUSH}: {why}"));
+        let rollback = self.without_waiting(&environment.name, view, rollback, 1).await;
         self.show(resource, RollbackStatus { phase: RollbackPhase::Pushing, ..rollback }).await;
     }
 
