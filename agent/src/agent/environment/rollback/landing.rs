@@ -1,5 +1,4 @@
-//! Going on with a rollback that was begun, until its branch has the reverts: they are made, written down, pushed, and looked
-//! for.
+//! Going on with a rollback that was begun, until its branch has the reverts: they are made, written down and pushed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,13 +8,13 @@ use towpath_core::environment;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::names::EnvironmentName;
 use towpath_core::revision::CommitId;
-use towpath_core::status::{CANNOT_PUSH, RollbackPhase, RollbackStatus, RolledBack};
+use towpath_core::status::{CANNOT_PUSH, RollbackPhase, RollbackStatus};
 
 use super::preview::{goes_to, revision};
 use super::{Task, repository_of, with_first_line, with_line};
 use crate::agent::Slot;
 use crate::blocking::blocking;
-use crate::repo::{Mirror, Undoing, View};
+use crate::repo::View;
 use crate::resources::{BY_ITSELF, Environment};
 use crate::rollback::{self, Made, Plan, Pushed, Subject};
 
@@ -28,11 +27,6 @@ const BUSY_FOR: Duration = Duration::from_secs(60);
 /// How long a branch that could not be pushed to is not tried again while its reverts wait to be merged. A pass comes every ten
 /// minutes at the latest, so that is about how often.
 const NOT_TRIED_FOR: Duration = Duration::from_secs(540);
-
-/// Commits of a branch that are looked through for one with the files of reverts.
-const MAX_MERGED: usize = 500;
-/// Commits of a branch, since it was agreed to, that are looked through for one with all that reverts change.
-const MAX_LOOKED_INTO: usize = 100;
 
 /// What came of pushes of a rollback.
 #[derive(Default)]
@@ -56,9 +50,9 @@ enum Step {
 }
 
 /// The branch of the lane, and where it stands.
-struct Lane {
-    branch: String,
-    head: CommitId,
+pub(super) struct Lane {
+    pub(super) branch: String,
+    pub(super) head: CommitId,
 }
 
 impl Task {
@@ -172,41 +166,6 @@ impl Task {
                 }
             },
         }
-    }
-
-    /// The commit by which the branch has the reverts, made by us or by anybody.
-    async fn has_reverts(
-        &self,
-        view: &Arc<View>,
-        lane: &Lane,
-        rollback: &RollbackStatus,
-    ) -> Result<Option<CommitId>, Problem> {
-        let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
-        let undoing = undoing(rollback);
-        let (mirror, chosen, settled) = (view.mirror.clone(), rollback.commits(), self.settled.clone());
-        let head = lane.head;
-        blocking(move || {
-            if let Some(tip) = tip.filter(|tip| mirror.contains(*tip)) {
-                if mirror.is_ancestor(tip, head)? {
-                    return Ok(Some(tip));
-                }
-                if let Some(same) = merged_as_one(&mirror, tip, head)? {
-                    return Ok(Some(same));
-                }
-            }
-            if let Some((undoing, made_on)) = undoing
-                && let Some(by) = merged_with_others(&mirror, &undoing, made_on, head)?
-            {
-                return Ok(Some(by));
-            }
-            for commit in &chosen {
-                if !settled.is_without(&mirror, head, (*commit, None))? {
-                    return Ok(None);
-                }
-            }
-            Ok((!chosen.is_empty()).then_some(head))
-        })
-        .await
     }
 
     /// Makes the commits on what the branch stands on now, writes them down, and pushes them.
@@ -362,7 +321,7 @@ impl Task {
     }
 
     /// Pushes what lands the rest again, where there is such; says where that cannot be.
-    async fn with_rest(
+    pub(super) async fn with_rest(
         &self,
         environment: &environment::Environment,
         view: &Arc<View>,
@@ -400,55 +359,6 @@ impl Task {
         self.show(resource, RollbackStatus { phase: RollbackPhase::Pushing, ..rollback }).await;
     }
 
-    /// The branch has the reverts, by a commit.
-    async fn has_landed(
-        &mut self,
-        resource: &Environment,
-        environment: &environment::Environment,
-        view: &Arc<View>,
-        (lane, by): (&Lane, CommitId),
-        rollback: RollbackStatus,
-    ) {
-        let rollback = self.with_rest(environment, view, rollback).await;
-        let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
-        let commits: Vec<String> = rollback.reverts.iter().map(|one| one.commit.clone()).collect();
-        let (mirror, head, noted) = (view.mirror.clone(), lane.head, self.status.rolled_back.clone());
-        let running = self.status.running.as_ref().and_then(|running| running.commit());
-        let (is_same, runs_the_same, has_tip, noted) = blocking(move || {
-            let tree = |commit: CommitId| mirror.commit(commit).map(|stored| stored.tree).ok();
-            let is_in = |commit: CommitId| mirror.contains(commit) && mirror.is_ancestor(commit, head).unwrap_or(false);
-            // Merged as it was made: that is what was agreed to, by whatever commit.
-            let is_same = tip.is_some_and(|tip| tree(tip).is_some() && tree(tip) == tree(head));
-            let runs_the_same = running.is_some_and(|running| tree(running).is_some() && tree(running) == tree(head));
-            let noted = noted.into_iter().map(|one| {
-                let Some((commit, revert)) = one.change() else { return one };
-                let is_known = revert.is_some_and(is_in);
-                let comes_after = mirror.contains(commit) && mirror.is_ancestor(commit, by).unwrap_or(false);
-                // Reverted in another way: what it was known to be without it, whatever came or comes after. Where the
-                // branch was reset to before it, that takes nothing back: it may be pushed again.
-                let is_noted = commits.contains(&one.commit) && !is_known && comes_after;
-                RolledBack { revert: if is_noted { Some(by.to_string()) } else { one.revert }, ..one }
-            });
-            (is_same, runs_the_same, tip.is_some_and(is_in), noted.collect::<Vec<_>>())
-        })
-        .await;
-        let waited_for_tip =
-            rollback.goes_to.is_some() && rollback.goes_to == tip.map(|tip| revision(&lane.branch, tip));
-        let goes_to = match () {
-            // Where it went back to the same files meanwhile, nothing changes by it.
-            () if is_same && (waited_for_tip || runs_the_same) => Some(revision(&lane.branch, lane.head)),
-            () if waited_for_tip && !has_tip => None,
-            () => rollback.goes_to.clone(),
-        };
-        // An environment that is there already need not go.
-        let goes_to = self.not_there(goes_to);
-        let commit = if is_same { Some(lane.head.to_string()) } else { rollback.commit.clone() };
-        let lines = rollback.lines.iter().filter(|line| !line.starts_with(CANNOT_PUSH)).cloned().collect();
-        let next = RollbackStatus { phase: RollbackPhase::Done, goes_to, commit, lines, ..rollback };
-        let status = towpath_core::status::EnvironmentStatus { rolled_back: noted, ..(*self.status).clone() };
-        self.show_with(resource, status, next).await;
-    }
-
     /// What was begun cannot be done on what the branch is now.
     async fn does_not_fit(&mut self, resource: &Environment, rollback: RollbackStatus, problems: &[Problem]) {
         let went_back = !lands(&rollback) && !rollback.waits_for_its_revert();
@@ -476,60 +386,4 @@ impl Task {
 /// Whether something is landed again, and nothing taken back.
 fn lands(rollback: &RollbackStatus) -> bool {
     rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some())
-}
-
-/// The commit of the branch that has the very files of some reverts, although it is none of them: they were merged as one.
-fn merged_as_one(mirror: &Mirror, tip: CommitId, head: CommitId) -> Result<Option<CommitId>, Problem> {
-    let tree = mirror.commit(tip)?.tree;
-    let mut found = None;
-    for step in mirror.line(head).take(MAX_MERGED) {
-        let (commit, stored) = step?;
-        if mirror.is_ancestor(commit, tip)? {
-            // What they were made on had other files, or these say nothing.
-            return Ok(found.filter(|_| stored.tree != tree));
-        }
-        if stored.tree == tree {
-            found = Some(commit);
-        }
-    }
-    Ok(None)
-}
-
-/// What a rollback comes to, and the commit on which that is known to fit.
-fn undoing(rollback: &RollbackStatus) -> Option<(Undoing, CommitId)> {
-    let chosen = rollback.commits();
-    let onto = rollback.onto.as_ref().and_then(|onto| onto.parse().ok());
-    let made_on = onto.or(chosen.first().copied())?;
-    if rollback.wish.as_ref().is_some_and(|wish| wish.restore) {
-        let to = crate::sync::revision_of(rollback.to.as_ref()?)?;
-        return Some((Undoing::Restoring(to.commit), made_on));
-    }
-    (!chosen.is_empty()).then_some((Undoing::Reverts(chosen), made_on))
-}
-
-/// The commit of the branch since which it has all that reverts change, together with whatever else: they were merged as one
-/// after the branch had moved on. It is found without the commits that were made, for the mirror may have lost them.
-fn merged_with_others(
-    mirror: &Mirror,
-    undoing: &Undoing,
-    made_on: CommitId,
-    head: CommitId,
-) -> Result<Option<CommitId>, Problem> {
-    let own = match undoing {
-        Undoing::Reverts(reverts) => reverts.as_slice(),
-        Undoing::Restoring(to) => std::slice::from_ref(to),
-    };
-    if !own.iter().chain([&made_on]).all(|commit| mirror.contains(*commit)) {
-        return Ok(None);
-    }
-    let mut since = Vec::new();
-    for step in mirror.line(head).take(MAX_LOOKED_INTO) {
-        let (commit, _) = step?;
-        if mirror.is_ancestor(commit, made_on)? {
-            break;
-        }
-        since.push(commit);
-    }
-    since.reverse();
-    if since.is_empty() { Ok(None) } else { mirror.first_with(undoing, made_on, &since) }
 }
