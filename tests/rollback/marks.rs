@@ -57,6 +57,40 @@ async fn a_migration_stops_a_rollback_by_its_trailer_its_path_or_its_object() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mark_in_a_wave_that_is_there_already_stops_a_rollback_although_the_release_never_ran_as_a_whole() {
+    let mut shop = Shop::new("half-there").await;
+    let first = shop.world.repo.head("master");
+    let rules = json!({"automatic": ["Degraded"]});
+    shop.begin(&[("half-there", json!({"timeout": "10s", "rollback": rules}))]).await;
+    shop.ran("half-there", first).await;
+    let marked = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "schema", "annotations": {
+            "towpath.dev/wave": "-2", "towpath.dev/notRevertible": "rows were written in the new form",
+        }},
+    });
+    let mut early: Value = serde_saphyr::from_str(&deployment("early", "early:1-crash")).unwrap();
+    early["metadata"]["annotations"] = json!({"towpath.dev/wave": "-1"});
+    let web = deployment("web", "web:2");
+    let files =
+        [("prod/schema.yaml", marked.to_string()), ("prod/early.yaml", early.to_string()), ("prod/web.yaml", web)];
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+    let bad = shop.world.repo.commit("master", "Hangs after a migration", &files);
+    let is_told = |status: &EnvironmentStatus| status.prepared.is_some() || status.rollback.is_some();
+    let status = shop.world.status_where("half-there", "told", is_told).await;
+    assert_eq!(status.rollback, None, "nobody has overridden the mark");
+    let told = status.prepared.unwrap();
+    assert_eq!(told.phase, RollbackPhase::Refused);
+    let says = |wanted: &str| told.lines.iter().any(|line| line.contains(wanted));
+    assert!(says("it would delete ConfigMap half-there/schema") && says("rows were written"), "{:#?}", told.lines);
+    assert_eq!(shop.world.repo.head("master"), bad);
+    let why = shop.fails(&["rollback", "half-there", "-y"]);
+    assert!(why.contains("rows were written in the new form") && why.contains("--override"), "{why}");
+    shop.does(&["rollback", "half-there", "-y", "--override", "--reason", "the rows were copied"]);
+    shop.world.runs("half-there", "master").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_lacks_the_right_neither_rolls_back_nor_overrides() {
     let mut shop = Shop::new("rollback-rights").await;
     let first = shop.world.repo.head("master");

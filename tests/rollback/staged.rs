@@ -87,6 +87,8 @@ async fn a_release_that_hangs_in_a_wave_is_rolled_back_before_it_ran_as_a_whole(
     shop.world.status_where("in-a-wave", "waiting in a wave", waits).await;
     let said = shop.does(&["rollback", "in-a-wave", "-y"]);
     assert!(said.contains("in-a-wave is on") && said.contains("Hangs"), "{said}");
+    assert!(said.contains("in-a-wave goes to the revert: 2 objects change"), "{said}");
+    assert!(said.contains("image: early:2-crash → early:1"), "what is there already: {said}");
     let is_it = |object: &Value| image(object) == "early:1";
     shop.world.object_where("apps/v1", "Deployment", "early", "as it was", is_it).await;
     shop.runs_image("web:1").await;

@@ -298,12 +298,17 @@ impl Task {
             return Err(own.missing);
         }
         if !plan.lands {
-            let touched = own.changes.iter().map(|one| marks::Touched {
+            let touched = own.changes.iter().chain(&own.also).map(|one| marks::Touched {
                 key: &one.key,
                 before: one.before.as_ref(),
                 after: one.after.as_ref(),
             });
-            marks.extend(marks::of_objects(touched));
+            for mark in marks::of_objects(touched) {
+                // An object may be marked in what runs and in what is under way.
+                if !marks.contains(&mark) {
+                    marks.push(mark);
+                }
+            }
         }
         if !marks.is_empty() && !is_overridden {
             return Err(marks::problems(&marks));
@@ -318,6 +323,12 @@ impl Task {
         confirmed
             .add("goes to", goes_to.filter(|to| *to != made.tip).map_or("the revert".to_owned(), |to| to.to_string()));
         confirmed.add_changes(name.as_str(), &own.changes);
+        if let Some(under_way) = self.status.sync.as_ref().filter(|sync| !sync.applied) {
+            let revision = sync::revision_of(&under_way.revision).map(|one| one.commit.short()).unwrap_or_default();
+            said.push(format!(
+                "a sync of {revision} has not come to its end: what it brings counts as if it were there"
+            ));
+        }
         said.push(match () {
             () if plan.lands && environment.sync == SyncMode::Manual => {
                 format!("{name} may move to it on request: {}", counted(own.changes.len()))
@@ -385,8 +396,7 @@ impl Task {
             time_scale: self.shared.settings.time_scale.max(1),
             overtaken: &|| false,
         };
-        let now = status.running.as_ref().and_then(|running| sync::revision_of(&running.revision));
-        sync::foresee(&pass, now.as_ref(), then).await
+        sync::foresee(&pass, then).await
     }
 
     /// The other environments that follow the branch.
