@@ -95,3 +95,31 @@ async fn a_release_that_hangs_in_a_wave_is_rolled_back_before_it_ran_as_a_whole(
     shop.world.runs("in-a-wave", "master").await;
     assert_eq!(shop.subjects()[..2], ["Revert \"Hangs\"", "Hangs"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_of_many_changes_names_every_environment_and_counts_the_lines_that_it_leaves_out() {
+    let mut shop = Shop::new("many-lines").await;
+    shop.world.namespace_for_deployer("many-lines-too").await;
+    let release = |shop: &Shop, message: &str, value: &str| {
+        let data: serde_json::Map<String, Value> = (0..5).map(|key| (format!("key{key}"), json!(value))).collect();
+        let object =
+            |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
+        let files: Vec<(String, String)> =
+            (0..25).map(|n| (format!("prod/c{n}.yaml"), object(&format!("c{n:02}")).to_string())).collect();
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+        shop.world.repo.commit("master", message, &files)
+    };
+    let first = release(&shop, "Little", "1");
+    let too = json!({"namespace": "many-lines-too", "allow": {"namespaces": ["many-lines-too"]}});
+    shop.begin(&[("many-lines", json!({})), ("many-lines-too", too)]).await;
+    shop.ran("many-lines", first).await;
+    shop.ran("many-lines-too", first).await;
+    let bad = release(&shop, "Much", "2");
+    shop.ran("many-lines", bad).await;
+    shop.ran("many-lines-too", bad).await;
+    let said = shop.does(&["rollback", "many-lines", "--dry-run"]);
+    assert!(said.contains("many-lines goes to the revert: 25 objects change"), "{said}");
+    assert!(said.contains("many-lines-too follows by itself: 25 objects change"), "{said}");
+    assert_eq!(said.lines().filter(|line| line.ends_with(" more lines")).count(), 2, "{said}");
+    assert!(said.lines().count() <= towpath_core::status::MAX_LINES, "{said}");
+}

@@ -1,5 +1,6 @@
 //! Rollbacks: what is gone back to, what is taken back for it, and what a person is told before it is done.
 
+mod fit;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use crate::manifest::ObjectKey;
 use crate::policy::{Cleared, Desired, Hook};
 use crate::redact;
 use crate::revision::{CommitId, clean_line};
+pub use fit::{Part, cut, fit};
 pub use trouble::{Trouble, release, trouble};
 
 /// Digits that a commit must at least be named by.

@@ -458,7 +458,7 @@ fn with_line(mut rollback: RollbackStatus, after: usize, line: String) -> Rollba
 }
 
 fn with_short_lines(mut rollback: RollbackStatus) -> RollbackStatus {
-    rollback.lines.truncate(MAX_LINES);
+    rollback.lines = towpath_core::rollback::cut(rollback.lines, MAX_LINES);
     for line in &mut rollback.lines {
         *line = clean_indented(line, SHOWN_CHARACTERS);
     }

@@ -13,8 +13,8 @@ use towpath_core::ledger::LedgerName;
 use towpath_core::revert::marks::{self, Mark};
 use towpath_core::revert::{MAX_REVERTS, Reverted};
 use towpath_core::revision::CommitId;
-use towpath_core::rollback::{Confirmed, Past, lines};
-use towpath_core::status::{EnvironmentStatus, Outcome, RevertStatus, RollbackStatus};
+use towpath_core::rollback::{Confirmed, Part, Past, fit, lines};
+use towpath_core::status::{EnvironmentStatus, MAX_LINES, Outcome, RevertStatus, RollbackStatus};
 
 use super::super::Task;
 use crate::agent::Slot;
@@ -28,6 +28,11 @@ use crate::sync::{self, Foreseen};
 const MAX_OTHERS: usize = 20;
 /// Commits of a plan that are named; the rest is counted.
 const MAX_NAMED: usize = 20;
+
+/// Lines of a preview. What is said before them later, as why it waits, has room in what a status keeps.
+const MAX_SHOWN: usize = MAX_LINES - 10;
+/// How many times the lines of another environment may be about the commits, and about the environment itself.
+const OWN_WEIGHT: usize = 4;
 
 /// What would be done.
 pub(super) struct Prepared {
@@ -329,7 +334,8 @@ impl Task {
                 "a sync of {revision} has not come to its end: what it brings counts as if it were there"
             ));
         }
-        said.push(match () {
+        said.extend(canaries(&self.status));
+        let mut own_lines = vec![match () {
             () if plan.lands && environment.sync == SyncMode::Manual => {
                 format!("{name} may move to it on request: {}", counted(own.changes.len()))
             }
@@ -340,34 +346,38 @@ impl Task {
                 target.short(),
                 counted(own.changes.len())
             ),
-        });
-        said.extend(lines(&own.changes));
-        said.extend(canaries(&self.status));
+        }];
+        own_lines.extend(lines(&own.changes));
+        let mut parts = vec![said, own_lines];
         let others = self.others(resource, environment, view, &branch);
         let more = others.len().saturating_sub(MAX_OTHERS);
         for (other, status) in others.into_iter().take(MAX_OTHERS) {
             let (foreseen, how) = (self.foresee_one(&other, &status, view, &at(made.tip)).await, how(&other));
-            match foreseen {
+            parts.push(match foreseen {
                 Ok(Foreseen { changes, missing, .. }) => {
                     confirmed.add_changes(other.name.as_str(), &changes);
-                    said.push(format!("{} {how}: {}", other.name, counted(changes.len())));
+                    let mut told = vec![format!("{} {how}: {}", other.name, counted(changes.len()))];
                     // What is in another namespace may be nobody's business here.
                     if other.home == environment.home {
-                        said.extend(lines(&changes));
-                        said.extend(missing.iter().map(|problem| format!("  {problem}")));
+                        told.extend(lines(&changes));
+                        told.extend(missing.iter().map(|problem| format!("  {problem}")));
                     }
+                    told
                 }
-                Err(_) if other.home != environment.home => said.push(format!("{} {how}, and cannot", other.name)),
+                Err(_) if other.home != environment.home => vec![format!("{} {how}, and cannot", other.name)],
                 Err(problems) => {
-                    said.push(format!("{} {how}, and cannot:", other.name));
-                    said.extend(problems.iter().take(3).map(|problem| format!("  {problem}")));
+                    let problems = problems.iter().take(3).map(|problem| format!("  {problem}"));
+                    std::iter::once(format!("{} {how}, and cannot:", other.name)).chain(problems).collect()
                 }
-            }
+            });
         }
         if more > 0 {
-            said.push(format!("{more} more environments follow {branch}"));
+            parts.push(vec![format!("{more} more environments follow {branch}")]);
         }
-        Ok(Prepared { digest: confirmed.digest(), lines: said, plan, made, goes_to, is_away })
+        let weight = |place: usize| if place < 2 { OWN_WEIGHT } else { 1 };
+        let parts = parts.into_iter().enumerate().map(|(place, lines)| Part { lines, weight: weight(place) });
+        let lines = fit(parts.collect(), MAX_SHOWN);
+        Ok(Prepared { digest: confirmed.digest(), lines, plan, made, goes_to, is_away })
     }
 
     /// What would change in one environment.
