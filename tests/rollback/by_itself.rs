@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use support::alertmanager::{Access, Alertmanager};
+use support::git_server::GitServer;
 
 use super::*;
 
@@ -56,6 +57,7 @@ async fn without_a_rule_a_rollback_is_made_ready_and_waits_for_a_person() {
     let prepared = status.prepared.unwrap();
     assert_eq!(prepared.phase, RollbackPhase::Prepared);
     assert!(prepared.lines[0].contains("did not become healthy in time"), "{prepared:#?}");
+    assert!(prepared.lines[2].contains("towpath rollback made-ready -n made-ready --confirm "), "{prepared:#?}");
     assert_eq!(shop.world.repo.head("master"), bad);
     let digest = prepared.digest.unwrap();
     assert!(prepared.lines.iter().any(|line| line.contains(&format!("--confirm {digest}"))), "{:#?}", prepared.lines);
@@ -104,4 +106,79 @@ async fn an_alert_that_begins_after_a_release_takes_it_back_and_an_older_one_doe
     let reason = status.rollback.unwrap().reason.unwrap();
     assert!(reason.contains("Slow") && reason.contains("p99 is 4 s"), "{reason}");
     shop.ran("alerted", shop.world.repo.head("master")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_release_from_going_back_by_itself_is_told_and_it_goes_back_once_that_is_over() {
+    let mut shop = Shop::new("kept-back").await;
+    let alertmanager = Alertmanager::start(&shop.world.folder(), Access::Open).await.unwrap();
+    let server = GitServer::start(shop.world.folder());
+    let (url, port) = (server.url("deploy.git"), server.port());
+    let first = shop.world.repo.head("master");
+    let alerts = json!({"url": alertmanager.url(), "filter": ["namespace=\"kept-back\""]});
+    let spec = json!({"rollback": {"automatic": ["Alert"], "alerts": alerts}});
+    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("kept-back", spec)]).await;
+    shop.ran("kept-back", first).await;
+    let bad = shop.commit("Too slow", "web:2");
+    shop.ran("kept-back", bad).await;
+    drop(server);
+    let is_away =
+        |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
+    shop.world.status_where("kept-back", "without git", is_away).await;
+    alertmanager.fire(json!({"alertname": "Slow", "namespace": "kept-back"}), json!({}), Timestamp::now()).await;
+    let is_told = |status: &EnvironmentStatus| status.prepared.is_some();
+    let status = shop.world.status_where("kept-back", "told what keeps it", is_told).await;
+    let told = status.prepared.unwrap();
+    assert_eq!(told.phase, RollbackPhase::Refused);
+    assert!(told.lines[0].contains("yet, which is tried again"), "{:#?}", told.lines);
+    assert!(told.lines[1].contains("towpath rollback kept-back -n kept-back --emergency"), "{:#?}", told.lines);
+    assert!(!status.answered.contains(&told.id), "it is not given up");
+    let events = shop.world.plane.kubectl(&["get", "events", "-n", "kept-back", "-o", "jsonpath={.items[*].reason}"]);
+    let events = events.unwrap();
+    assert_eq!(events.split_whitespace().filter(|reason| *reason == "RollbackWaits").count(), 1, "{events}");
+
+    let _server = GitServer::start_on(shop.world.folder(), port);
+    let is_back = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::Done);
+    let status = shop.world.status_where("kept-back", "back by itself", is_back).await;
+    assert_eq!((status.prepared, status.tried), (None, vec![bad.to_string()]));
+    shop.runs_image("web:1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_of_a_branch_that_the_lane_has_left_is_answered_once_and_not_prepared_again_and_again() {
+    let mut shop = Shop::new("left-behind").await;
+    shop.world.repo.branch("r1.1", "master");
+    let first = shop.world.repo.head("r1.1");
+    let spec = json!({"lane": "release", "sync": "Manual", "timeout": "10s"});
+    shop.begin(&[("left-behind", spec)]).await;
+    shop.world.request_sync("left-behind", "r-1").await;
+    shop.ran("left-behind", first).await;
+    let has = |status: &EnvironmentStatus, commit: CommitId| {
+        status.candidate.as_ref().is_some_and(|candidate| candidate.revision.ends_with(&commit.to_string()))
+    };
+    let good = shop.world.repo.commit("r1.1", "Good", &[("prod/web.yaml", &deployment("web", "web:good"))]);
+    shop.world.status_where("left-behind", "offered the good one", |status| has(status, good)).await;
+    shop.world.request_sync("left-behind", "r-2").await;
+    shop.ran("left-behind", good).await;
+    shop.world.repo.branch("aside", "r1.1");
+    let mut early: Value = serde_saphyr::from_str(&deployment("early", "early:1-crash")).unwrap();
+    early["metadata"]["annotations"] = json!({"towpath.dev/wave": "-1"});
+    let files = [("prod/early.yaml", early.to_string()), ("prod/web.yaml", deployment("web", "web:2"))];
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+    let bad = shop.world.repo.commit("r1.1", "Hangs", &files);
+    shop.world.status_where("left-behind", "offered it", |status| has(status, bad)).await;
+    shop.world.request_sync("left-behind", "r-3").await;
+    let waits = |status: &EnvironmentStatus| {
+        status.sync.as_ref().is_some_and(|sync| sync.revision.ends_with(&bad.to_string()) && sync.waits.is_some())
+    };
+    shop.world.status_where("left-behind", "waiting in a wave", waits).await;
+    shop.world.repo.branch("r1.2", "aside");
+    let newer = shop.world.repo.commit("r1.2", "Newer", &[("prod/web.yaml", &deployment("web", "web:3"))]);
+    shop.world.status_where("left-behind", "offered the newer branch", |status| has(status, newer)).await;
+    let is_told = |status: &EnvironmentStatus| status.prepared.is_some();
+    let status = shop.world.status_where("left-behind", "told", is_told).await;
+    let told = status.prepared.unwrap();
+    assert!(status.answered.contains(&told.id), "{told:#?}");
+    assert!(told.lines[1].contains("is of another branch, and the lane has r1.2 now"), "{:#?}", told.lines);
+    assert_eq!((told.phase, shop.world.repo.head("r1.1")), (RollbackPhase::Refused, bad));
 }

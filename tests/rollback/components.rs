@@ -15,9 +15,7 @@ async fn with_component(name: &str, registry: &str, check: &str) -> (Shop, Deplo
     world.own_key("east").await;
     let web = DeployRepo::new(world.folder().join("web.git"));
     web.commit("master", "The first", &[("main.rs", "1")]);
-    let declared = format!(
-        "components:\n  web:\n    path: components/web\n    image: {registry}/web\n    tag: \"{{{{short}}}}\"\n    check: {check}\n"
-    );
+    let declared = declared(registry, "{{short}}", check);
     let template = deployment("web", "IMAGE").replace("IMAGE", "{{components.web.image}}");
     let files = [
         ("towpath.yaml", declared.as_str()),
@@ -27,6 +25,13 @@ async fn with_component(name: &str, registry: &str, check: &str) -> (Shop, Deplo
     world.repo.commit("master", "The shop", &files);
     world.repo.submodule("master", "components/web", "../web.git", web.head("master"));
     (Shop { world }, web)
+}
+
+/// A `towpath.yaml` with the component.
+fn declared(registry: &str, tag: &str, check: &str) -> String {
+    format!(
+        "components:\n  web:\n    path: components/web\n    image: {registry}/web\n    tag: \"{tag}\"\n    check: {check}\n"
+    )
 }
 
 fn pin(shop: &Shop, web: &DeployRepo) -> CommitId {
@@ -89,6 +94,36 @@ async fn a_release_whose_image_is_gone_is_not_gone_back_to() {
     let why = shop.fails(&["rollback", "image-gone", "-y"]);
     assert!(why.contains(&format!("web:{}", one.short())) && why.contains("does not have it"), "{why}");
     assert_eq!(shop.world.repo.head("master"), second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_cannot_go_back_by_itself_for_want_of_an_image_is_told_and_goes_back_when_that_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(folder.path(), Access::Open).await.unwrap();
+    let host = registry.address().to_string();
+    let (mut shop, web) = with_component("image-awaited", &host, "Exists").await;
+    let tag = web.head("master").short();
+    let digest = registry.push("web", &tag, "one").await;
+    let first = shop.world.repo.head("master");
+    let spec = json!({"path": "environments/all", "timeout": "10s", "rollback": {"automatic": ["Degraded"]}});
+    shop.begin(&[("image-awaited", spec)]).await;
+    shop.ran("image-awaited", first).await;
+    registry.push("web", &format!("{tag}-crash"), "two").await;
+    let text = declared(&host, "{{short}}-crash", "Exists");
+    let bad = shop.world.repo.commit("master", "Another tag", &[("towpath.yaml", &text)]);
+    shop.runs_image(&format!("{host}/web:{tag}-crash")).await;
+    registry.delete("web", &digest).await;
+    let is_told = |status: &EnvironmentStatus| status.prepared.is_some();
+    let status = shop.world.status_where("image-awaited", "told what keeps it", is_told).await;
+    let told = status.prepared.unwrap();
+    assert!(told.lines[0].contains("cannot go back by itself yet"), "{:#?}", told.lines);
+    assert!(told.lines[1].contains(&format!("web:{tag} ")) && told.lines[1].contains("does not have it"), "{told:#?}");
+    assert_eq!((told.phase, shop.world.repo.head("master")), (RollbackPhase::Refused, bad));
+    registry.push("web", &tag, "one").await;
+    shop.runs_image(&format!("{host}/web:{tag}")).await;
+    let is_back = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::Done);
+    let status = shop.world.status_where("image-awaited", "back by itself", is_back).await;
+    assert_eq!((status.prepared, status.tried), (None, vec![bad.to_string()]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

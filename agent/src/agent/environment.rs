@@ -65,7 +65,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut resource: watch::Receiver<Arc<E
         is_unanswered: false,
         noted_for: None,
         pushes: rollback::Pushes::default(),
-        tried_at: None,
+        tried: None,
         hurried_at: None,
         alerts: rollback::Asked::default(),
     };
@@ -209,8 +209,8 @@ pub(super) struct Task {
     noted_for: Option<CommitId>,
     /// What came of pushes of the rollback that is under way.
     pushes: rollback::Pushes,
-    /// When it was last tried to go back without a person.
-    tried_at: Option<Instant>,
+    /// How often it was tried to go back without a person.
+    tried: Option<rollback::Tried>,
     /// When a pass was last begun at once for it.
     hurried_at: Option<Instant>,
     /// Alerts that fire because of the release.
@@ -502,6 +502,8 @@ impl Task {
             && self.hurried_at.is_none_or(|at| at.elapsed() >= settings.scaled(rollback::AGAIN));
         let pause = if hurries { Duration::ZERO } else { pause };
         self.hurried_at = if hurries { Some(Instant::now()) } else { self.hurried_at };
+        let tries = self.resolved.as_ref().and_then(|environment| self.tries_in(environment));
+        let pause = tries.filter(|pause| !pause.is_zero()).map_or(pause, |soon| pause.min(soon));
         let alerts = self.resolved.as_ref().and_then(|environment| self.alerts_in(environment));
         let pause = alerts.map_or(pause, |soon| pause.min(soon));
         let pause = if pushes || self.is_unanswered { pause.min(settings.scaled(rollback::AGAIN)) } else { pause };

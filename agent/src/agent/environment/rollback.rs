@@ -25,6 +25,7 @@ use towpath_core::status::{
 };
 
 pub(super) use self::alerts::Asked;
+pub(super) use self::automatic::Tried;
 pub(super) use self::landing::Pushes;
 use self::preview::{Prepared, revision};
 use super::Task;
@@ -66,6 +67,9 @@ impl Task {
         let has_moved = !self.status.rolled_back.is_empty() && self.noted_for != running;
         let is_idle = asked.is_none() && !is_under_way && !has_open && !has_moved && !self.is_in_trouble(environment);
         self.is_unanswered = false;
+        if self.tells_what_is_over(environment) {
+            self.forget_what_is_over().await;
+        }
         if is_idle || kin::successor(&self.shared.board, &self.id).is_some() {
             return seen;
         }

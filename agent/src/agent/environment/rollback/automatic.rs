@@ -2,31 +2,75 @@
 //! alert fires. Once for a commit; where the rules say otherwise it is only made ready for a person.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use towpath_core::candidate;
 use towpath_core::environment::{self, RollbackCase};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::revision::CommitId;
 use towpath_core::rollback::{self, Trouble};
-use towpath_core::status::{RollbackPhase, RollbackStatus, Wish};
+use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Wish};
 
-use super::{AGAIN, Task};
+use super::{AGAIN, TOLD_AFTER, Task, with_short_lines};
 use crate::agent::Slot;
 use crate::blocking::blocking;
+use crate::cluster::Severity;
 use crate::repo::{Mirror, View};
 use crate::resources::{BY_ITSELF, Environment};
 use crate::rollback::{Plan, Subject};
 use crate::sync;
 
+/// How long at the most until a rollback is prepared again that could not be.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Commits that a merge brought which are looked through for reverts.
 const MAX_BROUGHT: usize = 200;
+
+/// A rollback that nobody asked for and that was tried to be prepared.
+pub(in crate::agent::environment) struct Tried {
+    /// What it would be called.
+    id: String,
+    /// When it was tried first, and last.
+    since: Instant,
+    at: Instant,
+    times: u32,
+    /// Whether people were told what keeps it.
+    is_told: bool,
+}
+
+impl Tried {
+    fn new(id: String) -> Tried {
+        Tried { id, since: Instant::now(), at: Instant::now(), times: 0, is_told: false }
+    }
+}
+
+/// How long after a try, the how manieth it was, the next one is.
+fn pause_after(times: u32) -> Duration {
+    AGAIN.saturating_mul(2u32.saturating_pow(times.saturating_sub(1))).min(LONGEST_PAUSE)
+}
 
 impl Task {
     /// Whether a rollback should begin by itself, or be made ready, as soon as may be.
     pub(in crate::agent::environment) fn is_in_trouble(&self, environment: &environment::Environment) -> bool {
-        let waits = self.tried_at.is_some_and(|at| at.elapsed() < self.shared.settings.scaled(AGAIN));
-        !waits && self.trouble(environment).is_some()
+        self.tries_in(environment).is_some_and(|pause| pause.is_zero())
+    }
+
+    /// When a rollback should be tried to begin by itself, or to be made ready. `None` where there is nothing to go back for.
+    pub(in crate::agent::environment) fn tries_in(&self, environment: &environment::Environment) -> Option<Duration> {
+        let trouble = self.trouble(environment)?;
+        let id = id_of(commit_of(&trouble)?, trouble.case);
+        let Some(tried) = self.tried.as_ref().filter(|tried| tried.id == id) else { return Some(Duration::ZERO) };
+        Some(self.shared.settings.scaled(pause_after(tried.times)).saturating_sub(tried.at.elapsed()))
+    }
+
+    /// Whether people are told of a rollback that is tried again, and there is nothing to go back for any more.
+    pub(super) fn tells_what_is_over(&self, environment: &environment::Environment) -> bool {
+        let Some(told) = self.status.prepared.as_ref().filter(|told| told.id.starts_with(BY_ITSELF)) else {
+            return false;
+        };
+        let is_it = |trouble: Trouble| commit_of(&trouble).is_some_and(|commit| id_of(commit, trouble.case) == told.id);
+        let is_tried_again = told.phase == RollbackPhase::Refused && !self.status.answered.contains(&told.id);
+        is_tried_again && !self.trouble(environment).is_some_and(is_it)
     }
 
     /// What is wrong with the release, where nothing was done about it yet: first of all what may be done by itself.
@@ -52,38 +96,51 @@ impl Task {
         view: Arc<View>,
     ) -> Arc<View> {
         let is_busy = self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase.is_under_way());
-        if is_busy || view.problem.is_some() || !self.status.is_written() || !self.is_in_trouble(environment) {
+        if is_busy || !self.status.is_written() || !self.is_in_trouble(environment) {
             return view;
         }
         let Some(trouble) = self.trouble(environment) else { return view };
         let Some(commit) = commit_of(&trouble) else { return view };
-        self.tried_at = Some(Instant::now());
-        let view = self.look(slot, view).await;
+        let id = id_of(commit, trouble.case);
+        let tried = self.tried.take().filter(|tried| tried.id == id).unwrap_or_else(|| Tried::new(id.clone()));
+        self.tried = Some(Tried { at: Instant::now(), times: tried.times.saturating_add(1), ..tried });
         let mut answer = RollbackStatus {
-            id: id_of(commit, trouble.case),
+            id,
             at: Some(Timestamp::now()),
             reason: Some(towpath_core::revision::clean_line(&trouble.why, super::SHOWN_CHARACTERS)),
             wish: Some(Wish::default()),
+            from: Some(trouble.revision.clone()),
             ..RollbackStatus::default()
         };
+        if let Some(problem) = &view.problem {
+            let hint = format!("who cannot wait: {} --emergency", self.command());
+            self.is_tried_again(resource, answer, &trouble, &[problem.clone().hint(hint)]).await;
+            return view;
+        }
+        let view = self.look(slot, view).await;
+        if let Ok(lane) = candidate::find(&environment.lane, &view.heads, &view.branches)
+            && self.rolls_back_from(&lane).is_ok_and(|from| from != commit)
+        {
+            let branch = &lane.branch;
+            let said = format!("{} is of another branch, and the lane has {branch} now", commit.short());
+            let hint = format!("sync what {branch} has, or take the commit back where it is");
+            self.does_not_go_back(resource, answer, &trouble, &[Problem::content(said).hint(hint)]).await;
+            return view;
+        }
         let prepared = match self.prepare_rollback(resource, environment, slot, &view, &answer).await {
             Ok(prepared) => prepared,
-            Err(problems) if problems.iter().any(|problem| problem.fault == Fault::Passing) => {
-                tracing::info!(environment = self.id.1, problem = %problems[0], "a rollback is prepared again");
+            Err(problems)
+                if problems.iter().any(|problem| problem.fault == Fault::Passing) || view.problem.is_some() =>
+            {
+                self.is_tried_again(resource, answer, &trouble, &problems).await;
                 return view;
             }
             Err(problems) => {
-                let why = std::iter::once(format!("{}; and it cannot go back by itself:", trouble.why));
-                let lines = why.chain(problems.iter().map(ToString::to_string)).collect();
-                self.answer(resource, RollbackStatus { phase: RollbackPhase::Refused, lines, ..answer }).await;
+                self.does_not_go_back(resource, answer, &trouble, &problems).await;
                 return view;
             }
         };
         let plan = &prepared.plan;
-        // Somebody has pushed something newer in this moment.
-        if plan.subject.from != commit {
-            return view;
-        }
         let is_asked_for = environment.rollback.automatic.contains(&trouble.case);
         let (mirror, looked_at) = (view.mirror.clone(), plan.clone());
         let case = trouble.case;
@@ -93,7 +150,7 @@ impl Task {
         let (has_reverts, doubt) = match looked.await {
             Ok(looked) => looked,
             Err(problem) => {
-                tracing::info!(environment = self.id.1, %problem, "a rollback is prepared again");
+                self.is_tried_again(resource, answer, &trouble, &[problem]).await;
                 return view;
             }
         };
@@ -110,13 +167,71 @@ impl Task {
             () => doubt,
         };
         if let Some(why) = waits {
-            let how = format!("do it with towpath rollback {} --confirm {}", self.id.1, prepared.digest);
+            let how = format!("do it with {} --confirm {}", self.command(), prepared.digest);
             answer.lines.splice(1..1, [format!("a rollback waits for a person: {why}"), how]);
             self.answer(resource, RollbackStatus { phase: RollbackPhase::Prepared, ..answer }).await;
             return view;
         }
         self.begin(resource, slot, &view, answer, prepared, Some(commit)).await;
         self.carry_on(resource, environment, slot, view).await
+    }
+
+    /// What a person types to do it.
+    fn command(&self) -> String {
+        format!("towpath rollback {} -n {}", self.id.1, self.id.0)
+    }
+
+    /// Answers for good that a person must see to it.
+    async fn does_not_go_back(
+        &mut self,
+        resource: &Environment,
+        answer: RollbackStatus,
+        trouble: &Trouble,
+        problems: &[Problem],
+    ) {
+        let why = std::iter::once(format!("{}; and it cannot go back by itself:", trouble.why));
+        let lines = why.chain(problems.iter().map(ToString::to_string)).collect();
+        self.answer(resource, RollbackStatus { phase: RollbackPhase::Refused, lines, ..answer }).await;
+    }
+
+    /// Notes that what may pass by itself keeps it, and says so to people where that lasts.
+    async fn is_tried_again(
+        &mut self,
+        resource: &Environment,
+        answer: RollbackStatus,
+        trouble: &Trouble,
+        problems: &[Problem],
+    ) {
+        tracing::info!(environment = self.id.1, problem = %problems[0], "a rollback is prepared again");
+        let Some(tried) = self.tried.as_mut() else { return };
+        if tried.since.elapsed() < TOLD_AFTER.unsigned_abs() {
+            return;
+        }
+        let why =
+            std::iter::once(format!("{}; and it cannot go back by itself yet, which is tried again:", trouble.why));
+        let lines = why.chain(problems.iter().map(ToString::to_string)).collect();
+        let told = with_short_lines(RollbackStatus { phase: RollbackPhase::Refused, lines, ..answer });
+        let known = self.status.prepared.as_ref();
+        let is_known = known.is_some_and(|known| known.id == told.id);
+        let says_the_same = known.is_some_and(|known| is_known && known.lines == told.lines);
+        // What somebody has asked for meanwhile stays to be seen.
+        let is_in_the_way = known.is_some() && !is_known && tried.is_told;
+        tried.is_told = true;
+        if says_the_same || is_in_the_way {
+            return;
+        }
+        if !is_known {
+            let said = towpath_core::revision::clean_line(&told.lines.join("; "), super::SHOWN_CHARACTERS);
+            self.shared.cluster.event(resource, Severity::Warning, "RollbackWaits", &said);
+        }
+        let next = EnvironmentStatus { prepared: Some(told), ..(*self.status).clone() };
+        self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
+    }
+
+    /// Takes back that a rollback is tried again.
+    pub(super) async fn forget_what_is_over(&mut self) {
+        let next = EnvironmentStatus { prepared: None, ..(*self.status).clone() };
+        self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
     }
 }
 
@@ -159,4 +274,16 @@ fn has_reverts(mirror: &Mirror, plan: &Plan) -> Result<bool, Problem> {
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_prepared_is_tried_less_and_less_often() {
+        let pauses: Vec<u64> = (1..=8).map(|times| pause_after(times).as_secs()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 300, 300, 300]);
+        assert_eq!((pause_after(0), pause_after(u32::MAX)), (AGAIN, LONGEST_PAUSE));
+    }
 }

@@ -212,7 +212,7 @@ impl Task {
     }
 
     /// What is rolled back: what is on its way, where something is, else what runs.
-    fn rolls_back_from(&self, lane: &Candidate) -> Result<CommitId, Problem> {
+    pub(super) fn rolls_back_from(&self, lane: &Candidate) -> Result<CommitId, Problem> {
         // What went back in the cluster alone goes back further: both are taken back.
         let begun = self.status.rollback.as_ref().filter(|_| self.waits_for_git());
         if let Some(from) = begun.and_then(|begun| sync::revision_of(begun.from.as_ref()?)) {
