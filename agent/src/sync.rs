@@ -105,6 +105,9 @@ pub struct Pass<'a> {
     pub view: &'a View,
     /// What it may move to, or why that cannot be said.
     pub wanted: &'a Result<Wanted, Problem>,
+    /// Where an emergency goes back to. It ran before, so its images count as there for as long as no registry says that
+    /// they are gone.
+    pub trusted: Option<Candidate>,
     /// A request that was not handled yet.
     pub request: Option<&'a Request>,
     /// The value of the annotation that confirms deletions.
@@ -124,6 +127,11 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// Whether an emergency goes back to a revision.
+    fn trusts(&self, revision: &Candidate) -> bool {
+        self.trusted.as_ref() == Some(revision)
+    }
+
     /// Another environment of this agent that has an object in git, as far as is known now.
     fn wanted_by(&self, key: &ObjectKey) -> Option<EnvironmentName> {
         self.claims.wanted_by(&self.environment.name, self.environment.moved_from.as_ref(), key)
@@ -433,7 +441,8 @@ async fn attempt(
         return Attempt::Untouched(refused);
     }
     if is_move && !course.has_begun {
-        let missing = images::missing(pass, memory, &account, &kinds, &desired).await;
+        let mut missing = images::missing(pass, memory, &account, &kinds, &desired).await;
+        missing.retain(|problem| !pass.trusts(wanted) || images::is_gone(problem));
         if !missing.is_empty() {
             return Attempt::Untouched(missing);
         }
@@ -456,7 +465,8 @@ async fn attempt(
     stages.done("preflight");
     let mut progress = Progress { problems: refused, warnings: desired.warnings().to_vec(), ..Progress::default() };
     progress.problems.extend(unproven);
-    progress.problems.extend(held_back);
+    // For a move it is no more than what a registry did not say.
+    progress.problems.extend(held_back.into_iter().filter(|_| !is_move));
     progress.refused = progress.problems.len();
     progress.failed = progress.refused as u32;
     progress.moved = is_move || plan.writes().any(|step| matches!(step.action, Action::Configure(Why::Changed)));

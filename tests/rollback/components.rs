@@ -1,6 +1,7 @@
 //! Rollbacks of components: a pin is one value, and its image may be gone.
 
 use support::deploy_repo::DeployRepo;
+use support::git_server::GitServer;
 use support::registry::{Access, Registry};
 
 use super::*;
@@ -124,6 +125,50 @@ async fn a_release_that_cannot_go_back_by_itself_for_want_of_an_image_is_told_an
     let is_back = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::Done);
     let status = shop.world.status_where("image-awaited", "back by itself", is_back).await;
     assert_eq!((status.prepared, status.tried), (None, vec![bad.to_string()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_an_emergency_an_image_that_ran_counts_as_there_unless_its_registry_says_that_it_is_gone() {
+    for (name, check) in [("alone-exists", "Exists"), ("alone-digest", "Digest")] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut registry = Registry::start(folder.path(), Access::Open).await.unwrap();
+        let host = registry.address().to_string();
+        let (mut shop, web) = with_component(name, &host, check).await;
+        let server = GitServer::start(shop.world.folder());
+        let tag = web.head("master").short();
+        let digest = registry.push("web", &tag, "one").await;
+        let first = shop.world.repo.head("master");
+        let repository = json!({"url": server.url("deploy.git"), "interval": "2s"});
+        shop.begin_with(repository, &[(name, json!({"path": "environments/all"}))]).await;
+        shop.ran(name, first).await;
+        let two = web.commit("master", "The second", &[("main.rs", "2")]);
+        registry.push("web", &two.short(), "two").await;
+        let second = pin(&shop, &web);
+        shop.ran(name, second).await;
+        drop(server);
+        let is_away =
+            |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
+        shop.world.status_where(name, "without git", is_away).await;
+        registry.delete("web", &digest).await;
+        tokio::time::sleep(ANSWERS_ARE_SHARED).await;
+        let why = shop.fails(&["rollback", name, "--emergency", "-y"]);
+        assert!(why.contains(&format!("web:{tag} ")) && why.contains("does not have it"), "{why}");
+
+        registry.go_away();
+        // An agent that has looked nothing up yet.
+        shop.world.kill_agent();
+        shop.world.start_agent();
+        shop.world.status_where(name, "without git", is_away).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let said = shop.does(&["rollback", name, "--emergency", "-y"]);
+        let line = said.lines().find(|line| line.starts_with("not known, and done all the same: image ")).unwrap_or("");
+        assert!(line.contains(&format!("web:{tag} ")) && line.contains("cannot be reached"), "{said}");
+        let wanted = format!("{host}/web:{tag}");
+        let wanted = if check == "Digest" { format!("{wanted}@{digest}") } else { wanted };
+        shop.runs_image(&wanted).await;
+        let status = shop.world.status(name).await;
+        assert_eq!(phase(&status), Some(RollbackPhase::WaitsForGit));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

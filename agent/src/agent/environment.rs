@@ -378,6 +378,7 @@ impl Task {
             registries: &self.shared.registries,
             view: &seen,
             wanted: &at_start,
+            trusted: self.goes_back_in_an_emergency(),
             request: request.as_ref(),
             confirmed: resource.annotations().get(annotation::CONFIRM_PRUNE).map(String::as_str),
             claims: &self.shared.claims,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use towpath_core::candidate::Candidate;
-use towpath_core::components::{Libraries, Pins};
+use towpath_core::components::{Libraries, NamedImage, Pins};
 use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::manifest::ObjectKey;
 use towpath_core::policy::{self, Cleared};
@@ -30,7 +30,7 @@ pub(super) async fn revision(view: &View, candidate: Option<&Candidate>) -> Opti
 }
 
 /// What should be there at a revision, with every image that has to be named by its digest named so; and what of newer
-/// settings is held back. For what runs already (`is_move` is false) and a digest that is not known that is what was
+/// settings is held back, or which digests no registry has confirmed in an emergency. For what runs already (`is_move` is false) and a digest that is not known that is what was
 /// desired before these settings: it is mended meanwhile.
 ///
 /// # Errors
@@ -49,7 +49,7 @@ pub(super) async fn desired(
     if lacking.is_empty() {
         return Ok((cleared, Vec::new()));
     }
-    let (mut digests, mut asked) = (Vec::new(), Vec::new());
+    let (mut digests, mut asked, mut unsaid) = (Vec::new(), Vec::new(), Vec::new());
     for named in lacking {
         match images::begun(pass, wanted, named) {
             Some(digest) => digests.push((named.path.clone(), named.image.clone(), digest)),
@@ -62,6 +62,11 @@ pub(super) async fn desired(
             digests.extend(found.map(|(named, digest)| (named.path.clone(), named.image.clone(), digest)));
             pins = pins::with_digests(memory, wanted.commit, &pins, digests)?;
         }
+        Err(problems) if let Some(ran) = trusted(pass, wanted, &asked, &problems) => {
+            digests.extend(ran);
+            pins = pins::with_digests(memory, wanted.commit, &pins, digests)?;
+            unsaid = problems;
+        }
         Err(problems) => {
             if let Some(before) = before {
                 let earlier = before.1.clone();
@@ -73,7 +78,22 @@ pub(super) async fn desired(
             return Err(problems);
         }
     }
-    Ok((with_pins(pass, memory, wanted, &pins, kinds).await?, Vec::new()))
+    Ok((with_pins(pass, memory, wanted, &pins, kinds).await?, unsaid))
+}
+
+/// The digests with which images ran, where an emergency goes back to them and no registry says that one of them is gone.
+fn trusted(
+    pass: &Pass<'_>,
+    wanted: &Candidate,
+    asked: &[&NamedImage],
+    problems: &[Problem],
+) -> Option<Vec<(String, String, String)>> {
+    if !pass.trusts(wanted) || problems.iter().any(images::is_gone) {
+        return None;
+    }
+    let ran =
+        |named: &&NamedImage| Some((named.path.clone(), named.image.clone(), images::ran_with(pass, wanted, named)?));
+    asked.iter().map(ran).collect()
 }
 
 /// What should be there at a revision. What was rendered or refused before is not rendered again.

@@ -16,6 +16,8 @@ pub struct Foreseen {
     pub also: Vec<Changed>,
     /// Images that it would need and that no registry has.
     pub missing: Vec<Problem>,
+    /// Images of which that is not known, and which count as there in an emergency.
+    pub unknown: Vec<Problem>,
 }
 
 /// Renders all revisions, judges them by every rule, and looks images up as a sync would.
@@ -42,8 +44,12 @@ pub async fn foresee(pass: &Pass<'_>, then: &Candidate) -> Result<Foreseen, Vec<
     if had.is_empty() {
         had.push(None);
     }
-    let (then, _) = desire::desired(pass, &mut memory, (then, true), &account, &mut kinds).await?;
+    let is_trusted = pass.trusts(then);
+    let (then, mut unknown) = desire::desired(pass, &mut memory, (then, true), &account, &mut kinds).await?;
     let missing = images::missing(pass, &mut memory, &account, &kinds, &then).await;
+    let (missing, unsaid): (Vec<_>, Vec<_>) =
+        missing.into_iter().partition(|problem| !is_trusted || images::is_gone(problem));
+    unknown.extend(unsaid);
     let (mut changes, mut also) = (Vec::<Changed>::new(), Vec::new());
     for had in &had {
         for change in rollback::changes(had.as_deref(), &then) {
@@ -52,5 +58,5 @@ pub async fn foresee(pass: &Pass<'_>, then: &Candidate) -> Result<Foreseen, Vec<
         }
     }
     changes.sort_by(|one, other| one.key.cmp(&other.key));
-    Ok(Foreseen { changes, also, missing })
+    Ok(Foreseen { changes, also, missing, unknown })
 }

@@ -86,6 +86,25 @@ pub(super) fn begun(pass: &Pass<'_>, wanted: &Candidate, named: &NamedImage) -> 
     known.find_map(|known| Some(known.image.strip_prefix(&named.image)?.strip_prefix('@')?.to_owned()))
 }
 
+/// The digest that an image had when it ran last: in the objects of this revision, or everywhere where it ran at all.
+pub(super) fn ran_with(pass: &Pass<'_>, revision: &Candidate, named: &NamedImage) -> Option<String> {
+    let text = course::revision_text(revision);
+    let known = pass.status.images.iter().flatten().filter_map(|known| {
+        let digest = known.image.strip_prefix(&named.image)?.strip_prefix('@')?;
+        Some((known.revision == text, digest))
+    });
+    let known: Vec<(bool, &str)> = known.collect();
+    let of_it = known.iter().find(|(is_of_it, _)| *is_of_it);
+    // A tag that was moved has several, and only one was meant.
+    let only = known.first().filter(|(_, first)| known.iter().all(|(_, digest)| digest == first));
+    of_it.or(only).map(|(_, digest)| (*digest).to_owned())
+}
+
+/// Whether a registry says that it does not have an image, rather than nothing.
+pub(super) fn is_gone(problem: &Problem) -> bool {
+    problem.message.starts_with(IMAGE_WAIT)
+}
+
 /// Why an environment cannot move to a revision: the images that a registry does not have, or of which that is not known.
 pub(super) async fn missing(
     pass: &Pass<'_>,

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
+use towpath_core::candidate::Candidate;
 use towpath_core::environment;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::names::annotation;
@@ -301,6 +302,15 @@ impl Task {
     fn not_there(&self, goes_to: Option<String>) -> Option<String> {
         let runs = self.status.running.as_ref().and_then(|running| running.commit());
         goes_to.filter(|goes_to| crate::sync::revision_of(goes_to).map(|one| one.commit) != runs)
+    }
+
+    /// The release that somebody goes back to in an emergency, until it runs.
+    pub(super) fn goes_back_in_an_emergency(&self) -> Option<Candidate> {
+        let rollback = self.status.rollback.as_ref()?;
+        let is_emergency = rollback.wish.as_ref().is_some_and(|wish| wish.emergency);
+        let goes_to =
+            rollback.goes_to.as_ref().filter(|goes_to| is_emergency && rollback.to.as_ref() == Some(goes_to))?;
+        crate::sync::revision_of(goes_to)
     }
 
     fn waits_for_git(&self) -> bool {

@@ -298,10 +298,13 @@ impl Task {
 
         left.iter().for_each(|commit| confirmed.add("leaves", commit));
         let target = goes_to.unwrap_or(made.tip);
-        let own = self.foresee_one(environment, &self.status, view, &at(target)).await?;
+        let ran_before = plan.to.as_ref().is_some_and(|to| to.commit == target);
+        let trusted = Some(at(target)).filter(|_| plan.is_emergency && ran_before);
+        let own = self.foresee_one(environment, &self.status, view, &at(target), trusted).await?;
         if !own.missing.is_empty() {
             return Err(own.missing);
         }
+        said.extend(own.unknown.iter().map(|problem| format!("not known, and done all the same: {}", problem.message)));
         if !plan.lands {
             let touched = own.changes.iter().chain(&own.also).map(|one| marks::Touched {
                 key: &one.key,
@@ -352,7 +355,7 @@ impl Task {
         let others = self.others(resource, environment, view, &branch);
         let more = others.len().saturating_sub(MAX_OTHERS);
         for (other, status) in others.into_iter().take(MAX_OTHERS) {
-            let (foreseen, how) = (self.foresee_one(&other, &status, view, &at(made.tip)).await, how(&other));
+            let (foreseen, how) = (self.foresee_one(&other, &status, view, &at(made.tip), None).await, how(&other));
             parts.push(match foreseen {
                 Ok(Foreseen { changes, missing, .. }) => {
                     confirmed.add_changes(other.name.as_str(), &changes);
@@ -387,6 +390,7 @@ impl Task {
         status: &EnvironmentStatus,
         view: &View,
         then: &Candidate,
+        trusted: Option<Candidate>,
     ) -> Result<Foreseen, Vec<Problem>> {
         let wanted = Ok(sync::Wanted::default());
         let pass = sync::Pass {
@@ -397,6 +401,7 @@ impl Task {
             registries: &self.shared.registries,
             view,
             wanted: &wanted,
+            trusted,
             request: None,
             confirmed: None,
             claims: &self.shared.claims,
