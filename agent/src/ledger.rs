@@ -12,6 +12,8 @@
 mod look;
 mod push;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};

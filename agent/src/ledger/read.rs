@@ -124,6 +124,33 @@ impl Reader {
         Ok(passed::ran(&records.iter().map(at_arrival).collect::<Vec<_>>()))
     }
 
+    /// The last release of which `is_it` holds, given the number of its sync and its commit: of all that is read, not only
+    /// of what says which revisions passed.
+    ///
+    /// # Errors
+    /// As [`Reader::head`].
+    pub fn release(&self, name: &LedgerName, is_it: impl Fn(u64, CommitId) -> bool) -> Result<Option<Ran>, Problem> {
+        let mut next = Some(self.head(name)?.commit);
+        // The sync after the one that is looked at, and what was said between the two.
+        let mut since: Vec<Arc<Record>> = Vec::new();
+        for _ in 0..MAX_READ {
+            let Some(commit) = next else { break };
+            let Stored { record, parents } = self.one(name, commit)?;
+            next = parents.first().copied();
+            let Some(fact) = record.sync() else {
+                since.push(record);
+                continue;
+            };
+            let is_found = fact.commit.is_some_and(|commit| is_it(record.sync, commit));
+            if is_found && fact.sync.outcome == Outcome::Applied {
+                since.push(record);
+                return Ok(passed::ran(since.iter().rev().map(|record| &**record)).into_iter().next());
+            }
+            since = vec![record];
+        }
+        Ok(None)
+    }
+
     /// The commits of the records of a ledger that came after one of them, or all of the last ones.
     ///
     /// # Errors

@@ -10,10 +10,11 @@ use towpath_core::environment::{self, SyncMode};
 use towpath_core::fault::{Fault, Problem, Problems};
 use towpath_core::health::Health;
 use towpath_core::ledger::LedgerName;
+use towpath_core::ledger::passed::Ran;
 use towpath_core::revert::marks::{self, Mark};
 use towpath_core::revert::{MAX_REVERTS, Reverted};
 use towpath_core::revision::CommitId;
-use towpath_core::rollback::{Confirmed, Part, Past, fit, lines};
+use towpath_core::rollback::{Confirmed, Named, Part, Past, fit, lines, named as rollback_named};
 use towpath_core::status::{EnvironmentStatus, MAX_LINES, Outcome, RevertStatus, RollbackStatus};
 
 use super::super::Task;
@@ -144,7 +145,7 @@ impl Task {
             branch: lane.branch.clone(),
             head: lane.commit,
             from: self.rolls_back_from(&lane).map_err(one)?,
-            past: self.past(environment).await,
+            past: self.past(environment, wish.to.as_deref()).await.map_err(one)?,
             rolled_back: self.status.changes_rolled_back(),
         };
         let committer = self.committer(answer).await.map_err(one)?;
@@ -225,8 +226,12 @@ impl Task {
         from.map(|one| one.commit).ok_or_else(|| Problem::content(format!("{} runs nothing yet", self.id.1)))
     }
 
-    /// The releases that it ran, the newest first: by its status, and by its ledger.
-    pub(super) async fn past(&self, environment: &environment::Environment) -> Vec<Past> {
+    /// The releases that it ran, the newest first: by its status, and by its ledger. One that somebody names is among them
+    /// however long ago it ran.
+    ///
+    /// # Errors
+    /// Where the ledger cannot be read as far back as that.
+    async fn past(&self, environment: &environment::Environment, named: Option<&str>) -> Result<Vec<Past>, Problem> {
         let mut past: Vec<Past> = Vec::new();
         for sync in self.status.history.iter().filter(|sync| sync.outcome == Outcome::Applied) {
             let Some(revision) = sync::revision_of(&sync.revision) else { continue };
@@ -234,18 +239,32 @@ impl Task {
             past.push(Past { sync: sync.number, commit: revision.commit, was_healthy });
         }
         let id = (environment.repository_home.clone(), environment.repository.clone());
-        let Some(known) = self.shared.slots.of(&id).desk.known() else { return past };
+        let Some(known) = self.shared.slots.of(&id).desk.known() else { return Ok(past) };
         let cluster = self.shared.settings.cluster_name.clone();
         let name = LedgerName { cluster, environment: environment.name.clone() };
-        let ran = blocking(move || known.reader.ran(&name, &std::collections::BTreeMap::new())).await;
+        let reader = known.reader.clone();
+        let ledger = name.clone();
+        let ran = blocking(move || reader.ran(&ledger, &std::collections::BTreeMap::new())).await;
         let oldest = past.last().map_or(u64::MAX, |one| one.sync);
         let older = ran.unwrap_or_default().into_iter().rev().filter(|ran| ran.sync < oldest);
-        past.extend(older.map(|ran| Past {
-            sync: ran.sync,
-            commit: ran.commit,
-            was_healthy: ran.healthy_since.is_some(),
-        }));
-        past
+        let past_of = |ran: Ran| Past { sync: ran.sync, commit: ran.commit, was_healthy: ran.healthy_since.is_some() };
+        past.extend(older.map(past_of));
+        let Some(wanted) = named.and_then(|named| rollback_named(environment.name.as_str(), named).ok()) else {
+            return Ok(past);
+        };
+        let is_it = move |sync: u64, commit: CommitId| match &wanted {
+            Named::Sync(number) => sync == *number,
+            Named::Commit(digits) => commit.to_string().starts_with(digits),
+        };
+        if !past.iter().any(|one| is_it(one.sync, one.commit)) {
+            match blocking(move || known.reader.release(&name, is_it)).await {
+                Ok(found) => past.extend(found.map(past_of)),
+                // Where there is no ledger it ran nothing else that is known.
+                Err(problem) if problem.fault == Fault::Setup => {}
+                Err(problem) => return Err(problem),
+            }
+        }
+        Ok(past)
     }
 
     /// What is known once the components of some commits were looked for too.
