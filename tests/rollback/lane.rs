@@ -242,3 +242,17 @@ async fn a_target_that_makes_no_sense_is_refused_with_what_would() {
     assert!(why.2.contains("history was rewritten") || why.0 == 0, "{why:?}");
     assert_eq!(shop.world.repo.head("r1.3"), rewritten);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_that_is_too_old_is_said_to_be_too_old_and_not_to_be_no_commit_of_the_branch() {
+    let mut shop = Shop::new("too-old").await;
+    let old = shop.commit("Long ago", "web:2");
+    let tree = shop.world.repo.git().find_commit(support::deploy_repo::oid(old)).unwrap().tree_id();
+    for number in 0..2000 {
+        shop.world.repo.commit_tree("master", &format!("Step {number}"), tree);
+    }
+    shop.begin(&[("too-old", json!({}))]).await;
+    shop.ran("too-old", shop.world.repo.head("master")).await;
+    let why = shop.fails(&["rollback", "too-old", "--ticket", &old.short(), "--dry-run"]);
+    assert!(why.contains(&format!("{} is older than the last 2000 commits of the branch", old.short())), "{why}");
+}

@@ -231,6 +231,13 @@ fn reverted(mirror: &Mirror, head: CommitId, chosen: &[CommitId]) -> Result<Vec<
         left.remove(&commit);
     }
     if let Some(other) = left.first() {
+        let oldest = history.last().filter(|_| history.len() >= MAX_LOOKED_AT);
+        if let Some(oldest) = oldest
+            && mirror.is_ancestor(*other, *oldest)?
+        {
+            let said = format!("{} is older than the last {MAX_LOOKED_AT} commits of the branch", other.short());
+            return Err(Problem::content(said).hint("that is too old to be taken back here: revert it with git"));
+        }
         // It came with something: that is what can be reverted.
         let brought = history.iter().rev().find(|commit| mirror.is_ancestor(*other, **commit).unwrap_or(false));
         if let Some(brought) = brought {
