@@ -177,3 +177,34 @@ async fn a_branch_that_is_gone_when_git_is_back_is_waited_for_by_its_name() {
     shop.world.status_where("gone-lane", "reverted", |status| phase(status) == Some(RollbackPhase::Done)).await;
     assert_eq!(shop.subjects()[..2], ["Revert \"Bad\"", "Bad"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_reads_at_once_why_a_rollback_was_not_done_although_the_environment_still_goes_somewhere() {
+    let shop = Shop::new("told-at-once").await;
+    shop.environment("told-at-once", &json!({})).await;
+    // Nobody but this test plays the agent.
+    let command = Command::new(agent::binary().unwrap())
+        .args(["rollback", "told-at-once", "-n", "told-at-once", "--confirm", "d-1", "--timeout", "20s"])
+        .env("KUBECONFIG", shop.world.plane.admin_kubeconfig())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let asked = |object: &Value| object["metadata"]["annotations"]["towpath.dev/rollback"].is_string();
+    let kind = ("towpath.dev/v1alpha1", "Environment");
+    let object = shop.world.object_where(kind.0, kind.1, "told-at-once", "asked", asked).await;
+    let text = object["metadata"]["annotations"]["towpath.dev/rollback"].as_str().unwrap();
+    let id = serde_json::from_str::<Value>(text).unwrap()["id"].clone();
+    for (phase, line) in [("Pushing", "it begins"), ("Refused", "its revert does not fit the branch any more:")] {
+        let rollback = json!({
+            "id": id, "phase": phase, "from": "master@sha1:02", "goesTo": "master@sha1:01", "lines": [line, "prod/web.yaml"],
+        });
+        let status = json!({"status": {"state": "Held", "rollback": rollback}});
+        shop.world.patch_status(kind.0, kind.1, "told-at-once", status).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let output = tokio::task::spawn_blocking(|| command.wait_with_output()).await.unwrap().unwrap();
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(why.contains("its revert does not fit") && why.contains("prod/web.yaml"), "{why}");
+    assert_eq!(output.status.code(), Some(1), "{why}");
+}

@@ -244,7 +244,7 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
             return Ok(Code::Done);
         }
         let now = match (rollback.phase, &goes) {
-            (RollbackPhase::Refused, None) => return Err(told(rollback)),
+            (RollbackPhase::Refused, _) => return Err(told(rollback)),
             // Where it waits for the merge to go anywhere, nobody waits here.
             (RollbackPhase::WaitsForMerge, goes) if goes.is_none() || rollback.waits_for_its_revert() => {
                 for line in rollback.lines.iter().take(3) {

@@ -103,8 +103,9 @@ pub(super) fn course(name: &str, status: &EnvironmentStatus, now: Timestamp) -> 
         @if let Some(rollback) = status.rollback.as_ref().filter(is_shown) {
             section.card.course aria-labelledby="course" {
                 h2 #course { (title(rollback)) " " (badge(rollback)) }
-                (waits(rollback))
-                (said(rollback, now))
+                // Why it was not done comes before where it is nevertheless.
+                @if rollback.phase == RollbackPhase::Refused { (said(rollback, now)) (waits(rollback)) }
+                @else { (waits(rollback)) (said(rollback, now)) }
             }
         }
     }

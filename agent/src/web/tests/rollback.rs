@@ -274,6 +274,20 @@ async fn reverts_that_cannot_be_pushed_are_not_said_to_be_on_their_way() {
 }
 
 #[tokio::test]
+async fn why_a_rollback_was_not_done_is_said_before_where_it_goes_all_the_same() {
+    let (_, routes) = with(json!({
+        "state": "Held", "held": "1234567 was rolled back",
+        "rollback": {
+            "id": "r-1", "phase": "Refused", "from": "master@sha1:02", "goesTo": "master@sha1:01",
+            "lines": ["it went back in the cluster, but its revert does not fit the branch any more:"],
+        },
+    }));
+    let said = words_of(&send(&routes, "GET", "/environments/staging", &[], "").await.1);
+    let (why, goes) = (said.find("its revert does not fit").unwrap(), said.find("On its way to").unwrap());
+    assert!(why < goes, "{said}");
+}
+
+#[tokio::test]
 async fn a_rollback_that_the_agent_prepared_waits_for_a_person() {
     let prepared = json!({"id": "auto-12", "phase": "Prepared", "digest": "d-1", "lines": ["back to 5"], "wish": {}});
     let (_, routes) = with(json!({"prepared": prepared}));
