@@ -61,7 +61,8 @@ pub struct RevertStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RollbackStatus {
-    /// The request that it is for; of one that the agent began by itself `auto-<commit>`.
+    /// The request that it is for; of one that the agent began or made ready by itself `auto-<case>-<commit>`, such as
+    /// `auto-Degraded-1a2b…`.
     pub id: String,
     /// How far it is.
     pub phase: RollbackPhase,
