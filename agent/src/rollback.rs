@@ -217,7 +217,11 @@ pub fn push(
         Outcome::Unsure { problem } => Err(problem),
         Outcome::Moved { .. } => Err(Problem::passing(format!("somebody has made the branch {beside} in this moment"))),
         Outcome::Refused { why: other, .. } => {
-            Err(Problem::setup(format!("branch {branch}: {why}; and branch {beside}: {other}"))
+            let said = match why == other {
+                true => format!("neither branch {branch} nor branch {beside}: {why}"),
+                false => format!("branch {branch}: {why}; and branch {beside}: {other}"),
+            };
+            Err(Problem::setup(said)
                 .hint("let the agent's account push to one of them (spec.writeSecretRef of the Repository)"))
         }
     }

@@ -84,6 +84,38 @@ async fn another_branch_with_the_change_and_without_its_revert_is_not_moved_to()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cherry_pick_of_what_was_rolled_back_is_the_same_change_and_one_that_was_mended_is_not() {
+    let mut shop = Shop::new("picked").await;
+    shop.world.repo.branch("r1.2", "master");
+    let first = shop.world.repo.head("r1.2");
+    shop.begin(&[("picked", json!({"lane": "release"}))]).await;
+    shop.ran("picked", first).await;
+    let bad = shop.world.repo.commit("r1.2", "Bad", &[("prod/web.yaml", &deployment("web", "web:2"))]);
+    shop.ran("picked", bad).await;
+    shop.does(&["rollback", "picked", "-y"]);
+    shop.ran("picked", shop.world.repo.head("r1.2")).await;
+    // The next release is cut from a branch that has the change as a commit of its own.
+    let beside = config("beside", "1");
+    shop.world.repo.branch("develop", "master");
+    shop.world.repo.commit("develop", "Beside", &[("prod/beside.yaml", &beside)]);
+    let picked = shop.world.repo.cherry_pick("develop", bad);
+    assert_ne!(picked, bad);
+    shop.world.repo.branch("r1.3", "develop");
+    let status = shop.world.status_where("picked", "held", |status| status.state == State::Held).await;
+    assert!(status.held.unwrap().contains("r1.3 does not have its revert"));
+    assert!(shop.world.get("v1", "ConfigMap", "beside").await.is_none());
+    // It is reverted there too.
+    shop.world.repo.revert("r1.3", picked);
+    shop.ran("picked", shop.world.repo.head("r1.3")).await;
+    assert!(shop.world.get("v1", "ConfigMap", "beside").await.is_some());
+    // Another change by the same name is none of this.
+    shop.world.repo.branch("r1.4", "master");
+    shop.world.repo.commit("r1.4", "Bad", &[("prod/web.yaml", &deployment("web", "web:3"))]);
+    shop.ran("picked", shop.world.repo.head("r1.4")).await;
+    shop.runs_image("web:3").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_branch_has_newer_and_cannot_be_applied_does_not_keep_it_from_going_back() {
     let mut shop = Shop::new("bad-head").await;
     let first = shop.world.repo.head("master");

@@ -130,6 +130,20 @@ impl DeployRepo {
         self.write(&git, branch, &message, tree, &[ours.id()])
     }
 
+    /// Picks a commit onto a branch, with its author and message.
+    pub fn cherry_pick(&self, branch: &str, commit: CommitId) -> CommitId {
+        let git = self.git();
+        let picked = git.find_commit(oid(commit)).expect("the commit is there");
+        let ours = git.find_commit(oid(self.head(branch))).expect("the head is a commit");
+        let mut index = git.cherrypick_commit(&picked, &ours, 0, None).expect("the commit can be picked");
+        assert!(!index.has_conflicts(), "{commit} does not fit {branch}");
+        let tree = index.write_tree_to(&git).and_then(|tree| git.find_tree(tree)).expect("a tree can be written");
+        let committer = Signature::new("Kim Lock", "kim@example.org", &Time::new(FIRST_COMMIT_AT, 0));
+        let (who, message) = (committer.expect("a good name"), picked.message().unwrap_or_default());
+        let made = git.commit(Some(&refname(branch)), &picked.author(), &who, message, &tree, &[&ours]);
+        commit_id(made.expect("a commit can be written"))
+    }
+
     /// Sets a submodule to a commit, and names it in `.gitmodules` (with `branch = .`) if it is not there.
     pub fn submodule(&self, branch: &str, path: &str, url: &str, commit: CommitId) -> CommitId {
         let git = self.git();

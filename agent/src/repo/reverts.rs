@@ -11,6 +11,8 @@ use super::{Mirror, Reversal};
 
 /// Commits of a branch that are looked through for reverts, from its newest.
 pub const MAX_LOOKED_AT: usize = 2000;
+/// Commits of another branch that are looked through for cherry-picks of a change, from its newest.
+const MAX_COPIES_LOOKED_AT: usize = 500;
 /// Answers that are remembered.
 const MAX_SETTLED: usize = 20_000;
 
@@ -72,7 +74,7 @@ pub struct Settled(Mutex<HashMap<Question, bool>>);
 type Question = (CommitId, Option<CommitId>, CommitId);
 
 impl Settled {
-    /// Whether a revision is without a change: it does not contain it, or contains its revert, or a revert of it that
+    /// Whether a revision is without a change: it does not contain it, nor a cherry-pick of it, or contains its revert, or a revert of it that
     /// somebody else made, or nothing of it is left.
     ///
     /// # Errors
@@ -104,7 +106,15 @@ fn find_out(mirror: &Mirror, (taken, revert, revision): Question) -> Result<bool
         return Err(Problem::passing(format!("the commit {revision} is not in the mirror yet")));
     }
     // A mirror has the whole history of each branch: what is not in it is in none of them.
-    if !mirror.has(taken)? || !mirror.is_ancestor(taken, revision)? {
+    if !mirror.has(taken)? {
+        return Ok(true);
+    }
+    if !mirror.is_ancestor(taken, revision)? {
+        for copy in copies(mirror, taken, revision)? {
+            if !is_undone(mirror, copy, revision)? {
+                return Ok(false);
+            }
+        }
         return Ok(true);
     }
     // What does not come after a change takes nothing of it back: the branch was reset to it.
@@ -114,6 +124,26 @@ fn find_out(mirror: &Mirror, (taken, revert, revision): Question) -> Result<bool
     {
         return Ok(true);
     }
+    is_undone(mirror, taken, revision)
+}
+
+/// Whether a revision that contains a change has a revert of it, or nothing of it is left.
+fn is_undone(mirror: &Mirror, taken: CommitId, revision: CommitId) -> Result<bool, Problem> {
     Ok(reverts(mirror, revision, &[taken])?.iter().any(|one| one.taken == taken)
         || mirror.reverse(taken, revision)? == Reversal::Nothing)
+}
+
+/// The same change as other commits of a revision: cherry-picks, by what they keep and by what they change. One that was
+/// changed on the way is another change.
+fn copies(mirror: &Mirror, taken: CommitId, revision: CommitId) -> Result<Vec<CommitId>, Problem> {
+    let kept = mirror.told(taken)?.kept_by_a_cherry_pick();
+    let (commits, _) = mirror.commits_of(revision, &[taken], MAX_COPIES_LOOKED_AT)?;
+    let mut copies = Vec::new();
+    for commit in commits.iter().filter(|commit| commit.kept_by_a_cherry_pick() == kept) {
+        let (one, other) = (mirror.patch_id(taken)?, mirror.patch_id(commit.commit)?);
+        if one.is_some() && one == other {
+            copies.push(commit.commit);
+        }
+    }
+    Ok(copies)
 }
