@@ -289,3 +289,24 @@ async fn when<T>(
         () = state.stop.cancelled() => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_is_not_kept_by_reverts_that_somebody_must_see_to() {
+        let pushing = |line: &str, goes_to: Option<&str>| RollbackStatus {
+            phase: RollbackPhase::Pushing,
+            commit: Some("02".into()),
+            goes_to: goes_to.map(str::to_owned),
+            lines: vec![line.to_owned()],
+            ..RollbackStatus::default()
+        };
+        let cannot = "its reverts cannot be pushed: the key is refused";
+        assert!(is_settled(&pushing(cannot, None)));
+        assert!(is_settled(&pushing(cannot, Some("master@sha1:02"))));
+        assert!(!is_settled(&pushing(cannot, Some("master@sha1:01"))), "it goes there all the same");
+        assert!(!is_settled(&pushing("1 commit takes back", None)));
+    }
+}
