@@ -131,7 +131,7 @@ async fn a_revert_that_no_longer_fits_when_git_is_back_is_told_and_the_environme
     let status =
         shop.world.status_where("no-fit", "told", |status| phase(status) == Some(RollbackPhase::Refused)).await;
     let lines = status.rollback.unwrap().lines;
-    assert!(lines[0].contains("does not fit the branch any more") && lines[1].contains("prod/web.yaml"), "{lines:#?}");
+    assert!(lines[0].contains("its revert is not on the branch") && lines[1].contains("prod/web.yaml"), "{lines:#?}");
     let status = shop.world.status_where("no-fit", "held", |status| status.state == State::Held).await;
     assert!(status.running.unwrap().revision.ends_with(&first.to_string()));
     // A person who lets it go on says so.
@@ -195,7 +195,7 @@ async fn who_waits_reads_at_once_why_a_rollback_was_not_done_although_the_enviro
     let object = shop.world.object_where(kind.0, kind.1, "told-at-once", "asked", asked).await;
     let text = object["metadata"]["annotations"]["towpath.dev/rollback"].as_str().unwrap();
     let id = serde_json::from_str::<Value>(text).unwrap()["id"].clone();
-    for (phase, line) in [("Pushing", "it begins"), ("Refused", "its revert does not fit the branch any more:")] {
+    for (phase, line) in [("Pushing", "it begins"), ("Refused", "its revert is not on the branch:")] {
         let rollback = json!({
             "id": id, "phase": phase, "from": "master@sha1:02", "goesTo": "master@sha1:01", "lines": [line, "prod/web.yaml"],
         });
@@ -205,6 +205,6 @@ async fn who_waits_reads_at_once_why_a_rollback_was_not_done_although_the_enviro
     }
     let output = tokio::task::spawn_blocking(|| command.wait_with_output()).await.unwrap().unwrap();
     let why = String::from_utf8_lossy(&output.stderr);
-    assert!(why.contains("its revert does not fit") && why.contains("prod/web.yaml"), "{why}");
+    assert!(why.contains("its revert is not on the branch") && why.contains("prod/web.yaml"), "{why}");
     assert_eq!(output.status.code(), Some(1), "{why}");
 }

@@ -112,6 +112,15 @@ async fn what_does_not_fit_is_named_file_by_file_and_the_older_files_are_offered
     let restored = shop.world.repo.head("master");
     let status = shop.ran("conflicts", restored).await;
     assert_eq!((phase(&status), status.held), (Some(RollbackPhase::Done), None));
+    // What it took back without naming it is nothing to go back to.
+    let fourth = shop.commit("Four", "web:4");
+    shop.ran("conflicts", fourth).await;
+    let said = shop.does(&["rollback", "conflicts", "--dry-run"]);
+    assert!(said.contains(&format!("back to {}", restored.short())), "{said}");
+    let fourth = shop.world.repo.revert("master", fourth);
+    shop.ran("conflicts", fourth).await;
+    let why = shop.fails(&["rollback", "conflicts", "--dry-run"]);
+    assert!(why.contains("no earlier release"), "{why}");
     // It takes back all that came since, so all of it is landed again, by whichever of them it is named.
     let said = shop.does(&["reland", "conflicts", &second.short(), "-y"]);
     assert!(said.contains(&restored.short()), "{said}");

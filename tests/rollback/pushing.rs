@@ -74,7 +74,9 @@ async fn reverts_of_a_protected_branch_stand_on_their_own_and_are_recognised_how
         }
         let status =
             shop.world.status_where(name, "recognised", |status| phase(status) == Some(RollbackPhase::Done)).await;
-        assert_eq!(status.rollback.unwrap().branch.unwrap(), branch);
+        let rollback = status.rollback.unwrap();
+        assert_eq!(rollback.branch.unwrap(), branch);
+        assert!(!rollback.lines.iter().any(|line| line.contains("until then") || line.contains("merge it into")));
         shop.runs_image("web:1").await;
         shop.world.runs(name, "master").await;
         let status = shop.world.status_where(name, "settled", is_settled).await;
@@ -245,6 +247,28 @@ async fn a_branch_that_may_be_pushed_to_again_has_its_reverts_without_a_merge() 
     shop.world.status_where("open-again", "over", |status| phase(status) == Some(RollbackPhase::Done)).await;
     assert_eq!(shop.world.repo.head("master").to_string(), tip);
     shop.ran("open-again", shop.world.repo.head("master")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_took_out_of_the_branch_by_a_reset_does_not_come_back_with_reverts() {
+    let mut shop = Shop::new("reset-since").await;
+    shop.world.start_options().time_scale = 100;
+    let server = GitServer::start(shop.world.folder());
+    let bad = with_a_bad_release_on(&mut shop, "reset-since", &server).await.1;
+    let secret = shop.world.repo.commit("master", "A secret", &[("secret.txt", "hush")]);
+    shop.ran("reset-since", secret).await;
+    let protected = hook(&shop, "update", PROTECTED);
+    shop.towpath(&["rollback", "reset-since", "--ticket", &bad.short(), "-y"]);
+    let is_beside = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::WaitsForMerge);
+    let status = shop.world.status_where("reset-since", "waiting for a merge", is_beside).await;
+    shop.world.repo.force("master", bad);
+    std::fs::remove_file(protected).unwrap();
+    // By now it would have been tried twice.
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    assert_eq!(shop.world.repo.head("master"), bad);
+    assert_eq!(phase(&shop.world.status("reset-since").await), Some(RollbackPhase::WaitsForMerge));
+    shop.world.repo.merge("master", &status.rollback.unwrap().branch.unwrap());
+    shop.world.status_where("reset-since", "over", |status| phase(status) == Some(RollbackPhase::Done)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -247,7 +247,7 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
             (RollbackPhase::Refused, _) => return Err(told(rollback)),
             // Where it waits for the merge to go anywhere, nobody waits here.
             (RollbackPhase::WaitsForMerge, goes) if goes.is_none() || rollback.waits_for_its_revert() => {
-                for line in rollback.lines.iter().take(3) {
+                for line in rollback.lines.iter().take(4) {
                     output::data(&clean_line(line, SHOWN_CHARACTERS))?;
                 }
                 let is_there = goes.is_none() && !lands;

@@ -343,6 +343,13 @@ fn previous(
             for change in taken {
                 has_rolled_back |= mirror.is_ancestor(*change, past.commit)?;
             }
+            // What took it back may not say so, as where files were restored or reverts were squashed.
+            for (taken, revert) in &subject.rolled_back {
+                let is_in = |commit: CommitId| -> Result<bool, Problem> {
+                    Ok(mirror.contains(commit) && mirror.is_ancestor(commit, past.commit)?)
+                };
+                has_rolled_back |= is_in(*taken)? && !revert.map_or(Ok(false), is_in)?;
+            }
             for StandingRevert { taken, revert } in reverts {
                 has_rolled_back |= mirror.contains(*taken)
                     && mirror.is_ancestor(*taken, past.commit)?
@@ -365,6 +372,9 @@ fn takes_back(mirror: &Mirror, commit: CommitId) -> Result<bool, Problem> {
             break;
         }
         let merged = brought(mirror, commit)?;
+        if revert::is_restoring(&mirror.told(commit)?.subject) {
+            return Ok(!takes_back);
+        }
         let reverts = match merged.iter().find(|one| !one.reverts.is_empty()) {
             Some(first) if only_reverts(&merged) => first.reverts.clone(),
             _ => mirror.told(commit)?.reverts,

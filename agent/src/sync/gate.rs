@@ -85,7 +85,8 @@ impl Standing {
         self.open.get_or_init(|| {
             let is_over = |change: &&Change| {
                 let is_without = |running| self.settled.is_without(&view.mirror, running, **change).unwrap_or(false);
-                self.running.is_some_and(|running| is_in(view, change.0, running) && is_without(running))
+                let contains = |running| self.settled.contains(&view.mirror, running, change.0).unwrap_or(false);
+                self.running.is_some_and(|running| contains(running) && is_without(running))
             };
             self.rolled_back.iter().filter(|change| !is_over(change)).copied().collect()
         })

@@ -111,7 +111,11 @@ impl Task {
         let is_kept = earlier.held.is_some();
         let stays = earlier.running.map(|running| running.revision).filter(|_| is_kept);
         let rollback = earlier.rollback.filter(|rollback| is_kept || rollback.phase.is_under_way());
-        let rollback = rollback.map(|rollback| RollbackStatus { goes_to: stays.or(rollback.goes_to), ..rollback });
+        let rollback = rollback.map(|rollback| {
+            // Where it waits for its revert, it goes nowhere before that.
+            let goes_to = if rollback.waits_for_its_revert() { rollback.goes_to } else { stays.or(rollback.goes_to) };
+            RollbackStatus { goes_to, ..rollback }
+        });
         let next = EnvironmentStatus { rolled_back: earlier.rolled_back, rollback, ..(*self.status).clone() };
         self.status.write::<Environment>(&self.shared.cluster, &self.id, next).await;
     }

@@ -279,7 +279,7 @@ async fn why_a_rollback_was_not_done_is_said_before_where_it_goes_all_the_same()
         "state": "Held", "held": "1234567 was rolled back",
         "rollback": {
             "id": "r-1", "phase": "Refused", "from": "master@sha1:02", "goesTo": "master@sha1:01",
-            "lines": ["it went back in the cluster, but its revert does not fit the branch any more:"],
+            "lines": ["it went back in the cluster, but its revert is not on the branch:"],
         },
     }));
     let said = words_of(&send(&routes, "GET", "/environments/staging", &[], "").await.1);

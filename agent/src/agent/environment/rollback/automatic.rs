@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use towpath_core::candidate;
+use towpath_core::commits::Commit;
 use towpath_core::environment::{self, RollbackCase};
 use towpath_core::fault::{Fault, Problem};
+use towpath_core::revert::is_restoring;
 use towpath_core::revision::CommitId;
 use towpath_core::rollback::{self, Trouble};
 use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Wish};
@@ -269,7 +271,9 @@ fn has_reverts(mirror: &Mirror, plan: &Plan) -> Result<bool, Problem> {
     for one in &plan.chosen {
         let before: Vec<CommitId> = mirror.commit(one.commit)?.parents.into_iter().take(1).collect();
         let (brought, is_cut) = mirror.commits_of(one.commit, &before, MAX_BROUGHT)?;
-        if is_cut || brought.iter().any(|commit| !commit.reverts.is_empty()) {
+        let takes_back = |commit: &Commit| !commit.reverts.is_empty() || is_restoring(&commit.subject);
+        let is_known = plan.subject.rolled_back.iter().any(|(_, revert)| *revert == Some(one.commit));
+        if is_cut || is_known || brought.iter().any(takes_back) {
             return Ok(true);
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use towpath_core::environment;
-use towpath_core::fault::Problem;
+use towpath_core::fault::{Fault, Problem};
 use towpath_core::revision::CommitId;
 use towpath_core::status::{CANNOT_PUSH, EnvironmentStatus, RollbackPhase, RollbackStatus, RolledBack};
 
@@ -22,16 +22,21 @@ const MAX_LOOKED_INTO: usize = 100;
 impl Task {
     /// The commit by which the branch has the reverts, made by us or by anybody.
     pub(super) async fn has_reverts(
-        &self,
+        &mut self,
         view: &Arc<View>,
         lane: &Lane,
         rollback: &RollbackStatus,
     ) -> Result<Option<CommitId>, Problem> {
         let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
+        // What a branch does not have, it has not as long as it stands there.
+        let asked = (rollback.id.clone(), tip, lane.head);
+        if self.pushes.not_landed.as_ref() == Some(&asked) {
+            return Ok(None);
+        }
         let undoing = undoing(rollback);
         let (mirror, chosen, settled) = (view.mirror.clone(), rollback.commits(), self.settled.clone());
         let head = lane.head;
-        blocking(move || {
+        let found: Result<Option<CommitId>, Problem> = blocking(move || {
             if let Some(tip) = tip.filter(|tip| mirror.contains(*tip)) {
                 if mirror.is_ancestor(tip, head)? {
                     return Ok(Some(tip));
@@ -52,7 +57,9 @@ impl Task {
             }
             Ok((!chosen.is_empty()).then_some(head))
         })
-        .await
+        .await;
+        self.pushes.not_landed = matches!(found, Ok(None)).then_some(asked);
+        found
     }
 
     /// The branch has the reverts, by a commit.
@@ -98,11 +105,19 @@ impl Task {
         // An environment that is there already need not go.
         let goes_to = self.not_there(goes_to);
         let commit = if is_same { Some(lane.head.to_string()) } else { rollback.commit.clone() };
-        let lines = rollback.lines.iter().filter(|line| !line.starts_with(CANNOT_PUSH)).cloned().collect();
+        let lines = rollback.lines.iter().filter(|line| !is_of_waiting(line)).cloned().collect();
         let next = RollbackStatus { phase: RollbackPhase::Done, goes_to, commit, lines, ..rollback };
         let status = EnvironmentStatus { rolled_back: noted, ..(*self.status).clone() };
         self.show_with(resource, status, next).await;
     }
+}
+
+/// Whether a line says what a rollback waits for, which is over by now.
+fn is_of_waiting(line: &str) -> bool {
+    let is_until_then =
+        line.contains(" until then: it has the same files") || line.contains(" stays as it is until then: ");
+    let is_beside = line.starts_with("the reverts stand on ") || line.contains(" may not be pushed to: ");
+    line.starts_with(CANNOT_PUSH) || is_until_then || is_beside
 }
 
 /// The commit of the branch that has the very files of some reverts, although it is none of them: they were merged as one.
@@ -158,5 +173,12 @@ fn merged_with_others(
         since.push(commit);
     }
     since.reverse();
-    if since.is_empty() { Ok(None) } else { mirror.first_with(undoing, made_on, &since) }
+    if since.is_empty() {
+        return Ok(None);
+    }
+    match mirror.first_with(undoing, made_on, &since) {
+        // What is beyond the limits is not found in this way.
+        Err(problem) if problem.fault == Fault::Content => Ok(None),
+        found => found,
+    }
 }

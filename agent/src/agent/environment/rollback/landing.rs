@@ -7,6 +7,7 @@ use towpath_core::candidate;
 use towpath_core::environment;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::names::EnvironmentName;
+use towpath_core::revert::{MAX_REVERTS, is_restoring};
 use towpath_core::revision::CommitId;
 use towpath_core::status::{CANNOT_PUSH, RollbackPhase, RollbackStatus};
 
@@ -14,7 +15,7 @@ use super::preview::{goes_to, revision};
 use super::{Task, repository_of, with_first_line, with_line};
 use crate::agent::Slot;
 use crate::blocking::blocking;
-use crate::repo::View;
+use crate::repo::{Mirror, View};
 use crate::resources::{BY_ITSELF, Environment};
 use crate::rollback::{self, Made, Plan, Pushed, Subject};
 
@@ -37,6 +38,8 @@ pub(in crate::agent) struct Pushes {
     busy_since: Option<Instant>,
     /// When the branch was last pushed to while the reverts wait to be merged into it.
     tried_at: Option<Instant>,
+    /// The rollback, its last commit and the head of the branch of which it is known that the reverts are not in it.
+    pub(super) not_landed: Option<(String, Option<CommitId>, CommitId)>,
 }
 
 /// What comes after a step.
@@ -142,9 +145,10 @@ impl Task {
         }
         let from = rollback.from.as_deref().and_then(crate::sync::revision_of).map(|from| from.commit);
         if rollback.id.starts_with(BY_ITSELF) && from != Some(lane.head) {
-            // What is newer may be what mends it: that is for a person to say.
-            let said = format!("{} has something newer, so nothing is taken back without a person", lane.branch);
-            self.ends(resource, rollback, &[Problem::content(said)], false).await;
+            // What is newer may be what mends it: that is for a person to say. What went back already stays there.
+            let said = format!("{} has something newer, so nothing is taken back there without a person", lane.branch);
+            let went_back = !rollback.waits_for_its_revert();
+            self.ends(resource, rollback, &[Problem::content(said)], went_back).await;
             return Step::Over;
         }
         match self.push_again(resource, environment, view, &lane, &rollback).await {
@@ -209,7 +213,11 @@ impl Task {
                 return Err(one(Problem::content(said).hint("look at it and ask again")));
             }
         }
-        let goes_to = goes_to.map(|commit| revision(&lane.branch, commit)).filter(|_| rollback.goes_to.is_some());
+        // Where it goes back to a release that ran, it goes on doing so.
+        let goes_to = match went_to_revert {
+            true => goes_to.map(|commit| revision(&lane.branch, commit)),
+            false => rollback.goes_to.clone(),
+        };
         let next = RollbackStatus {
             phase: RollbackPhase::Pushing,
             commit: Some(made.tip.to_string()),
@@ -247,8 +255,8 @@ impl Task {
                     with_first_line(next, merge),
                     format!("{} may not be pushed to: {why}", lane.branch),
                 );
-                let next = self.with_rest(environment, view, next).await;
                 let next = self.without_waiting(&environment.name, view, next, 2).await;
+                let next = self.with_rest(environment, view, next).await;
                 let next = RollbackStatus { phase: RollbackPhase::WaitsForMerge, branch: Some(beside), ..next };
                 self.show(resource, next).await;
                 Step::Waits
@@ -303,6 +311,12 @@ impl Task {
             return Step::Waits;
         }
         self.pushes.tried_at = Some(Instant::now());
+        let (mirror, commits) = (view.mirror.clone(), rollback.commits());
+        let made_on = blocking(move || made_on(&mirror, tip, &commits)).await;
+        // The branch may have been reset since: what was taken out of it by that does not come back.
+        if !made_on.is_ok_and(|made_on| made_on == Some(lane.head)) {
+            return Step::Waits;
+        }
         let pushed = match self.write_credentials(environment).await {
             Ok(credentials) => {
                 let (mirror, branch, at) = (view.mirror.clone(), lane.branch.clone(), (lane.head, tip));
@@ -356,7 +370,10 @@ impl Task {
         let written = self.status.rollback.clone().unwrap_or(begun);
         let rollback = with_first_line(written, format!("{CANNOT_PUSH}: {why}"));
         let rollback = self.without_waiting(&environment.name, view, rollback, 1).await;
-        self.show(resource, RollbackStatus { phase: RollbackPhase::Pushing, ..rollback }).await;
+        // A branch that is to be merged still is.
+        let waits = rollback.phase == RollbackPhase::WaitsForMerge;
+        let phase = if waits { rollback.phase } else { RollbackPhase::Pushing };
+        self.show(resource, RollbackStatus { phase, ..rollback }).await;
     }
 
     /// What was begun cannot be done on what the branch is now.
@@ -370,7 +387,7 @@ impl Task {
         let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let went_back = stays_held && !lands(&rollback) && !rollback.waits_for_its_revert();
         if went_back {
-            lines.insert(0, "it went back in the cluster, but its revert does not fit the branch any more:".to_owned());
+            lines.insert(0, "it went back in the cluster, but its revert is not on the branch:".to_owned());
             lines.push("it stays held; revert on the branch by hand, or let it go on with towpath reland".to_owned());
         }
         let mut status = (*self.status).clone();
@@ -381,6 +398,18 @@ impl Task {
         let next = RollbackStatus { phase: RollbackPhase::Refused, goes_to, lines, ..rollback };
         self.show_with(resource, status, next).await;
     }
+}
+
+/// What the commits of a rollback were made on: what comes before the last of them and is none of them.
+fn made_on(mirror: &Mirror, tip: CommitId, commits: &[CommitId]) -> Result<Option<CommitId>, Problem> {
+    for step in mirror.line(tip).take(MAX_REVERTS + 1) {
+        let (commit, _) = step?;
+        let told = mirror.told(commit)?;
+        if !is_restoring(&told.subject) && !told.reverts.iter().any(|taken| commits.contains(taken)) {
+            return Ok(Some(commit));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether something is landed again, and nothing taken back.
