@@ -6,6 +6,7 @@
 
 mod alerts;
 mod automatic;
+mod foreseen;
 mod landed;
 mod landing;
 mod preview;

@@ -283,7 +283,7 @@ async fn why_a_rollback_was_not_done_is_said_before_where_it_goes_all_the_same()
         },
     }));
     let said = words_of(&send(&routes, "GET", "/environments/staging", &[], "").await.1);
-    let (why, goes) = (said.find("its revert does not fit").unwrap(), said.find("On its way to").unwrap());
+    let (why, goes) = (said.find("its revert is not on the branch").unwrap(), said.find("On its way to").unwrap());
     assert!(why < goes, "{said}");
 }
 

@@ -9,12 +9,13 @@ use towpath_core::candidate;
 use towpath_core::commits::Commit;
 use towpath_core::environment::{self, RollbackCase};
 use towpath_core::fault::{Fault, Problem};
+use towpath_core::health::Health;
 use towpath_core::revert::is_restoring;
 use towpath_core::revision::CommitId;
 use towpath_core::rollback::{self, Trouble};
 use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, Wish};
 
-use super::{AGAIN, TOLD_AFTER, Task, with_short_lines};
+use super::{AGAIN, ASKED_WITHIN, TOLD_AFTER, Task, with_short_lines};
 use crate::agent::Slot;
 use crate::blocking::blocking;
 use crate::cluster::Severity;
@@ -72,7 +73,16 @@ impl Task {
         };
         let is_it = |trouble: Trouble| commit_of(&trouble).is_some_and(|commit| id_of(commit, trouble.case) == told.id);
         let is_tried_again = told.phase == RollbackPhase::Refused && !self.status.answered.contains(&told.id);
-        is_tried_again && !self.trouble(environment).is_some_and(is_it)
+        if !is_tried_again || self.trouble(environment).is_some_and(is_it) {
+            return false;
+        }
+        // Where it is only not known for a moment how the release is, it is as it was.
+        let running = self.status.running.as_ref().map(|running| &running.revision);
+        let under_way = self.status.sync.as_ref().map(|sync| &sync.revision);
+        let is_there = [running, under_way].into_iter().flatten().any(|revision| told.from.as_ref() == Some(revision));
+        let is_of_an_alert = told.id.starts_with(&format!("{BY_ITSELF}{:?}-", RollbackCase::Alert));
+        let is_well = self.status.health == Some(Health::Healthy);
+        !is_there || is_of_an_alert || is_well || self.status.held.is_some()
     }
 
     /// What is wrong with the release, where nothing was done about it yet: first of all what may be done by itself.
@@ -216,7 +226,12 @@ impl Task {
         let known = self.status.prepared.as_ref();
         let is_known = known.is_some_and(|known| known.id == told.id);
         let says_the_same = known.is_some_and(|known| is_known && known.lines == told.lines);
-        // What somebody has asked for meanwhile stays to be seen.
+        // What somebody has just asked for stays to be seen, and whoever waits for it gets it.
+        let now = Timestamp::now();
+        let is_fresh = |at: Timestamp| now.duration_since(at) < ASKED_WITHIN;
+        if known.is_some_and(|known| !known.id.starts_with(BY_ITSELF) && known.at.is_some_and(is_fresh)) {
+            return;
+        }
         let is_in_the_way = known.is_some() && !is_known && tried.is_told;
         tried.is_told = true;
         if says_the_same || is_in_the_way {
