@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::agent;
+use support::git_server::GitServer;
 use support::world::World;
 use towpath_core::revision::CommitId;
 use towpath_core::status::{EnvironmentStatus, RollbackPhase, State, Trigger};
@@ -51,6 +52,17 @@ impl Shop {
             self.environment(name, more).await;
         }
         self.world.start_agent();
+    }
+
+    /// The same with a git server, with one environment that ran the first release and then a bad one. Gives the two.
+    async fn ran_a_bad_release(&mut self, name: &str, server: &GitServer) -> (CommitId, CommitId) {
+        let first = self.world.repo.head("master");
+        let repository = json!({"url": server.url("deploy.git"), "interval": "2s"});
+        self.begin_with(repository, &[(name, json!({}))]).await;
+        self.ran(name, first).await;
+        let bad = self.commit("Bad", "web:2");
+        self.ran(name, bad).await;
+        (first, bad)
     }
 
     async fn environment(&self, name: &str, more: &Value) {
@@ -127,6 +139,11 @@ fn hook(shop: &Shop, name: &str, script: &str) -> std::path::PathBuf {
 /// Whether nothing is kept away for want of a revert.
 fn is_settled(status: &EnvironmentStatus) -> bool {
     status.held.is_none() && status.rolled_back.iter().all(|one| one.revert.is_some())
+}
+
+/// Whether an environment is held on a commit.
+fn is_held_on(commit: CommitId) -> impl Fn(&EnvironmentStatus) -> bool {
+    move |status| status.state == State::Held && status.running_commit() == Some(commit)
 }
 
 pub fn phase(status: &EnvironmentStatus) -> Option<RollbackPhase> {

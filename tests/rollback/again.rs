@@ -1,7 +1,5 @@
 //! What was rolled back does not come back by another way: merges, other branches, a second rollback, an old request.
 
-use support::git_server::GitServer;
-
 use super::*;
 
 fn config(name: &str, value: &str) -> String {
@@ -312,25 +310,16 @@ async fn landing_something_else_does_not_end_a_rollback_that_cannot_be_pushed_ye
 async fn an_environment_that_is_renamed_stays_away_from_what_was_rolled_back() {
     let mut shop = Shop::new("renamed-held").await;
     let server = GitServer::start(shop.world.folder());
-    let first = shop.world.repo.head("master");
-    let url = server.url("deploy.git");
-    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("renamed-held", json!({}))]).await;
-    shop.ran("renamed-held", first).await;
-    let bad = shop.commit("Bad", "web:2");
-    shop.ran("renamed-held", bad).await;
+    let (first, _) = shop.ran_a_bad_release("renamed-held", &server).await;
     let protected = hook(&shop, "update", super::pushing::PROTECTED);
     shop.does(&["rollback", "renamed-held", "-y"]);
     shop.runs_image("web:1").await;
-    let is_held = |status: &EnvironmentStatus| {
-        status.state == State::Held
-            && status.running.as_ref().is_some_and(|running| running.revision.ends_with(&first.to_string()))
-    };
-    let status = shop.world.status_where("renamed-held", "held", is_held).await;
+    let status = shop.world.status_where("renamed-held", "held", is_held_on(first)).await;
     let branch = status.rollback.unwrap().branch.unwrap();
     let generation = |object: Option<Value>| object.unwrap()["metadata"]["generation"].clone();
     let before = generation(shop.world.get("apps/v1", "Deployment", "web").await);
     shop.environment("renamed-held-new", &json!({"movedFrom": "renamed-held"})).await;
-    let status = shop.world.status_where("renamed-held-new", "held too", is_held).await;
+    let status = shop.world.status_where("renamed-held-new", "held too", is_held_on(first)).await;
     assert!(status.held.unwrap().contains(&format!("waits for {branch} to be merged")));
     shop.world.plane.kubectl(&["delete", "environment/renamed-held", "-n", "renamed-held"]).unwrap();
     std::fs::remove_file(protected).unwrap();

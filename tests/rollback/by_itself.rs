@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 use support::alertmanager::{Access, Alertmanager};
-use support::git_server::GitServer;
 
 use super::*;
 
@@ -49,7 +48,7 @@ async fn a_release_that_does_not_become_healthy_goes_back_by_itself_once_and_wha
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_went_back_and_cannot_be_pushed_stays_there_whatever_comes_to_the_branch() {
     let mut shop = Shop::new("stays-back").await;
-    let server = support::git_server::GitServer::start(shop.world.folder());
+    let server = GitServer::start(shop.world.folder());
     let first = shop.world.repo.head("master");
     let rules = json!({"automatic": ["Degraded"]});
     let url = server.url("deploy.git");
@@ -58,11 +57,7 @@ async fn one_that_went_back_and_cannot_be_pushed_stays_there_whatever_comes_to_t
     shop.ran("stays-back", first).await;
     hook(&shop, "update", "echo 'nobody may push' >&2; exit 1");
     shop.commit("A bad image", "web:2-crash");
-    let is_back = |status: &EnvironmentStatus| {
-        status.state == State::Held
-            && status.running.as_ref().is_some_and(|running| running.revision.ends_with(&first.to_string()))
-    };
-    shop.world.status_where("stays-back", "back, and held", is_back).await;
+    shop.world.status_where("stays-back", "back, and held", is_held_on(first)).await;
     let text = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "beside"}}).to_string();
     shop.world.repo.commit("master", "Beside", &[("prod/beside.yaml", &text)]);
     let is_told = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::Refused);
@@ -70,7 +65,7 @@ async fn one_that_went_back_and_cannot_be_pushed_stays_there_whatever_comes_to_t
     let lines = status.rollback.unwrap().lines;
     assert!(lines.iter().any(|line| line.contains("has something newer")), "{lines:#?}");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(is_back(&shop.world.status("stays-back").await));
+    assert!(is_held_on(first)(&shop.world.status("stays-back").await));
     assert!(shop.world.get("v1", "ConfigMap", "beside").await.is_none());
     shop.runs_image("web:1").await;
 }

@@ -1,7 +1,6 @@
 //! Rollbacks of components: a pin is one value, and its image may be gone.
 
 use support::deploy_repo::DeployRepo;
-use support::git_server::GitServer;
 use support::registry::{Access, Registry};
 
 use super::*;

@@ -1,19 +1,13 @@
 //! Going back while the git server is away.
 
-use support::git_server::GitServer;
-
 use super::*;
 
 /// A shop whose environment went back to the first release while git is away. Gives the port of the git server too.
 async fn went_back_without_git(name: &str, more: &[&str]) -> (Shop, u16) {
     let mut shop = Shop::new(name).await;
     let server = GitServer::start(shop.world.folder());
-    let (url, port) = (server.url("deploy.git"), server.port());
-    let first = shop.world.repo.head("master");
-    shop.begin_with(json!({"url": url, "interval": "2s"}), &[(name, json!({}))]).await;
-    shop.ran(name, first).await;
-    let bad = shop.commit("Bad", "web:2");
-    shop.ran(name, bad).await;
+    let port = server.port();
+    shop.ran_a_bad_release(name, &server).await;
     drop(server);
     let is_away =
         |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
@@ -27,12 +21,8 @@ async fn went_back_without_git(name: &str, more: &[&str]) -> (Shop, u16) {
 async fn an_environment_goes_back_while_git_is_away_and_the_revert_follows() {
     let mut shop = Shop::new("emergency").await;
     let server = GitServer::start(shop.world.folder());
-    let (url, port) = (server.url("deploy.git"), server.port());
-    let first = shop.world.repo.head("master");
-    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("emergency", json!({}))]).await;
-    shop.ran("emergency", first).await;
-    let bad = shop.commit("Bad", "web:2");
-    shop.ran("emergency", bad).await;
+    let port = server.port();
+    let (first, bad) = shop.ran_a_bad_release("emergency", &server).await;
     drop(server);
     let is_away =
         |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));
@@ -113,12 +103,8 @@ async fn files_are_not_restored_over_commits_that_nobody_agreed_to_lose() {
 async fn a_revert_that_no_longer_fits_when_git_is_back_is_told_and_the_environment_stays_held() {
     let mut shop = Shop::new("no-fit").await;
     let server = GitServer::start(shop.world.folder());
-    let (url, port) = (server.url("deploy.git"), server.port());
-    let first = shop.world.repo.head("master");
-    shop.begin_with(json!({"url": url, "interval": "2s"}), &[("no-fit", json!({}))]).await;
-    shop.ran("no-fit", first).await;
-    let bad = shop.commit("Bad", "web:2");
-    shop.ran("no-fit", bad).await;
+    let port = server.port();
+    let (first, bad) = shop.ran_a_bad_release("no-fit", &server).await;
     drop(server);
     let is_away =
         |status: &EnvironmentStatus| status.problems.iter().any(|problem| problem.contains("repository shop"));

@@ -1,6 +1,6 @@
 //! What becomes of the reverts on the server: one push, once, beside others, and beside a branch that is protected.
 
-use support::git_server::{Fault, GitServer};
+use support::git_server::Fault;
 
 use super::*;
 
@@ -18,16 +18,6 @@ async fn with_a_bad_release(name: &str, more: Value) -> (Shop, CommitId, CommitI
     (shop, first, bad)
 }
 
-/// The same behind a git server. Gives the first release and the bad one.
-async fn with_a_bad_release_on(shop: &mut Shop, name: &str, server: &GitServer) -> (CommitId, CommitId) {
-    let first = shop.world.repo.head("master");
-    shop.begin_with(json!({"url": server.url("deploy.git"), "interval": "2s"}), &[(name, json!({}))]).await;
-    shop.ran(name, first).await;
-    let bad = shop.commit("Bad", "web:2");
-    shop.ran(name, bad).await;
-    (first, bad)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn reverts_of_a_protected_branch_stand_on_their_own_and_are_recognised_however_they_are_merged() {
     for (name, how) in
@@ -35,11 +25,7 @@ async fn reverts_of_a_protected_branch_stand_on_their_own_and_are_recognised_how
     {
         let mut shop = Shop::new(name).await;
         let server = GitServer::start(shop.world.folder());
-        let first = shop.world.repo.head("master");
-        shop.begin_with(json!({"url": server.url("deploy.git"), "interval": "2s"}), &[(name, json!({}))]).await;
-        shop.ran(name, first).await;
-        let bad = shop.commit("Bad", "web:2");
-        shop.ran(name, bad).await;
+        let (first, bad) = shop.ran_a_bad_release(name, &server).await;
         let protected = hook(&shop, "update", PROTECTED);
         let said = shop.does(&["rollback", name, "-y"]);
         assert!(said.contains("master may not be pushed to") && said.contains("open a merge request"), "{said}");
@@ -93,8 +79,7 @@ async fn reverts_of_one_line_that_were_squashed_are_recognised_after_the_lane_or
     ] {
         let mut shop = Shop::new(name).await;
         let server = GitServer::start(shop.world.folder());
-        let first = shop.world.repo.head("master");
-        with_a_bad_release_on(&mut shop, name, &server).await;
+        let (first, _) = shop.ran_a_bad_release(name, &server).await;
         let worse = shop.commit("Worse", "web:3");
         shop.ran(name, worse).await;
         let protected = hook(&shop, "update", PROTECTED);
@@ -127,7 +112,7 @@ async fn reverts_of_one_line_that_were_squashed_are_recognised_after_the_lane_or
 async fn a_branch_that_was_reset_has_no_revert_and_the_change_does_not_come_back_with_a_push() {
     let mut shop = Shop::new("reset-lane").await;
     let server = GitServer::start(shop.world.folder());
-    let (first, bad) = with_a_bad_release_on(&mut shop, "reset-lane", &server).await;
+    let (first, bad) = shop.ran_a_bad_release("reset-lane", &server).await;
     hook(&shop, "update", PROTECTED);
     shop.does(&["rollback", "reset-lane", "-y"]);
     shop.world.status_where("reset-lane", "waiting for a merge", |status| status.state == State::Held).await;
@@ -150,7 +135,7 @@ async fn a_branch_that_was_reset_has_no_revert_and_the_change_does_not_come_back
 async fn a_rollback_is_over_where_its_environment_follows_another_repository() {
     let mut shop = Shop::new("other-repository").await;
     let server = GitServer::start(shop.world.folder());
-    with_a_bad_release_on(&mut shop, "other-repository", &server).await;
+    shop.ran_a_bad_release("other-repository", &server).await;
     hook(&shop, "update", PROTECTED);
     shop.does(&["rollback", "other-repository", "-y"]);
     shop.world.status_where("other-repository", "waiting for a merge", |status| status.held.is_some()).await;
@@ -179,7 +164,7 @@ async fn a_rollback_is_over_where_its_environment_follows_another_repository() {
 async fn what_was_to_be_landed_again_and_is_not_says_nothing_of_going_back() {
     let mut shop = Shop::new("reland-elsewhere").await;
     let server = GitServer::start(shop.world.folder());
-    let (first, bad) = with_a_bad_release_on(&mut shop, "reland-elsewhere", &server).await;
+    let (first, bad) = shop.ran_a_bad_release("reland-elsewhere", &server).await;
     shop.does(&["rollback", "reland-elsewhere", "-y"]);
     shop.ran("reland-elsewhere", shop.world.repo.head("master")).await;
     hook(&shop, "update", PROTECTED);
@@ -202,7 +187,7 @@ async fn a_branch_that_cannot_be_moved_for_a_moment_is_tried_again_before_anythi
     for (name, passes) in [("locked-shortly", true), ("locked-long", false)] {
         let mut shop = Shop::new(name).await;
         let server = GitServer::start(shop.world.folder());
-        with_a_bad_release_on(&mut shop, name, &server).await;
+        shop.ran_a_bad_release(name, &server).await;
         shop.does(&["rollback", name, "--dry-run"]);
         let digest = shop.world.status(name).await.prepared.unwrap().digest;
         let lock = shop.world.repo.path().join("refs/heads/master.lock");
@@ -237,7 +222,7 @@ async fn a_branch_that_may_be_pushed_to_again_has_its_reverts_without_a_merge() 
     // Ten minutes are six seconds.
     shop.world.start_options().time_scale = 100;
     let server = GitServer::start(shop.world.folder());
-    with_a_bad_release_on(&mut shop, "open-again", &server).await;
+    shop.ran_a_bad_release("open-again", &server).await;
     let protected = hook(&shop, "update", PROTECTED);
     shop.does(&["rollback", "open-again", "-y"]);
     let is_beside = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::WaitsForMerge);
@@ -254,7 +239,7 @@ async fn what_somebody_took_out_of_the_branch_by_a_reset_does_not_come_back_with
     let mut shop = Shop::new("reset-since").await;
     shop.world.start_options().time_scale = 100;
     let server = GitServer::start(shop.world.folder());
-    let bad = with_a_bad_release_on(&mut shop, "reset-since", &server).await.1;
+    let bad = shop.ran_a_bad_release("reset-since", &server).await.1;
     let secret = shop.world.repo.commit("master", "A secret", &[("secret.txt", "hush")]);
     shop.ran("reset-since", secret).await;
     let protected = hook(&shop, "update", PROTECTED);
@@ -288,11 +273,7 @@ async fn where_reverts_can_be_pushed_nowhere_the_release_before_runs_all_the_sam
     let said = shop.does(&["rollback", "push-nowhere", "-y"]);
     assert!(said.contains("its reverts cannot be pushed") && said.contains("nobody may push"), "{said}");
     assert!(said.contains(&format!("push-nowhere runs master@{}, held", first.short())), "{said}");
-    let is_back = |status: &EnvironmentStatus| {
-        status.state == State::Held
-            && status.running.as_ref().is_some_and(|running| running.revision.ends_with(&first.to_string()))
-    };
-    let status = shop.world.status_where("push-nowhere", "back, and held", is_back).await;
+    let status = shop.world.status_where("push-nowhere", "back, and held", is_held_on(first)).await;
     let lines = status.rollback.unwrap().lines;
     assert!(lines[1].contains(&format!("goes back to {} until then", first.short())), "{lines:#?}");
     std::fs::remove_file(shut).unwrap();
@@ -442,11 +423,7 @@ async fn who_may_not_push_is_told_before_and_not_after() {
     let mut shop = Shop::new("no-login").await;
     let server = GitServer::start(shop.world.folder());
     server.require_login_to_push("deploy.git", "towpath", "secret");
-    let first = shop.world.repo.head("master");
-    shop.begin_with(json!({"url": server.url("deploy.git"), "interval": "2s"}), &[("no-login", json!({}))]).await;
-    shop.ran("no-login", first).await;
-    let bad = shop.commit("Bad", "web:2");
-    shop.ran("no-login", bad).await;
+    let (_, bad) = shop.ran_a_bad_release("no-login", &server).await;
     let why = shop.fails(&["rollback", "no-login", "--dry-run"]);
     assert!(why.contains("the revert could not be pushed"), "{why}");
     assert_eq!(shop.world.repo.head("master"), bad);

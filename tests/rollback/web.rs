@@ -1,7 +1,6 @@
 //! Rollbacks over the API and the page.
 
 use reqwest::{Method, Response, StatusCode};
-use support::git_server::GitServer;
 
 use super::pushing::PROTECTED;
 use super::*;
@@ -164,13 +163,8 @@ async fn the_page_leads_from_a_release_to_a_preview_and_back_to_what_was_done() 
 async fn whoever_waits_is_told_at_once_which_branch_waits_to_be_merged() {
     let mut shop = Shop::new("shut").await;
     let server = GitServer::start(shop.world.folder());
-    let first = shop.world.repo.head("master");
     listen(&mut shop.world);
-    let repository = json!({"url": server.url("deploy.git"), "interval": "2s"});
-    shop.begin_with(repository, &[("shut", json!({}))]).await;
-    shop.ran("shut", first).await;
-    let bad = shop.commit("Bad", "web:2");
-    shop.ran("shut", bad).await;
+    shop.ran_a_bad_release("shut", &server).await;
     let protected = hook(&shop, "update", PROTECTED);
     let world = &shop.world;
     let (_, preview) = ask(world, "shut/rollback", &json!({})).await;

@@ -233,9 +233,9 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
             return Err(Problem::passing("another rollback has taken its place").into());
         };
         let goes = rollback.goes_to.as_deref().map(output::short_revisions);
-        let lands = rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some());
-        if let Some(why) = rollback.cannot_push().filter(|_| goes.is_none() || rollback.waits_for_its_revert()) {
-            if lands || goes.is_some() {
+        let is_there = goes.is_none() && !rollback.lands();
+        if let Some(why) = rollback.cannot_push().filter(|_| rollback.waits_for_somebody()) {
+            if !is_there {
                 let hint = "it is tried again; it stays held until then, and towpath reland ends it";
                 return Err(Problem::setup(clean_line(why, SHOWN_CHARACTERS)).hint(hint).into());
             }
@@ -246,11 +246,10 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
         let now = match (rollback.phase, &goes) {
             (RollbackPhase::Refused, _) => return Err(told(rollback)),
             // Where it waits for the merge to go anywhere, nobody waits here.
-            (RollbackPhase::WaitsForMerge, goes) if goes.is_none() || rollback.waits_for_its_revert() => {
+            (RollbackPhase::WaitsForMerge, _) if rollback.waits_for_somebody() => {
                 for line in rollback.lines.iter().take(4) {
                     output::data(&clean_line(line, SHOWN_CHARACTERS))?;
                 }
-                let is_there = goes.is_none() && !lands;
                 if is_there {
                     output::data(&runs(name, &status))?;
                 }

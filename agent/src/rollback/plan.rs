@@ -426,13 +426,12 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
     let (mut chosen, mut lifts) = (Vec::new(), Vec::new());
     for commit in named {
         let found = standing.iter().find(|one| one.revert == commit || one.taken == commit);
-        let restored = restored_by(mirror, &subject, commit)?;
         let merged = brought(mirror, commit)?;
         let brings_a_revert = merged.iter().any(|brought| standing.iter().any(|one| one.revert == brought.commit));
         let revert = match found {
             Some(one) => Some(on_the_line(mirror, head, one.revert)?),
             None if brings_a_revert && only_reverts(&merged) => Some(commit),
-            None => restored,
+            None => restored_by(mirror, &subject, commit)?,
         };
         match revert {
             Some(revert) if chosen.contains(&revert) => {}

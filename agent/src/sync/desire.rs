@@ -30,8 +30,8 @@ pub(super) async fn revision(view: &View, candidate: Option<&Candidate>) -> Opti
 }
 
 /// What should be there at a revision, with every image that has to be named by its digest named so; and what of newer
-/// settings is held back, or which digests no registry has confirmed in an emergency. For what runs already (`is_move` is false) and a digest that is not known that is what was
-/// desired before these settings: it is mended meanwhile.
+/// settings is held back, or which digests no registry has confirmed in an emergency. For what runs already (`is_move` is
+/// false) and a digest that is not known that is what was desired before these settings: it is mended meanwhile.
 ///
 /// # Errors
 /// Everything that the tree, the render room or the policy room found, and every digest that is not known.

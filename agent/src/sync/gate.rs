@@ -59,7 +59,7 @@ impl Standing {
     pub fn of(status: &EnvironmentStatus, settled: Arc<Settled>) -> Standing {
         let under_way = status.sync.as_ref().filter(|sync| !sync.applied);
         Standing {
-            running: status.running.as_ref().and_then(|running| running.commit()),
+            running: status.running_commit(),
             under_way: under_way.and_then(|sync| Some(course::revision_of(&sync.revision)?.commit)),
             rollback: status.rollback.clone().filter(|one| one.goes_to.is_some() || one.phase.is_under_way()),
             rolled_back: status.changes_rolled_back(),

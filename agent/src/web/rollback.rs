@@ -252,11 +252,7 @@ async fn follow(state: &State, id: &Id, rollback: RollbackStatus, until: Instant
 fn is_settled(rollback: &RollbackStatus) -> bool {
     match (rollback.phase, &rollback.goes_to) {
         (RollbackPhase::Refused, _) => true,
-        (RollbackPhase::Pushing, goes_to) => {
-            rollback.cannot_push().is_some() && (goes_to.is_none() || rollback.waits_for_its_revert())
-        }
-        // It goes nowhere before the merge.
-        (RollbackPhase::WaitsForMerge, Some(_)) => rollback.waits_for_its_revert(),
+        (RollbackPhase::Pushing | RollbackPhase::WaitsForMerge, _) => rollback.waits_for_somebody(),
         (_, goes_to) => goes_to.is_none(),
     }
 }

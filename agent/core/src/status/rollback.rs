@@ -132,6 +132,23 @@ impl RollbackStatus {
         self.phase.is_under_way() && goes_to.ends_with(commit)
     }
 
+    /// Whether it goes on without anybody having to wait for it: what it waits for, a person must do, and the environment is
+    /// where it goes until then, or goes nowhere before.
+    pub fn waits_for_somebody(&self) -> bool {
+        let waits = self.phase == RollbackPhase::WaitsForMerge || self.cannot_push().is_some();
+        waits && (self.goes_to.is_none() || self.waits_for_its_revert())
+    }
+
+    /// Whether something is landed again, and nothing taken back.
+    pub fn lands(&self) -> bool {
+        self.wish.as_ref().is_some_and(|wish| wish.reland.is_some())
+    }
+
+    /// The last of its commits.
+    pub fn tip(&self) -> Option<CommitId> {
+        self.commit.as_ref()?.parse().ok()
+    }
+
     /// The branch that is reverted on.
     pub fn lane(&self) -> Option<&str> {
         Some(self.from.as_ref()?.rsplit_once("@sha1:")?.0)
@@ -188,6 +205,11 @@ impl RolledBack {
 }
 
 impl EnvironmentStatus {
+    /// The commit that it runs.
+    pub fn running_commit(&self) -> Option<CommitId> {
+        self.running.as_ref()?.commit()
+    }
+
     /// What stands here of a request for a rollback: begun, or prepared.
     pub fn rollback_of(&self, id: &str) -> Option<&RollbackStatus> {
         [&self.rollback, &self.prepared].into_iter().flatten().find(|one| one.id == id)

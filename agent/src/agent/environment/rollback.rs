@@ -65,7 +65,7 @@ impl Task {
         let asked = self.asked_to_roll_back(resource);
         let is_under_way = self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase.is_under_way());
         let has_open = self.status.rolled_back.iter().any(|one| one.revert.is_none());
-        let running = self.status.running.as_ref().and_then(|running| running.commit());
+        let running = self.status.running_commit();
         let has_moved = !self.status.rolled_back.is_empty() && self.noted_for != running;
         let is_idle = asked.is_none() && !is_under_way && !has_open && !has_moved && !self.is_in_trouble(environment);
         self.is_unanswered = false;
@@ -305,7 +305,7 @@ impl Task {
 
     /// A revision that it is to go to, unless it runs there.
     fn not_there(&self, goes_to: Option<String>) -> Option<String> {
-        let runs = self.status.running.as_ref().and_then(|running| running.commit());
+        let runs = self.status.running_commit();
         goes_to.filter(|goes_to| crate::sync::revision_of(goes_to).map(|one| one.commit) != runs)
     }
 
@@ -326,7 +326,7 @@ impl Task {
     /// too, whatever is edited there. What somebody landed again by hand, and runs, is not rolled back any more.
     async fn note_what_is_settled(&mut self, view: &Arc<View>) {
         let is_open = |one: &RolledBack| one.revert.is_none();
-        let Some(running) = self.status.running.as_ref().and_then(|running| running.commit()) else { return };
+        let Some(running) = self.status.running_commit() else { return };
         let has_moved = self.noted_for.replace(running) != Some(running);
         if self.status.rolled_back.is_empty() || !(has_moved || self.status.rolled_back.iter().any(is_open)) {
             return;

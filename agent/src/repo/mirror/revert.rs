@@ -56,6 +56,16 @@ pub enum Undoing {
     Restoring(CommitId),
 }
 
+impl Undoing {
+    /// The commits that it is made of.
+    pub fn commits(&self) -> &[CommitId] {
+        match self {
+            Undoing::Reverts(reverts) => reverts,
+            Undoing::Restoring(to) => std::slice::from_ref(to),
+        }
+    }
+}
+
 impl Mirror {
     /// What a revert of a commit gives on another one: the tree that `git revert` gives, of a merge with `-m 1`; or, where
     /// that is not certain, conflicts.
@@ -162,11 +172,7 @@ impl Mirror {
         made_on: CommitId,
         commits: &[CommitId],
     ) -> Result<Option<CommitId>, Problem> {
-        let own = match undoing {
-            Undoing::Reverts(reverts) => reverts.as_slice(),
-            Undoing::Restoring(to) => std::slice::from_ref(to),
-        };
-        let needed: Vec<CommitId> = own.iter().chain([&made_on]).chain(commits).copied().collect();
+        let needed: Vec<CommitId> = undoing.commits().iter().chain([&made_on]).chain(commits).copied().collect();
         self.in_memory(&needed, |workshop| {
             let tree = |commit: CommitId| workshop.repository.find_commit(oid(commit)).map(|commit| commit.tree_id());
             let base = tree(made_on)?;

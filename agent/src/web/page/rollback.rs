@@ -148,11 +148,7 @@ fn waits(rollback: &RollbackStatus) -> Markup {
 
 /// The heading of a rollback.
 fn title(rollback: &RollbackStatus) -> &'static str {
-    if lands(rollback) { "Landing again" } else { "Rollback" }
-}
-
-fn lands(rollback: &RollbackStatus) -> bool {
-    rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some())
+    if rollback.lands() { "Landing again" } else { "Rollback" }
 }
 
 fn badge(rollback: &RollbackStatus) -> Markup {
@@ -249,7 +245,7 @@ pub(in crate::web) fn rollback(environment: &Environment, view: &View, now: Time
     let status = environment.status.as_ref().unwrap_or(&unknown);
     let prepared = status.prepared.as_ref();
     let is_another = view.id.is_some() && prepared.is_none_or(|one| view.id.as_ref() != Some(&one.id));
-    let heading = if prepared.is_some_and(lands) { "Land again in" } else { "Roll back" };
+    let heading = if prepared.is_some_and(RollbackStatus::lands) { "Land again in" } else { "Roll back" };
     let main = html! {
         p.back { a href={ "/environments/" (name) } { (name) } }
         div.headline {
@@ -294,7 +290,7 @@ fn preview(name: &str, prepared: &RollbackStatus, may_ask: bool, now: Timestamp)
                             value=(prepared.reason.as_deref().unwrap_or_default());
                     }
                     div.actions {
-                        button.strong type="submit" { @if lands(prepared) { "Land again now" } @else { "Roll back now" } }
+                        button.strong type="submit" { @if prepared.lands() { "Land again now" } @else { "Roll back now" } }
                         a href={ "/environments/" (name) } { "Do nothing" }
                     }
                     p.soft { "Exactly this is done, or nothing: it is confirmed as " code { (digest) } "." }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use towpath_core::environment;
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::revision::CommitId;
-use towpath_core::status::{CANNOT_PUSH, EnvironmentStatus, RollbackPhase, RollbackStatus, RolledBack};
+use towpath_core::status::{EnvironmentStatus, RollbackPhase, RollbackStatus, RolledBack};
 
 use super::Task;
-use super::landing::Lane;
+use super::landing::{Lane, is_of_waiting};
 use super::preview::revision;
 use crate::blocking::blocking;
 use crate::repo::{Mirror, Undoing, View};
@@ -27,7 +27,7 @@ impl Task {
         lane: &Lane,
         rollback: &RollbackStatus,
     ) -> Result<Option<CommitId>, Problem> {
-        let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
+        let tip = rollback.tip();
         // What a branch does not have, it has not as long as it stands there.
         let asked = (rollback.id.clone(), tip, lane.head);
         if self.pushes.not_landed.as_ref() == Some(&asked) {
@@ -72,10 +72,10 @@ impl Task {
         rollback: RollbackStatus,
     ) {
         let rollback = self.with_rest(environment, view, rollback).await;
-        let tip = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok());
+        let tip = rollback.tip();
         let commits: Vec<String> = rollback.reverts.iter().map(|one| one.commit.clone()).collect();
         let (mirror, head, noted) = (view.mirror.clone(), lane.head, self.status.rolled_back.clone());
-        let running = self.status.running.as_ref().and_then(|running| running.commit());
+        let running = self.status.running_commit();
         let (is_same, runs_the_same, has_tip, noted) = blocking(move || {
             let tree = |commit: CommitId| mirror.commit(commit).map(|stored| stored.tree).ok();
             let is_in = |commit: CommitId| mirror.contains(commit) && mirror.is_ancestor(commit, head).unwrap_or(false);
@@ -110,14 +110,6 @@ impl Task {
         let status = EnvironmentStatus { rolled_back: noted, ..(*self.status).clone() };
         self.show_with(resource, status, next).await;
     }
-}
-
-/// Whether a line says what a rollback waits for, which is over by now.
-fn is_of_waiting(line: &str) -> bool {
-    let is_until_then =
-        line.contains(" until then: it has the same files") || line.contains(" stays as it is until then: ");
-    let is_beside = line.starts_with("the reverts stand on ") || line.contains(" may not be pushed to: ");
-    line.starts_with(CANNOT_PUSH) || is_until_then || is_beside
 }
 
 /// The commit of the branch that has the very files of some reverts, although it is none of them: they were merged as one.
@@ -157,11 +149,7 @@ fn merged_with_others(
     made_on: CommitId,
     head: CommitId,
 ) -> Result<Option<CommitId>, Problem> {
-    let own = match undoing {
-        Undoing::Reverts(reverts) => reverts.as_slice(),
-        Undoing::Restoring(to) => std::slice::from_ref(to),
-    };
-    if !own.iter().chain([&made_on]).all(|commit| mirror.contains(*commit)) {
+    if !undoing.commits().iter().chain([&made_on]).all(|commit| mirror.contains(*commit)) {
         return Ok(None);
     }
     let mut since = Vec::new();

@@ -29,6 +29,19 @@ const BUSY_FOR: Duration = Duration::from_secs(60);
 /// minutes at the latest, so that is about how often.
 const NOT_TRIED_FOR: Duration = Duration::from_secs(540);
 
+/// What is said while reverts are not on their branch, and of the environment meanwhile.
+const MAY_NOT: &str = "may not be pushed to:";
+const STAND_ON: &str = "the reverts stand on";
+const GOES_BACK: &str = "until then: it has the same files";
+const STAYS: &str = "stays as it is until then:";
+
+/// Whether a line says what a rollback waits for.
+pub(super) fn is_of_waiting(line: &str) -> bool {
+    let is_beside = line.starts_with(&format!("{STAND_ON} ")) || line.contains(&format!(" {MAY_NOT} "));
+    let is_meanwhile = line.contains(&format!(" {GOES_BACK}")) || line.contains(&format!(" {STAYS} "));
+    line.starts_with(CANNOT_PUSH) || is_beside || is_meanwhile
+}
+
 /// What came of pushes of a rollback.
 #[derive(Default)]
 pub(in crate::agent) struct Pushes {
@@ -96,7 +109,7 @@ impl Task {
         let follows = repository_of(environment);
         if let Some(begun_in) = rollback.repository.as_ref().filter(|begun_in| **begun_in != follows) {
             let said = format!("it was begun in Repository {begun_in}, and {} follows {follows} now", environment.name);
-            let problem = Problem::content(said).hint(match lands(&rollback) {
+            let problem = Problem::content(said).hint(match rollback.lands() {
                 true => "land it again with an environment that follows that",
                 false => "revert there by hand where that is still wanted",
             });
@@ -108,7 +121,7 @@ impl Task {
         if rollback.lane() != Some(&lane.branch) {
             let begun_on = rollback.lane().unwrap_or_default();
             let said = format!("it was begun on {begun_on}, and {} follows {} now", environment.name, lane.branch);
-            let problem = Problem::content(said).hint(match lands(&rollback) {
+            let problem = Problem::content(said).hint(match rollback.lands() {
                 true => format!("land it again on {begun_on} with an environment that follows that"),
                 false => format!("revert on {begun_on} by hand where that is still wanted"),
             });
@@ -250,11 +263,8 @@ impl Task {
                 Step::Waits
             }
             Pushed::Beside { branch: beside, why } => {
-                let merge = format!("the reverts stand on {beside}: merge it into {}", lane.branch);
-                let next = with_first_line(
-                    with_first_line(next, merge),
-                    format!("{} may not be pushed to: {why}", lane.branch),
-                );
+                let merge = format!("{STAND_ON} {beside}: merge it into {}", lane.branch);
+                let next = with_first_line(with_first_line(next, merge), format!("{} {MAY_NOT} {why}", lane.branch));
                 let next = self.without_waiting(&environment.name, view, next, 2).await;
                 let next = self.with_rest(environment, view, next).await;
                 let next = RollbackStatus { phase: RollbackPhase::WaitsForMerge, branch: Some(beside), ..next };
@@ -284,12 +294,11 @@ impl Task {
             tree(made.commit).is_some() && tree(made.commit) == tree(to.commit)
         });
         if has_its_files.await {
-            let said = format!("{name} goes back to {} until then: it has the same files", to.commit.short());
+            let said = format!("{name} goes back to {} {GOES_BACK}", to.commit.short());
             let goes_to = self.not_there(rollback.to.clone());
             with_line(RollbackStatus { goes_to, ..rollback }, lines_before, said)
         } else {
-            let said =
-                format!("{name} stays as it is until then: no release that ran before has the files of the revert");
+            let said = format!("{name} {STAYS} no release that ran before has the files of the revert");
             with_line(rollback, lines_before, said)
         }
     }
@@ -304,7 +313,7 @@ impl Task {
         rollback: &RollbackStatus,
     ) -> Step {
         let tried_at = *self.pushes.tried_at.get_or_insert_with(Instant::now);
-        let Some(tip) = rollback.commit.as_ref().and_then(|tip| tip.parse::<CommitId>().ok()) else {
+        let Some(tip) = rollback.tip() else {
             return Step::Waits;
         };
         if tried_at.elapsed() < self.shared.settings.scaled(NOT_TRIED_FOR) {
@@ -378,14 +387,14 @@ impl Task {
 
     /// What was begun cannot be done on what the branch is now.
     async fn does_not_fit(&mut self, resource: &Environment, rollback: RollbackStatus, problems: &[Problem]) {
-        let went_back = !lands(&rollback) && !rollback.waits_for_its_revert();
+        let went_back = !rollback.lands() && !rollback.waits_for_its_revert();
         self.ends(resource, rollback, problems, went_back).await;
     }
 
     /// Ends what was begun without its reverts. What went back in the cluster stays held.
     async fn ends(&mut self, resource: &Environment, rollback: RollbackStatus, problems: &[Problem], stays_held: bool) {
         let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let went_back = stays_held && !lands(&rollback) && !rollback.waits_for_its_revert();
+        let went_back = stays_held && !rollback.lands() && !rollback.waits_for_its_revert();
         if went_back {
             lines.insert(0, "it went back in the cluster, but its revert is not on the branch:".to_owned());
             lines.push("it stays held; revert on the branch by hand, or let it go on with towpath reland".to_owned());
@@ -410,9 +419,4 @@ fn made_on(mirror: &Mirror, tip: CommitId, commits: &[CommitId]) -> Result<Optio
         }
     }
     Ok(None)
-}
-
-/// Whether something is landed again, and nothing taken back.
-fn lands(rollback: &RollbackStatus) -> bool {
-    rollback.wish.as_ref().is_some_and(|wish| wish.reland.is_some())
 }

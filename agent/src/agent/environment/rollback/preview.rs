@@ -144,7 +144,7 @@ impl Task {
         let mirror = view.mirror.clone();
         let is_emergency = wish.emergency;
         let goes_further = self.waits_for_git() && wish.reland.is_none();
-        let runs = self.status.running.as_ref().and_then(|running| running.commit());
+        let runs = self.status.running_commit();
         let (seen, settings) = (view.clone(), environment.clone());
         let made = blocking(move || -> Result<Found, Vec<Problem>> {
             let plan = rollback::plan(&mirror, subject, &wish).map_err(one)?;
@@ -277,7 +277,7 @@ impl Task {
         if !lacks.await {
             return view.clone();
         }
-        let running = self.status.running.as_ref().and_then(|running| running.commit());
+        let running = self.status.running_commit();
         slot.runs(&self.id, commits.into_iter().chain(running).collect());
         self.look(slot, view.clone()).await
     }
