@@ -206,8 +206,9 @@ async fn a_target_that_makes_no_sense_is_refused_with_what_would() {
     let mut shop = Shop::new("targets").await;
     let first = shop.world.repo.head("master");
     shop.world.repo.branch("r1.2", "master");
-    shop.begin(&[("targets", json!({"lane": "release"}))]).await;
+    // Before the agent is there: it never runs the first commit.
     let other = shop.world.repo.commit("r1.2", "Only of r1.2", &[("prod/web.yaml", &deployment("web", "web:1.2"))]);
+    shop.begin(&[("targets", json!({"lane": "release"}))]).await;
     shop.ran("targets", other).await;
     shop.world.repo.branch("r1.3", "master");
     let second = shop.world.repo.commit("r1.3", "Of r1.3", &[("prod/web.yaml", &deployment("web", "web:1.3"))]);
