@@ -210,8 +210,10 @@ async fn a_target_that_makes_no_sense_is_refused_with_what_would() {
     let other = shop.world.repo.commit("r1.2", "Only of r1.2", &[("prod/web.yaml", &deployment("web", "web:1.2"))]);
     shop.begin(&[("targets", json!({"lane": "release"}))]).await;
     shop.ran("targets", other).await;
-    shop.world.repo.branch("r1.3", "master");
-    let second = shop.world.repo.commit("r1.3", "Of r1.3", &[("prod/web.yaml", &deployment("web", "web:1.3"))]);
+    // The branch comes with its commit, and not first at the head of master.
+    shop.world.repo.branch("next", "master");
+    let second = shop.world.repo.commit("next", "Of r1.3", &[("prod/web.yaml", &deployment("web", "web:1.3"))]);
+    shop.world.repo.branch("r1.3", "next");
     shop.ran("targets", second).await;
     shop.world.repo.branch("side", "r1.3");
     let side = shop.world.repo.commit("side", "On the side", &[("prod/side.yaml", &config("side", "1"))]);
