@@ -169,6 +169,33 @@ async fn what_keeps_a_release_from_going_back_by_itself_is_told_and_it_goes_back
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_release_whose_time_is_over_while_git_is_away_is_told_of_and_goes_back_when_git_is_there() {
+    let mut shop = Shop::new("late-alone").await;
+    let server = GitServer::start(shop.world.folder());
+    let (url, port) = (server.url("deploy.git"), server.port());
+    let first = shop.world.repo.head("master");
+    let spec = json!({"timeout": "15s", "rollback": {"automatic": ["Degraded"]}});
+    shop.begin_with(json!({"url": url, "interval": "1s"}), &[("late-alone", spec)]).await;
+    shop.ran("late-alone", first).await;
+    let bad = shop.commit("A bad image", "web:2-crash");
+    shop.world.status_where("late-alone", "applied it", |status| status.running_commit() == Some(bad)).await;
+    drop(server);
+    let is_told = |status: &EnvironmentStatus| status.prepared.is_some();
+    let status = shop.world.status_where("late-alone", "told what keeps it", is_told).await;
+    assert!(status.is_late() && status.problems.iter().any(|problem| problem.contains("repository shop")));
+    let told = status.prepared.unwrap();
+    assert!(told.lines[0].starts_with("it did not become healthy in time"), "{:#?}", told.lines);
+    assert!(told.lines[0].ends_with("and it cannot go back by itself yet, which is tried again:"), "{:#?}", told.lines);
+    assert!(told.lines[1].contains("--emergency"), "{:#?}", told.lines);
+
+    let _server = GitServer::start_on(shop.world.folder(), port);
+    let is_back = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::Done);
+    let status = shop.world.status_where("late-alone", "back by itself", is_back).await;
+    assert_eq!((status.prepared, status.tried), (None, vec![bad.to_string()]));
+    shop.runs_image("web:1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sync_of_a_branch_that_the_lane_has_left_is_answered_once_and_not_prepared_again_and_again() {
     let mut shop = Shop::new("left-behind").await;
     shop.world.repo.branch("r1.1", "master");

@@ -55,6 +55,28 @@ pub enum Decision {
     WaitForChange,
 }
 
+/// How a sync stands, whatever else is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rollout {
+    /// Nothing is waited for.
+    Done,
+    /// It has time until then.
+    Until(Timestamp),
+    /// Its time is over, and it is not healthy.
+    Late,
+}
+
+/// Whether a sync is in time. It has its time from when it was applied, also while git is away.
+pub fn rollout(facts: &Facts) -> Rollout {
+    let is_well = matches!(facts.health, Health::Healthy | Health::Suspended);
+    let rolls_until = facts.rolling_since.filter(|_| !is_well).map(|since| since + facts.timeout);
+    match facts.waits_until.or(rolls_until) {
+        None => Rollout::Done,
+        Some(until) if facts.now >= until => Rollout::Late,
+        Some(until) => Rollout::Until(until),
+    }
+}
+
 /// Decides.
 pub fn decide(facts: &Facts) -> Decision {
     match facts.fault {
@@ -65,15 +87,10 @@ pub fn decide(facts: &Facts) -> Decision {
         }
         None => {}
     }
-    if let Some(until) = facts.waits_until {
-        return if facts.now >= until { Decision::TimedOut } else { Decision::KeepWatching { until } };
-    }
-    let Some(since) = facts.rolling_since else { return Decision::Settled };
-    let until = since + facts.timeout;
-    match facts.health {
-        Health::Healthy | Health::Suspended => Decision::Settled,
-        _ if facts.now >= until => Decision::TimedOut,
-        _ => Decision::KeepWatching { until },
+    match rollout(facts) {
+        Rollout::Done => Decision::Settled,
+        Rollout::Until(until) => Decision::KeepWatching { until },
+        Rollout::Late => Decision::TimedOut,
     }
 }
 
@@ -115,6 +132,18 @@ mod tests {
         assert_eq!(decide(&facts), Decision::TimedOut);
         facts.fault = Some(Fault::Content);
         assert_eq!(decide(&facts), Decision::WaitForChange);
+    }
+
+    #[test]
+    fn a_release_is_late_also_while_something_else_is_tried_again() {
+        let until = Timestamp::from_second(600).unwrap();
+        let mut facts = Facts { health: Health::Degraded, fault: Some(Fault::Passing), failures: 1, ..facts() };
+        assert_eq!(rollout(&facts), Rollout::Until(until));
+        facts.now = until;
+        assert_eq!(rollout(&facts), Rollout::Late);
+        assert!(matches!(decide(&facts), Decision::Retry { .. }));
+        assert_eq!(rollout(&Facts { health: Health::Healthy, ..facts }), Rollout::Done);
+        assert_eq!(rollout(&Facts { rolling_since: None, ..facts }), Rollout::Done);
     }
 
     #[test]

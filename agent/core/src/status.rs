@@ -386,6 +386,8 @@ pub struct Report {
     pub contended: u32,
     /// Since when the sync has been becoming healthy.
     pub rolling_since: Option<Timestamp>,
+    /// Whether the time of the sync is over, and it is not healthy.
+    pub is_late: bool,
     /// What the pass came to.
     pub decision: Decision,
 }
@@ -418,6 +420,7 @@ impl Report {
             notices: Vec::new(),
             contended: 0,
             rolling_since: before.rolling_since,
+            is_late: before.is_late(),
             decision,
         }
     }

@@ -127,6 +127,7 @@ impl Task {
         Report {
             worst: Some(Health::Unknown),
             leftovers: Leftovers { kept: parting.left, kinds, ..Leftovers::default() },
+            is_late: false,
             decision: Decision::Settled,
             ..blocked(resource, &self.status, vec![Problem::passing(said)])
         }

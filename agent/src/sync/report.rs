@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use towpath_core::candidate::Candidate;
-use towpath_core::decide::{self, Decision};
+use towpath_core::decide::{self, Decision, Rollout};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::health::{self, Health};
 use towpath_core::revision::Revision;
@@ -70,16 +70,17 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
     let rolling_since = if progress.is_applied && is_move { Some(now) } else { pass.status.rolling_since };
     let fault = problems.iter().map(|problem| problem.fault).min();
     memory.failures = if matches!(fault, Some(Fault::Passing | Fault::Setup)) { memory.failures + 1 } else { 0 };
-    let decision = decide::decide(&decide::Facts {
+    let facts = decide::Facts {
         // What is tried again is tried again, whatever else a commit must change.
         fault: problems.iter().map(|problem| problem.fault).max(),
         failures: memory.failures,
         waits_until: progress.look_by,
-        health: worst.unwrap_or(Health::Unknown),
+        health: worst.or(pass.status.health).unwrap_or(Health::Unknown),
         rolling_since,
         timeout: pass.environment.timeout,
         now,
-    });
+    };
+    let (decision, rollout) = (decide::decide(&facts), decide::rollout(&facts));
 
     let again = pass.wanted.as_ref().ok().and_then(|wanted| wanted.look_at);
     progress.leftovers.again = progress.leftovers.again.into_iter().chain(again).min();
@@ -115,7 +116,8 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
         drift: progress.drift,
         notices: progress.notices,
         contended: progress.contended,
-        rolling_since: rolling_since.filter(|_| decision != Decision::Settled),
+        rolling_since: rolling_since.filter(|_| rollout != Rollout::Done),
+        is_late: rollout == Rollout::Late,
         decision,
     }
 }

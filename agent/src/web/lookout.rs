@@ -174,9 +174,6 @@ pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
     let mut found = Vec::new();
     let unhealthy: Vec<String> =
         status.unhealthy.iter().map(|object| format!("{}: {}", object.object, object.message)).collect();
-    let condition =
-        |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_ && condition.status == "True");
-    let has_timed_out = condition("Stalled").is_some_and(|stalled| stalled.reason == "TimedOut");
 
     if status.state == State::Blocked {
         found.push(entry(Urgency::Failing, "is blocked", status.problems.clone(), None));
@@ -185,7 +182,7 @@ pub(super) fn about_environment(environment: &Environment) -> Vec<Entry> {
         match status.health {
             Some(Health::Degraded) => found.push(entry(Urgency::Failing, "is degraded", unhealthy, None)),
             Some(Health::Missing) => found.push(entry(Urgency::Failing, "misses objects", unhealthy, None)),
-            _ if has_timed_out => {
+            _ if status.is_late() => {
                 found.push(entry(Urgency::Failing, "did not become healthy in time", unhealthy, None));
             }
             Some(Health::Suspended) => {

@@ -51,9 +51,8 @@ pub fn trouble(status: &EnvironmentStatus, sync: SyncMode) -> Option<Trouble> {
     if let Some(object) = aborted {
         return trouble(RollbackCase::Aborted, format!("{}: {}", object.object, object.message));
     }
-    let is_late = status.conditions.iter().any(|one| one.type_ == "Stalled" && one.reason == "TimedOut");
     let is_bad = matches!(status.health, Some(Health::Degraded | Health::Progressing | Health::Missing));
-    if !is_late || !is_bad {
+    if !status.is_late() || !is_bad {
         return None;
     }
     let worst = status.unhealthy.first().map(|object| format!(": {}: {}", object.object, object.message));

@@ -3,12 +3,20 @@
 use jiff::Timestamp;
 
 use super::{Condition, EnvironmentStatus, Report, State, shorten};
-use crate::decide::Decision;
 use crate::fault::Fault;
 use crate::health::Health;
 
+/// The reason of `Stalled` where the time of a sync is over.
+const LATE: &str = "TimedOut";
 /// How a problem begins that is an image that no registry has yet.
 pub const IMAGE_WAIT: &str = "waits for image ";
+
+impl EnvironmentStatus {
+    /// Whether the time of its sync is over, and it is not healthy.
+    pub fn is_late(&self) -> bool {
+        self.conditions.iter().any(|one| one.type_ == "Stalled" && one.status == "True" && one.reason == LATE)
+    }
+}
 
 pub(super) fn state_of(status: &EnvironmentStatus, report: &Report) -> State {
     let needs_a_person = report.problems.iter().any(|problem| problem.fault != Fault::Passing);
@@ -53,9 +61,7 @@ pub(super) fn conditions(
     if !is_ready && !report.suspended {
         match status.state {
             State::Blocked => conditions.push(condition("Stalled", "True", reason, message)),
-            _ if report.decision == Decision::TimedOut => {
-                conditions.push(condition("Stalled", "True", reason, message));
-            }
+            _ if report.is_late => conditions.push(condition("Stalled", "True", LATE, lateness(status))),
             _ if matches!(reason, "WaitsForRequest" | "WaitsForEnvironment" | "Held") => {}
             _ => conditions.push(condition("Reconciling", "True", reason, message)),
         }
@@ -83,10 +89,10 @@ fn readiness(status: &EnvironmentStatus, report: &Report) -> (bool, &'static str
         return (false, reason, format!("{first}{others}"));
     }
     if let Some((sync, waits)) = status.sync.as_ref().and_then(|sync| Some((sync, sync.waits.as_ref()?))) {
-        let is_late = report.decision == Decision::TimedOut;
-        let reason = if is_late { "TimedOut" } else { waits.reason.as_str() };
-        let late = if is_late { " for too long" } else { "" };
-        return (false, reason, format!("{} waits{late} for {}", sync.revision, waits.message));
+        if report.is_late {
+            return (false, LATE, lateness(status));
+        }
+        return (false, waits.reason.as_str(), format!("{} waits for {}", sync.revision, waits.message));
     }
     if let Some(held) = status.held.as_ref().filter(|_| status.state == State::Held) {
         return (false, "Held", format!("held on {runs}: {held}"));
@@ -98,15 +104,31 @@ fn readiness(status: &EnvironmentStatus, report: &Report) -> (bool, &'static str
     if let (Some(candidate), true) = (&status.candidate, report.settled_on.is_some() || status.running.is_none()) {
         return (false, "WaitsForRequest", format!("runs {runs}; {} waits for a sync request", candidate.revision));
     }
-    let worst = status.unhealthy.first().map(|object| format!(": {}: {}", object.object, object.message));
-    let worst = worst.unwrap_or_default();
-    match (report.decision, status.health) {
-        (Decision::TimedOut, _) => (false, "TimedOut", format!("{runs} did not become healthy in time{worst}")),
-        (_, Some(Health::Healthy)) => (true, "Synced", format!("runs {runs}")),
-        (_, Some(Health::Suspended)) => (false, "RolloutPaused", format!("{runs} waits for a person{worst}")),
-        (_, Some(Health::Progressing)) => (false, "Progressing", format!("{runs} is rolling out{worst}")),
-        (_, Some(Health::Degraded)) => (false, "Degraded", format!("{runs} is degraded{worst}")),
-        (_, Some(Health::Missing)) => (false, "Missing", format!("objects of {runs} are missing{worst}")),
-        (_, Some(Health::Unknown) | None) => (false, "Unknown", format!("runs {runs}; its health is not known yet")),
+    if report.is_late {
+        return (false, LATE, lateness(status));
     }
+    let worst = worst(status);
+    match status.health {
+        Some(Health::Healthy) => (true, "Synced", format!("runs {runs}")),
+        Some(Health::Suspended) => (false, "RolloutPaused", format!("{runs} waits for a person{worst}")),
+        Some(Health::Progressing) => (false, "Progressing", format!("{runs} is rolling out{worst}")),
+        Some(Health::Degraded) => (false, "Degraded", format!("{runs} is degraded{worst}")),
+        Some(Health::Missing) => (false, "Missing", format!("objects of {runs} are missing{worst}")),
+        Some(Health::Unknown) | None => (false, "Unknown", format!("runs {runs}; its health is not known yet")),
+    }
+}
+
+/// What a sync whose time is over waits for, or shows.
+fn lateness(status: &EnvironmentStatus) -> String {
+    if let Some((sync, waits)) = status.sync.as_ref().and_then(|sync| Some((sync, sync.waits.as_ref()?))) {
+        return format!("{} waits for too long for {}", sync.revision, waits.message);
+    }
+    let runs = status.running.as_ref().map_or("nothing", |running| running.revision.as_str());
+    format!("{runs} did not become healthy in time{}", worst(status))
+}
+
+/// The object that is worst off, as the end of a sentence.
+fn worst(status: &EnvironmentStatus) -> String {
+    let worst = status.unhealthy.first();
+    worst.map(|object| format!(": {}: {}", object.object, object.message)).unwrap_or_default()
 }

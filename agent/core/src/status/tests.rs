@@ -45,6 +45,7 @@ fn report() -> Report {
         notices: Vec::new(),
         contended: 0,
         rolling_since: None,
+        is_late: false,
         decision: Decision::Settled,
     }
 }
@@ -168,9 +169,20 @@ fn a_rollout_is_not_ready_until_it_is_healthy() {
     assert_eq!(ready(&status), ("False", "Progressing"));
     assert!(has(&status, "Reconciling"));
     assert_eq!(status.unhealthy[0].message, "1 of 2");
-    let status = fold(&status, &Report { decision: Decision::TimedOut, ..report }, at(700));
+    let late = Report { is_late: true, decision: Decision::TimedOut, ..report };
+    let status = fold(&status, &late, at(700));
     assert_eq!(ready(&status), ("False", "TimedOut"));
-    assert!(has(&status, "Stalled"));
+    assert!(has(&status, "Stalled") && status.is_late());
+    // It is no less late while git is away, and when it runs late then.
+    let decision = Decision::Retry { at: at(702) };
+    let away = Report { problems: vec![Problem::passing("git is away")], decision, ..late };
+    for before in [&status, &EnvironmentStatus::default()] {
+        let status = fold(before, &away, at(701));
+        assert_eq!((ready(&status), status.is_late()), (("False", "Retrying"), true));
+        assert!(!has(&status, "Reconciling"));
+        let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+        assert!(stalled.message.contains("did not become healthy in time: Deployment.apps shop/web: 1 of 2"));
+    }
 }
 
 #[test]
@@ -281,14 +293,14 @@ fn a_sync_that_waits_says_for_what_and_when_it_takes_too_long() {
     let status = fold(&EnvironmentStatus::default(), &report, at(10));
     assert_eq!((status.state, ready(&status)), (State::OutOfSync, ("False", "WaitsForWave")));
     assert!(has(&status, "Reconciling") && status.conditions[0].message.contains("wave 0: Deployment.apps shop/db"));
-    report.decision = Decision::TimedOut;
+    (report.is_late, report.decision) = (true, Decision::TimedOut);
     let status = fold(&status, &report, at(60));
     assert_eq!(ready(&status), ("False", "TimedOut"));
     assert!(has(&status, "Stalled"));
     report.under_way = None;
     report.settled_on = Some(revision(2));
     report.content = Some(ContentStatus { digest: "c".into(), generation: 1 });
-    report.decision = Decision::Settled;
+    (report.is_late, report.decision) = (false, Decision::Settled);
     let status = fold(&status, &report, at(70));
     assert_eq!((status.sync, status.content.unwrap().digest.as_str()), (None, "c"));
 }

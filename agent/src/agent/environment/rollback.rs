@@ -62,6 +62,7 @@ impl Task {
     ) -> Arc<View> {
         self.take_over(environment).await;
         self.look_at_alerts(environment).await;
+        self.note_that_git_is_back(&seen);
         let asked = self.asked_to_roll_back(resource);
         let is_under_way = self.status.rollback.as_ref().is_some_and(|rollback| rollback.phase.is_under_way());
         let has_open = self.status.rolled_back.iter().any(|one| one.revert.is_none());

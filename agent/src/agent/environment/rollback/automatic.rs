@@ -37,19 +37,22 @@ pub(in crate::agent::environment) struct Tried {
     since: Instant,
     at: Instant,
     times: u32,
+    /// Whether git was away then.
+    was_without_git: bool,
     /// Whether people were told what keeps it.
     is_told: bool,
 }
 
 impl Tried {
     fn new(id: String) -> Tried {
-        Tried { id, since: Instant::now(), at: Instant::now(), times: 0, is_told: false }
+        Tried { id, since: Instant::now(), at: Instant::now(), times: 0, was_without_git: false, is_told: false }
     }
 }
 
-/// How long after a try, the how manieth it was, the next one is.
+/// How long after a try, the how manieth it was, the next one is. None where there was none since git is back.
 fn pause_after(times: u32) -> Duration {
-    AGAIN.saturating_mul(2u32.saturating_pow(times.saturating_sub(1))).min(LONGEST_PAUSE)
+    let Some(earlier) = times.checked_sub(1) else { return Duration::ZERO };
+    AGAIN.saturating_mul(2u32.saturating_pow(earlier)).min(LONGEST_PAUSE)
 }
 
 impl Task {
@@ -64,6 +67,14 @@ impl Task {
         let id = id_of(commit_of(&trouble)?, trouble.case);
         let Some(tried) = self.tried.as_ref().filter(|tried| tried.id == id) else { return Some(Duration::ZERO) };
         Some(self.shared.settings.scaled(pause_after(tried.times)).saturating_sub(tried.at.elapsed()))
+    }
+
+    /// What only git was missing for is tried again as soon as it is back.
+    pub(super) fn note_that_git_is_back(&mut self, view: &View) {
+        let waits_for_git = |tried: &&mut Tried| tried.was_without_git && view.problem.is_none();
+        if let Some(tried) = self.tried.as_mut().filter(waits_for_git) {
+            tried.times = 0;
+        }
     }
 
     /// Whether people are told of a rollback that is tried again, and there is nothing to go back for any more.
@@ -115,7 +126,8 @@ impl Task {
         let Some(commit) = commit_of(&trouble) else { return view };
         let id = id_of(commit, trouble.case);
         let tried = self.tried.take().filter(|tried| tried.id == id).unwrap_or_else(|| Tried::new(id.clone()));
-        self.tried = Some(Tried { at: Instant::now(), times: tried.times.saturating_add(1), ..tried });
+        let (times, was_without_git) = (tried.times.saturating_add(1), view.problem.is_some());
+        self.tried = Some(Tried { at: Instant::now(), times, was_without_git, ..tried });
         let mut answer = RollbackStatus {
             id,
             at: Some(Timestamp::now()),
@@ -303,6 +315,6 @@ mod tests {
     fn what_could_not_be_prepared_is_tried_less_and_less_often() {
         let pauses: Vec<u64> = (1..=8).map(|times| pause_after(times).as_secs()).collect();
         assert_eq!(pauses, [10, 20, 40, 80, 160, 300, 300, 300]);
-        assert_eq!((pause_after(0), pause_after(u32::MAX)), (AGAIN, LONGEST_PAUSE));
+        assert_eq!((pause_after(0), pause_after(u32::MAX)), (Duration::ZERO, LONGEST_PAUSE));
     }
 }
