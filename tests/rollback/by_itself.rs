@@ -196,6 +196,56 @@ async fn a_release_whose_time_is_over_while_git_is_away_is_told_of_and_goes_back
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_first_release_of_the_next_branch_is_not_emptied_by_itself() {
+    let mut shop = Shop::new("next-branch").await;
+    shop.world.repo.branch("r1.2", "master");
+    let first = shop.world.repo.head("r1.2");
+    let spec = json!({"lane": "release", "timeout": "10s", "rollback": {"automatic": ["Degraded"]}});
+    shop.begin_with(json!({"interval": "1s"}), &[("next-branch", spec)]).await;
+    shop.ran("next-branch", first).await;
+    let fix = shop.world.repo.commit("r1.2", "Only of r1.2", &[("prod/web.yaml", &deployment("web", "web:1.2"))]);
+    shop.ran("next-branch", fix).await;
+    let is_prepared = |from: CommitId| {
+        move |status: &EnvironmentStatus| {
+            let told = status.prepared.as_ref().filter(|told| told.id.starts_with("auto-"));
+            told.is_some_and(|told| told.from.as_ref().is_some_and(|on| on.ends_with(&from.to_string())))
+        }
+    };
+
+    // What it ran last is no part of it: what ran before that is not gone back to in its place.
+    shop.world.repo.branch("next", "master");
+    let bad = shop.world.repo.commit("next", "Of r1.3", &[("prod/web.yaml", &deployment("web", "web:1.3-crash"))]);
+    shop.world.repo.branch("r1.3", "next");
+    let status = shop.world.status_where("next-branch", "told", is_prepared(bad)).await;
+    let told = status.prepared.unwrap();
+    assert_eq!(told.phase, RollbackPhase::Refused, "{told:#?}");
+    assert!(told.lines[1].contains("which r1.3 does not contain: it ran as r1.2"), "{:#?}", told.lines);
+    let why = shop.fails(&["rollback", "next-branch", "--dry-run"]);
+    assert!(why.contains("to run r1.2 again, set spec.lane of the Environment to it"), "{why}");
+    assert_eq!(shop.world.repo.head("r1.3"), bad);
+    let back_to = |lane: &str| json!({"spec": {"lane": lane}});
+    shop.world.patch("towpath.dev/v1alpha1", "Environment", "next-branch", back_to("r1.2")).await;
+    shop.ran("next-branch", fix).await;
+
+    // Where it is a part, a person decides whether the branch is to lose all that it has since.
+    shop.world.repo.branch("after", "r1.2");
+    let bad = shop.world.repo.commit("after", "Of r1.4", &[("prod/web.yaml", &deployment("web", "web:1.4-crash"))]);
+    shop.world.repo.branch("r1.4", "after");
+    shop.world.patch("towpath.dev/v1alpha1", "Environment", "next-branch", back_to("release")).await;
+    let status = shop.world.status_where("next-branch", "prepared", is_prepared(bad)).await;
+    let told = status.prepared.unwrap();
+    assert_eq!(told.phase, RollbackPhase::Prepared, "{told:#?}");
+    let why = "a rollback waits for a person: what ran before was of r1.2, and r1.4 would lose all that it has since";
+    assert_eq!(told.lines[1], why);
+    assert_eq!(shop.world.repo.head("r1.4"), bad);
+    let said = shop.does(&["rollback", "next-branch", "-y"]);
+    assert!(
+        said.contains("that ran as r1.2: r1.4 loses all that it has since; to run r1.2 again, set spec.lane to it")
+    );
+    shop.runs_image("web:1.2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sync_of_a_branch_that_the_lane_has_left_is_answered_once_and_not_prepared_again_and_again() {
     let mut shop = Shop::new("left-behind").await;
     shop.world.repo.branch("r1.1", "master");

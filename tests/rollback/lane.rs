@@ -224,7 +224,7 @@ async fn a_target_that_makes_no_sense_is_refused_with_what_would() {
     for (arguments, wanted) in [
         (vec!["--to", "targets@99"], "targets never ran targets@99"),
         (vec!["--to", &first.short()], "never ran"),
-        (vec!["--to", &other.short()], "the lane had another branch then"),
+        (vec!["--to", &other.short()], "which r1.3 does not contain: it ran as r1.2"),
         (vec!["--to", &merged.short()], "runs"),
         (vec!["--to", "prod@1"], "is no release of targets"),
         (vec!["--to", "soon"], "is no release"),

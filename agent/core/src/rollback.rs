@@ -14,7 +14,7 @@ use crate::fingerprint;
 use crate::manifest::ObjectKey;
 use crate::policy::{Cleared, Desired, Hook};
 use crate::redact;
-use crate::revision::{CommitId, clean_line};
+use crate::revision::{CommitId, TreeId, clean_line};
 pub use fit::{Part, cut, fit};
 pub use trouble::{Trouble, release, trouble};
 
@@ -34,8 +34,17 @@ pub struct Past {
     pub sync: u64,
     /// The commit that it was of.
     pub commit: CommitId,
+    /// The branch of which it ran that, where it is known.
+    pub branch: Option<String>,
     /// Whether the environment was healthy with it.
     pub was_healthy: bool,
+}
+
+impl Past {
+    /// The branch that it ran as, where that is known to be another one.
+    pub fn of_another(&self, branch: &str) -> Option<&str> {
+        self.branch.as_deref().filter(|of| *of != branch)
+    }
 }
 
 /// How a past release stands to the one that is rolled back.
@@ -45,6 +54,8 @@ pub struct Standing {
     pub is_part: bool,
     /// It has the same files.
     pub has_same_files: bool,
+    /// Its files, where they are known.
+    pub files: Option<TreeId>,
     /// It has something in it that was rolled back.
     pub has_rolled_back: bool,
 }
@@ -53,31 +64,63 @@ pub struct Standing {
 /// the newest first. `standing` is asked for as few as possible.
 ///
 /// # Errors
-/// `Content` where there is none, and whatever `standing` reports.
-pub fn previous(
-    past: &[Past],
-    from: CommitId,
+/// `Content` where there is none, or where a newer one ran healthy that `branch` does not contain, and whatever `standing`
+/// reports.
+pub fn previous<'a>(
+    past: &'a [Past],
+    (branch, from): (&str, CommitId),
     mut standing: impl FnMut(&Past) -> Result<Standing, Problem>,
-) -> Result<&Past, Problem> {
+) -> Result<&'a Past, Problem> {
     // One that is not there is newer than all that are.
     let newest = past.iter().position(|one| one.commit == from).unwrap_or_default();
     let mut unhealthy = None;
+    let mut beside: Option<(&Past, Option<TreeId>)> = None;
     for one in past[newest..].iter().filter(|one| one.commit != from) {
         if !one.was_healthy && unhealthy.is_some() {
             continue;
         }
-        let Standing { is_part, has_same_files, has_rolled_back } = standing(one)?;
+        let Standing { is_part, has_same_files, has_rolled_back, files } = standing(one)?;
         match () {
-            () if !is_part || has_same_files || has_rolled_back => {}
-            () if one.was_healthy => return Ok(one),
+            () if has_same_files || has_rolled_back => {}
+            () if !is_part && one.was_healthy && (files.is_some() || one.of_another(branch).is_some()) => {
+                beside.get_or_insert((one, files));
+            }
+            () if !is_part => {}
+            () if one.was_healthy => match beside {
+                // What it ran later is not forgotten, unless these are the same files.
+                Some((newer, its)) if its.is_none() || its != files => return Err(is_beside(newer, branch, Some(one))),
+                _ => return Ok(one),
+            },
             () => drop(unhealthy.get_or_insert(one)),
         }
+    }
+    if let Some((newer, _)) = beside {
+        return Err(is_beside(newer, branch, None));
     }
     let hint = match unhealthy {
         Some(one) => format!("sync {} was never healthy; to go back to it all the same, name it with --to", one.sync),
         None => "take a ticket back with --ticket, or name a sync with --to".to_owned(),
     };
     Err(Problem::content("no earlier release is known that was healthy").hint(hint))
+}
+
+/// A release that reverts cannot bring back, for the branch does not contain it.
+pub fn is_beside(one: &Past, branch: &str, older: Option<&Past>) -> Problem {
+    let of = one.of_another(branch);
+    let why = of.map_or("its history was rewritten since".to_owned(), |of| format!("it ran as {of}"));
+    let said = format!("sync {} ran {}, which {branch} does not contain: {why}", one.sync, one.commit.short());
+    let back = of.map(|of| format!("to run {of} again, set spec.lane of the Environment to it"));
+    let older = older.map(|older| {
+        let Past { sync, commit, .. } = older;
+        format!("to have {branch} go back to sync {sync} ({}) all the same, name that with --to", commit.short())
+    });
+    let ways: Vec<String> = back.into_iter().chain(older).collect();
+    let hint = if ways.is_empty() {
+        "name a later release with --to, or take a ticket back with --ticket".to_owned()
+    } else {
+        ways.join("; ")
+    };
+    Problem::content(said).hint(hint)
 }
 
 /// What somebody means by the name of a release.
@@ -257,7 +300,7 @@ mod tests {
     }
 
     fn past(sync: u64, byte: u8, was_healthy: bool) -> Past {
-        Past { sync, commit: id(byte), was_healthy }
+        Past { sync, commit: id(byte), branch: None, was_healthy }
     }
 
     fn part(_: &Past) -> Result<Standing, Problem> {
@@ -267,31 +310,66 @@ mod tests {
     #[test]
     fn the_release_before_is_the_newest_that_was_healthy() {
         let all = [past(4, 4, false), past(3, 3, false), past(2, 2, true), past(1, 1, true)];
-        assert_eq!(previous(&all, id(4), part).unwrap().sync, 2);
-        assert_eq!(previous(&all, id(2), part).unwrap().sync, 1);
+        assert_eq!(previous(&all, ("r1.3", id(4)), part).unwrap().sync, 2);
+        assert_eq!(previous(&all, ("r1.3", id(2)), part).unwrap().sync, 1);
         // One that was never recorded is newer than all that were.
-        assert_eq!(previous(&all, id(9), part).unwrap().sync, 2);
-        let problem = previous(&all[..2], id(4), part).unwrap_err();
+        assert_eq!(previous(&all, ("r1.3", id(9)), part).unwrap().sync, 2);
+        let problem = previous(&all[..2], ("r1.3", id(4)), part).unwrap_err();
         assert!(problem.hint.unwrap().contains("sync 3 was never healthy"));
-        assert!(previous(&all, id(1), part).is_err());
-        assert!(previous(&[], id(1), part).is_err());
+        assert!(previous(&all, ("r1.3", id(1)), part).is_err());
+        assert!(previous(&[], ("r1.3", id(1)), part).is_err());
     }
 
     #[test]
     fn what_was_rolled_back_or_is_the_same_or_on_another_line_is_not_gone_back_to() {
         let all = [past(5, 5, true), past(4, 4, true), past(3, 3, true), past(2, 2, true), past(1, 1, true)];
         let standing = |one: &Past| {
-            Ok(Standing { is_part: one.sync != 2, has_same_files: one.sync == 3, has_rolled_back: one.sync == 4 })
+            let (has_same_files, has_rolled_back) = (one.sync == 3, one.sync == 4);
+            Ok(Standing { is_part: one.sync != 2, has_same_files, files: None, has_rolled_back })
         };
-        assert_eq!(previous(&all, id(5), standing).unwrap().sync, 1);
+        assert_eq!(previous(&all, ("r1.3", id(5)), standing).unwrap().sync, 1);
         let failing = |_: &Past| Err(Problem::passing("away"));
-        assert_eq!(previous(&all, id(5), failing).unwrap_err().message, "away");
+        assert_eq!(previous(&all, ("r1.3", id(5)), failing).unwrap_err().message, "away");
+    }
+
+    #[test]
+    fn what_ran_before_on_another_branch_is_not_passed_over_for_something_older() {
+        let of = |name: &str| Some(name.to_owned());
+        let all = [
+            Past { branch: of("r1.3"), ..past(3, 3, true) },
+            Past { branch: of("r1.2"), ..past(2, 2, true) },
+            Past { branch: of("r1.2"), ..past(1, 1, true) },
+        ];
+        let files = |byte: u8| Some(TreeId::from_bytes([byte; 20]));
+        let standing = |of_the_newer: Option<TreeId>| {
+            move |one: &Past| {
+                let files = if one.sync == 1 { files(1) } else { of_the_newer };
+                Ok(Standing { is_part: one.sync != 2, files, ..Standing::default() })
+            }
+        };
+        let problem = previous(&all, ("r1.3", id(3)), standing(files(2))).unwrap_err();
+        assert!(problem.message.contains("which r1.3 does not contain: it ran as r1.2"), "{problem}");
+        let hint = problem.hint.unwrap();
+        assert!(
+            hint.contains("set spec.lane of the Environment to it") && hint.contains("go back to sync 1"),
+            "{hint}"
+        );
+        // Lost, and so not to be compared.
+        assert!(previous(&all, ("r1.3", id(3)), standing(None)).is_err());
+        assert!(previous(&all[..2], ("r1.3", id(3)), standing(files(2))).is_err());
+        // Merged as another commit, it is the same.
+        assert_eq!(previous(&all, ("r1.3", id(3)), standing(files(1))).unwrap().sync, 1);
+        // A commit that a rewritten history has lost says nothing.
+        let rewritten = all.clone().map(|one| Past { branch: of("r1.3"), ..one });
+        assert_eq!(previous(&rewritten, ("r1.3", id(3)), standing(None)).unwrap().sync, 1);
+        let problem = previous(&rewritten, ("r1.3", id(3)), standing(files(2))).unwrap_err();
+        assert!(problem.message.contains("its history was rewritten since"), "{problem}");
     }
 
     #[test]
     fn a_revision_that_ran_twice_is_gone_back_from_to_what_ran_before_its_last_time() {
         let all = [past(4, 2, true), past(3, 3, true), past(2, 2, true), past(1, 1, true)];
-        assert_eq!(previous(&all, id(2), part).unwrap().sync, 3);
+        assert_eq!(previous(&all, ("r1.3", id(2)), part).unwrap().sync, 3);
     }
 
     #[test]

@@ -198,7 +198,7 @@ pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Resul
         }
     }
     let to = begun.to.as_ref().and_then(|to| to.rsplit_once("@sha1:")?.1.parse().ok());
-    let to = to.map(|commit| Past { sync: 0, commit, was_healthy: true });
+    let to = to.map(|commit| Past { sync: 0, commit, branch: None, was_healthy: true });
     let chosen = reverted(mirror, *head, &left)?;
     let (restores, lands, is_emergency) = (wish.restore, wish.reland.is_some(), wish.emergency);
     // What came since is part of it now, so that it comes to other files.
@@ -315,10 +315,7 @@ fn named(mirror: &Mirror, subject: &Subject, text: &str) -> Result<Past, Problem
             .hint("name another release"));
     }
     if !mirror.is_ancestor(found.commit, *from)? {
-        let said =
-            format!("{environment}@{} ran {}, which {branch} does not contain", found.sync, found.commit.short());
-        return Err(Problem::content(format!("{said}: the lane had another branch then"))
-            .hint("reverts cannot bring it back; name a later release"));
+        return Err(rollback::is_beside(found, branch, None));
     }
     Ok(found.clone())
 }
@@ -337,30 +334,28 @@ fn previous(
         if !mirror.contains(past.commit) {
             return Ok(rollback::Standing::default());
         }
-        let is_part = mirror.is_ancestor(past.commit, subject.from)?;
         let mut has_rolled_back = false;
-        if is_part {
-            for change in taken {
-                has_rolled_back |= mirror.is_ancestor(*change, past.commit)?;
-            }
-            // What took it back may not say so, as where files were restored or reverts were squashed.
-            for (taken, revert) in &subject.rolled_back {
-                let is_in = |commit: CommitId| -> Result<bool, Problem> {
-                    Ok(mirror.contains(commit) && mirror.is_ancestor(commit, past.commit)?)
-                };
-                has_rolled_back |= is_in(*taken)? && !revert.map_or(Ok(false), is_in)?;
-            }
-            for StandingRevert { taken, revert } in reverts {
-                has_rolled_back |= mirror.contains(*taken)
-                    && mirror.is_ancestor(*taken, past.commit)?
-                    && !mirror.is_ancestor(*revert, past.commit)?
-                    && !takes_back(mirror, *taken)?;
-            }
+        for change in taken {
+            has_rolled_back |= mirror.is_ancestor(*change, past.commit)?;
         }
-        let has_same_files = is_part && tree(past.commit)? == from_tree;
-        Ok(rollback::Standing { is_part, has_same_files, has_rolled_back })
+        // What took it back may not say so, as where files were restored or reverts were squashed.
+        for (taken, revert) in &subject.rolled_back {
+            let is_in = |commit: CommitId| -> Result<bool, Problem> {
+                Ok(mirror.contains(commit) && mirror.is_ancestor(commit, past.commit)?)
+            };
+            has_rolled_back |= is_in(*taken)? && !revert.map_or(Ok(false), is_in)?;
+        }
+        for StandingRevert { taken, revert } in reverts {
+            has_rolled_back |= mirror.contains(*taken)
+                && mirror.is_ancestor(*taken, past.commit)?
+                && !mirror.is_ancestor(*revert, past.commit)?
+                && !takes_back(mirror, *taken)?;
+        }
+        let files = tree(past.commit)?;
+        let is_part = mirror.is_ancestor(past.commit, subject.from)?;
+        Ok(rollback::Standing { is_part, has_same_files: files == from_tree, files: Some(files), has_rolled_back })
     };
-    rollback::previous(past, subject.from, standing).cloned()
+    rollback::previous(past, (&subject.branch, subject.from), standing).cloned()
 }
 
 /// Whether a commit takes something back: it reverts one that does not, or is a merge of such a revert. So a revert of it

@@ -180,6 +180,7 @@ impl Task {
         };
         prepared.tell(&mut answer);
         answer.lines.insert(0, trouble.why.clone());
+        let of_another = plan.to.as_ref().and_then(|to| to.of_another(&plan.subject.branch));
         let waits = match () {
             () if !is_asked_for => {
                 Some(format!("spec.rollback does not let it go back by itself when {:?}", trouble.case))
@@ -188,6 +189,10 @@ impl Task {
             () if trouble.is_newer_there || !plan.is_at_head() => {
                 Some(format!("{} has something newer", plan.subject.branch))
             }
+            () if let Some(of) = of_another => Some(format!(
+                "what ran before was of {of}, and {} would lose all that it has since",
+                plan.subject.branch
+            )),
             () => doubt,
         };
         if let Some(why) = waits {

@@ -227,7 +227,8 @@ impl Task {
         for sync in self.status.history.iter().filter(|sync| sync.outcome == Outcome::Applied) {
             let Some(revision) = sync::revision_of(&sync.revision) else { continue };
             let was_healthy = sync.health.as_ref().is_some_and(|health| health.is_healthy);
-            past.push(Past { sync: sync.number, commit: revision.commit, was_healthy });
+            let Candidate { branch, commit } = revision;
+            past.push(Past { sync: sync.number, commit, branch: Some(branch), was_healthy });
         }
         let id = (environment.repository_home.clone(), environment.repository.clone());
         let Some(known) = self.shared.slots.of(&id).desk.known() else { return Ok(past) };
@@ -238,7 +239,10 @@ impl Task {
         let ran = blocking(move || reader.ran(&ledger, &std::collections::BTreeMap::new())).await;
         let oldest = past.last().map_or(u64::MAX, |one| one.sync);
         let older = ran.unwrap_or_default().into_iter().rev().filter(|ran| ran.sync < oldest);
-        let past_of = |ran: Ran| Past { sync: ran.sync, commit: ran.commit, was_healthy: ran.healthy_since.is_some() };
+        let past_of = |Ran { sync, commit, healthy_since, .. }: Ran| {
+            let was_healthy = healthy_since.is_some();
+            Past { sync, commit, branch: None, was_healthy }
+        };
         past.extend(older.map(past_of));
         let Some(wanted) = named.and_then(|named| rollback_named(environment.name.as_str(), named).ok()) else {
             return Ok(past);
@@ -328,6 +332,11 @@ fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made, left: &[CommitId]) -> 
         said.push(format!("back to {}{number}", told(to.commit)));
         if !to.was_healthy {
             said.push(format!("{environment} was never seen healthy on {}", to.commit.short()));
+        }
+        if let Some(of) = to.of_another(branch) {
+            said.push(format!(
+                "that ran as {of}: {branch} loses all that it has since; to run {of} again, set spec.lane to it"
+            ));
         }
     }
     if let Ok(between) = mirror.count_between(*from, *head)
