@@ -133,31 +133,36 @@ async fn a_branch_that_was_reset_has_no_revert_and_the_change_does_not_come_back
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_is_over_where_its_environment_follows_another_repository() {
-    let mut shop = Shop::new("other-repository").await;
-    let server = GitServer::start(shop.world.folder());
-    shop.ran_a_bad_release("other-repository", &server).await;
-    hook(&shop, "update", PROTECTED);
-    shop.does(&["rollback", "other-repository", "-y"]);
-    shop.world.status_where("other-repository", "waiting for a merge", |status| status.held.is_some()).await;
+    for (name, is_moved) in [("other-repository", false), ("other-url", true)] {
+        let mut shop = Shop::new(name).await;
+        let server = GitServer::start(shop.world.folder());
+        shop.ran_a_bad_release(name, &server).await;
+        hook(&shop, "update", PROTECTED);
+        shop.does(&["rollback", name, "-y"]);
+        shop.world.status_where(name, "waiting for a merge", |status| status.held.is_some()).await;
 
-    let other = support::deploy_repo::DeployRepo::new(shop.world.folder().join("other.git"));
-    other.commit("master", "Of another repository", &[("prod/web.yaml", &deployment("web", "web:other"))]);
-    shop.world
-        .apply(json!({
-            "apiVersion": "towpath.dev/v1alpha1", "kind": "Repository",
-            "metadata": {"name": "other", "namespace": "other-repository"}, "spec": {"url": other.url()},
-        }))
-        .await;
-    let patch = json!({"spec": {"repository": "other"}});
-    shop.world.patch("towpath.dev/v1alpha1", "Environment", "other-repository", patch).await;
-    let is_over = |status: &EnvironmentStatus| !status.rollback.as_ref().unwrap().phase.is_under_way();
-    let status = shop.world.status_where("other-repository", "over", is_over).await;
-    let rollback = status.rollback.unwrap();
-    assert_eq!(rollback.phase, RollbackPhase::Refused, "{rollback:#?}");
-    let said = "it was begun in Repository other-repository/shop, and other-repository follows \
-                other-repository/other now";
-    assert!(rollback.lines.iter().any(|line| line.contains(said)), "{:#?}", rollback.lines);
-    shop.runs_image("web:other").await;
+        let other = support::deploy_repo::DeployRepo::new(shop.world.folder().join("other.git"));
+        other.commit("master", "Of another repository", &[("prod/web.yaml", &deployment("web", "web:other"))]);
+        const API: &str = "towpath.dev/v1alpha1";
+        let said = if is_moved {
+            let patch = json!({"spec": {"url": other.url(), "writeSecretRef": null}});
+            shop.world.patch(API, "Repository", "shop", patch).await;
+            format!("nothing that it was begun with is in Repository {name}/shop any more")
+        } else {
+            let metadata = json!({"name": "other", "namespace": name});
+            let repository =
+                json!({"apiVersion": API, "kind": "Repository", "metadata": metadata, "spec": {"url": other.url()}});
+            shop.world.apply(repository).await;
+            shop.world.patch(API, "Environment", name, json!({"spec": {"repository": "other"}})).await;
+            format!("it was begun in Repository {name}/shop, and {name} follows {name}/other now")
+        };
+        let is_over = |status: &EnvironmentStatus| !status.rollback.as_ref().unwrap().phase.is_under_way();
+        let status = shop.world.status_where(name, "over", is_over).await;
+        let rollback = status.rollback.unwrap();
+        assert_eq!(rollback.phase, RollbackPhase::Refused, "{rollback:#?}");
+        assert!(rollback.lines.iter().any(|line| line.contains(&said)), "{:#?}", rollback.lines);
+        shop.runs_image("web:other").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

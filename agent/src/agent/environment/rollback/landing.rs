@@ -137,6 +137,13 @@ impl Task {
         if view.problem.is_some() || !view.mirror.contains(lane.head) {
             return Step::Waits;
         }
+        if is_of_another_history(&view.mirror, &rollback) {
+            let said = format!("nothing that it was begun with is in Repository {follows} any more");
+            let problem = Problem::content(said)
+                .hint("its history was rewritten, or its spec.url names another repository: revert there by hand");
+            self.ends(resource, rollback, &[problem], true).await;
+            return Step::Over;
+        }
         match self.has_reverts(view, &lane, &rollback).await {
             Err(problem) => {
                 tracing::info!(environment = self.id.1, %problem, "whether a revert is there is looked for again");
@@ -407,6 +414,14 @@ impl Task {
         let next = RollbackStatus { phase: RollbackPhase::Refused, goes_to, lines, ..rollback };
         self.show_with(resource, status, next).await;
     }
+}
+
+/// Whether a mirror has neither what is taken back, nor what ran, nor what is gone back to.
+fn is_of_another_history(mirror: &Mirror, rollback: &RollbackStatus) -> bool {
+    let revisions = [&rollback.from, &rollback.to].into_iter().flatten();
+    let revisions = revisions.filter_map(|text| Some(crate::sync::revision_of(text)?.commit));
+    let known: Vec<CommitId> = revisions.chain(rollback.commits()).collect();
+    !known.is_empty() && !known.iter().any(|commit| mirror.contains(*commit))
 }
 
 /// What the commits of a rollback were made on: what comes before the last of them and is none of them.
