@@ -344,15 +344,15 @@ impl Unseen {
     /// When the agent deleted something else, or one object twice.
     fn nothing_was_deleted_but(&self, names: &[&str], what: &str) {
         let requests = audit::since(&self.world.plane.audit_log(), self.start).expect("the audit log can be read");
-        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+        let mut deleted: BTreeMap<String, Vec<audit::Request>> = BTreeMap::new();
         for request in requests {
             let is_its = request.namespace == self.world.namespace && request.impersonated.is_some();
             if is_its && request.verb.starts_with("delete") && request.code < 300 {
-                *counts.entry(request.name).or_default() += 1;
+                deleted.entry(request.name.clone()).or_default().push(request);
             }
         }
-        let is_right = |(name, count): (&String, &u32)| *count == 1 && names.contains(&name.as_str());
-        assert!(counts.iter().all(is_right), "{what}: {counts:?}\n{}", self.world.agent_log());
+        let is_right = |(name, times): (&String, &Vec<_>)| times.len() == 1 && names.contains(&name.as_str());
+        assert!(deleted.iter().all(is_right), "{what}: {deleted:#?}\n{}", self.world.agent_log());
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) async fn tell(
         "get" => {
             let path = asked.path.trim_end_matches(&asked.name);
             let query = format!("fieldSelector=metadata.name%3D{}", asked.name);
-            let (status, list) = list(shared, past.version, path, &query, accept).await?;
+            let (status, list) = list(shared, past.version, path, &query, accept.map(of_a_list)).await?;
             let item = list["items"].get(0).cloned();
             Some(match item {
                 _ if !status.is_success() => json_answer(status, &list),
@@ -184,6 +184,13 @@ async fn list(
     let accept = accept.unwrap_or(HeaderValue::from_static("application/json"));
     let answer = shared.client.get(url).bearer_auth(ADMIN_TOKEN).header(header::ACCEPT, accept).send().await.ok()?;
     Some((answer.status(), answer.json().await.ok()?))
+}
+
+/// What asks for one object as its metadata alone, asking for a list of such.
+fn of_a_list(accept: HeaderValue) -> HeaderValue {
+    let text = accept.to_str().unwrap_or_default();
+    let of_list = text.replace("as=PartialObjectMetadata;", "as=PartialObjectMetadataList;");
+    HeaderValue::from_str(&of_list).unwrap_or(accept)
 }
 
 /// An item of a list with its type, which the list alone says.
