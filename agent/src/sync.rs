@@ -46,13 +46,14 @@ mod work;
 
 pub use claims::Claims;
 pub use course::{revision_of, revision_text};
+pub(crate) use desire::is_hash_named;
 pub use farewell::{Farewell, Parting, farewell};
 pub use foresee::{Foreseen, foresee};
 pub use gate::{Standing, Wanted, wanted};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use towpath_core::candidate::Candidate;
@@ -77,6 +78,8 @@ use crate::registry::Registries;
 use crate::repo::{Parts, View};
 use claims::Wants;
 
+/// How long what runs is not mended beside something newer, after the inventory was not as it was read.
+const DOUBTED_FOR: Duration = Duration::from_secs(30);
 /// Objects that are sent at one time.
 const CONCURRENCY: usize = 16;
 
@@ -154,6 +157,8 @@ pub struct Memory {
     refused: Option<(DesiredKey, Weak<Parts>, Vec<Problem>)>,
     known: HashMap<ObjectKey, Known>,
     inventory: Option<Inventory>,
+    /// When it was last not as it was read.
+    doubted_at: Option<Instant>,
     /// The inventory as it is stored; `None` where that is not known.
     recorded: Option<Stored>,
     /// Drift that was reported, and what was found then.
@@ -327,6 +332,11 @@ pub async fn run(pass: &Pass<'_>, memory: &mut Memory) -> Report {
             Some(_) if is_move => Role::UnderWay,
             Some(_) => Role::Fallback,
         };
+        // By an old status another revision runs than the one that does.
+        let doubted_for = DOUBTED_FOR / pass.time_scale;
+        if role == Role::Fallback && memory.doubted_at.is_some_and(|at| at.elapsed() < doubted_for) {
+            break;
+        }
         match attempt(pass, memory, &wanted, (is_move, role), &mut journal).await {
             Attempt::Done(progress) => {
                 done = Some((wanted, is_move, progress));
@@ -420,7 +430,7 @@ async fn attempt(
         observed: &observed,
         known: &memory.known,
         inventory: memory.inventory.as_ref().expect("it was loaded above"),
-        generated: &desire::is_hash_named,
+        generated: &is_hash_named,
         confirmed: pass.confirmed,
         own_namespace: pass.own_namespace,
         wanted_by: &|key| pass.wanted_by(key),

@@ -1,6 +1,7 @@
 //! The members of an environment, written down before they are applied and struck off after they are gone.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use towpath_core::fault::Problem;
 use towpath_core::inventory::{Inventory, Member};
@@ -9,7 +10,7 @@ use towpath_core::plan::{Observed, Plan};
 use towpath_core::policy::Cleared;
 
 use super::{Memory, Pass};
-use crate::cluster::Kinds;
+use crate::cluster::{Kinds, Stored};
 use crate::seeded;
 
 /// What is stored is not known, because a write of it failed in this pass.
@@ -157,8 +158,8 @@ pub(super) async fn before_deletions(
         let Some(recorded) = memory.recorded.take() else {
             return Err(Problem::passing(UNKNOWN));
         };
-        memory.recorded = Some(pass.cluster.confirm_inventory(pass.environment, &recorded).await?);
-        return Ok(());
+        let confirmed = pass.cluster.confirm_inventory(pass.environment, &recorded).await;
+        return stored(memory, confirmed);
     }
     for key in &plan.newly_confirmed {
         inventory.confirm(key, commit);
@@ -190,7 +191,19 @@ async fn store(pass: &Pass<'_>, memory: &mut Memory) -> Result<(), Problem> {
         return Err(Problem::passing(UNKNOWN));
     };
     // Where this fails, what is stored is not known any more; the next pass reads it again.
-    memory.recorded = Some(pass.cluster.write_inventory(pass.environment, inventory, &before).await?);
+    let written = pass.cluster.write_inventory(pass.environment, inventory, &before).await;
+    stored(memory, written)
+}
+
+/// Notes what is stored. Where it is not as it was read, the status that was read beside it may be as old.
+fn stored(memory: &mut Memory, result: Result<Stored, Problem>) -> Result<(), Problem> {
+    match result {
+        Ok(stored) => memory.recorded = Some(stored),
+        Err(problem) => {
+            memory.doubted_at = Some(Instant::now());
+            return Err(problem);
+        }
+    }
     Ok(())
 }
 
