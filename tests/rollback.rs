@@ -4,6 +4,7 @@ mod again;
 mod by_itself;
 mod canary;
 mod components;
+mod doubts;
 mod emergency;
 mod lane;
 mod marks;
@@ -139,6 +140,11 @@ fn hook(shop: &Shop, name: &str, script: &str) -> std::path::PathBuf {
 /// Whether nothing is kept away for want of a revert.
 fn is_settled(status: &EnvironmentStatus) -> bool {
     status.held.is_none() && status.rolled_back.iter().all(|one| one.revert.is_some())
+}
+
+/// A ConfigMap with one value.
+fn config(name: &str, value: &str) -> String {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": value}}).to_string()
 }
 
 /// Whether an environment is held on a commit.

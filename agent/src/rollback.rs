@@ -25,6 +25,8 @@ use crate::repo::{Chain, Credentials, Mirror, Outcome, Person, Refusal, Update};
 /// An environment that is rolled back, and where its branch stands.
 #[derive(Clone, Debug)]
 pub struct Subject {
+    /// The name of this cluster.
+    pub cluster: String,
     /// The environment.
     pub environment: EnvironmentName,
     /// The branch of its lane.
@@ -35,6 +37,8 @@ pub struct Subject {
     pub from: CommitId,
     /// The releases that it ran, the newest first.
     pub past: Vec<Past>,
+    /// Whether a rollback keeps it back, on what it went back to.
+    pub is_held: bool,
     /// What was rolled back and may not come back, and by what.
     pub rolled_back: Vec<(CommitId, Option<CommitId>)>,
 }
@@ -227,18 +231,18 @@ pub fn push(
     }
 }
 
-/// Pushes to the branch itself what stands on a branch of its own, as long as the branch is where it was made. Gives whether
-/// the branch is to be looked at again.
+/// Pushes to the branch itself what stands on a branch of its own (`beside`), as long as the branch is where it was made and
+/// nobody has declined it by deleting the other one. Gives whether the branch is to be looked at again.
 ///
 /// # Errors
 /// Why it could not be done, or is not known.
 pub fn push_on(
     mirror: &Mirror,
-    branch: &str,
+    (branch, beside): (&str, &str),
     (head, tip): (CommitId, CommitId),
     credentials: &Credentials,
 ) -> Result<bool, Problem> {
-    if !mirror.contains(tip) || !mirror.is_ancestor(head, tip)? {
+    if !mirror.contains(tip) || !mirror.is_ancestor(head, tip)? || !mirror.stands_on(beside, tip, credentials)? {
         return Ok(false);
     }
     match push_to(mirror, branch, Some(head), tip, credentials)? {

@@ -2,10 +2,6 @@
 
 use super::*;
 
-fn config(name: &str, value: &str) -> String {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": value}}).to_string()
-}
-
 fn ask(id: &str, wish: Value, confirm: Option<&str>) -> Value {
     let ask = json!({"id": id, "at": jiff::Timestamp::now(), "confirm": confirm, "wish": wish}).to_string();
     json!({"metadata": {"annotations": {"towpath.dev/rollback": ask, "towpath.dev/rollbackBy": "admin"}}})

@@ -10,10 +10,6 @@ fn ticket(shop: &Shop, name: &str, files: &[(&str, &str)]) -> CommitId {
     shop.world.repo.merge("master", name)
 }
 
-fn config(name: &str, value: &str) -> String {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": value}}).to_string()
-}
-
 async fn value(shop: &Shop, name: &str, wanted: Option<&str>) {
     let is_it = |object: &Value| object["data"]["value"].as_str() == wanted;
     shop.world.object_where("v1", "ConfigMap", name, &format!("{wanted:?}"), is_it).await;
@@ -247,9 +243,9 @@ async fn a_target_that_makes_no_sense_is_refused_with_what_would() {
     assert!(why.contains("r1.3 is no longer on the server"), "{why}");
     shop.world.repo.force("r1.3", head);
     // A history that was rewritten is not reverted on.
-    shop.world.repo.force("r1.3", second);
-    shop.world.repo.commit("r1.3", "Rewritten", &[("prod/web.yaml", &deployment("web", "web:x"))]);
-    let rewritten = shop.world.repo.head("r1.3");
+    shop.world.repo.force("rewritten", second);
+    let rewritten = shop.world.repo.commit("rewritten", "Rewritten", &[("prod/web.yaml", &deployment("web", "web:x"))]);
+    shop.world.repo.force("r1.3", rewritten);
     let why = shop.towpath(&["rollback", "targets", "--dry-run", "--to", &second.short()]);
     assert!(why.2.contains("history was rewritten") || why.0 == 0, "{why:?}");
     assert_eq!(shop.world.repo.head("r1.3"), rewritten);

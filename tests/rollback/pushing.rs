@@ -240,6 +240,28 @@ async fn a_branch_that_may_be_pushed_to_again_has_its_reverts_without_a_merge() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reverts_that_somebody_declined_by_deleting_their_branch_are_not_pushed_after_all() {
+    let mut shop = Shop::new("declined").await;
+    shop.world.start_options().time_scale = 100;
+    let server = GitServer::start(shop.world.folder());
+    let bad = shop.ran_a_bad_release("declined", &server).await.1;
+    let protected = hook(&shop, "update", PROTECTED);
+    shop.does(&["rollback", "declined", "-y"]);
+    let is_beside = |status: &EnvironmentStatus| phase(status) == Some(RollbackPhase::WaitsForMerge);
+    let status = shop.world.status_where("declined", "waiting for a merge", is_beside).await;
+    shop.world.repo.delete_branch(&status.rollback.unwrap().branch.unwrap());
+    std::fs::remove_file(protected).unwrap();
+    // By now it would have been tried twice.
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    assert_eq!(shop.world.repo.head("master"), bad);
+    let held = shop.world.status("declined").await.held.unwrap();
+    let way = format!("where it was mended otherwise: towpath reland declined {}", bad.short());
+    assert!(held.ends_with(&way), "{held}");
+    shop.does(&["reland", "declined", &bad.short(), "-y"]);
+    shop.runs_image("web:2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_took_out_of_the_branch_by_a_reset_does_not_come_back_with_reverts() {
     let mut shop = Shop::new("reset-since").await;
     shop.world.start_options().time_scale = 100;
@@ -291,7 +313,13 @@ async fn where_reverts_can_be_pushed_nowhere_the_release_before_runs_all_the_sam
 
 #[tokio::test(flavor = "multi_thread")]
 async fn others_who_push_at_the_same_time_lose_nothing_and_the_revert_lands() {
-    let (shop, _, bad) = with_a_bad_release("competing", json!({})).await;
+    let mut shop = Shop::new("competing").await;
+    let first = shop.world.repo.head("master");
+    // A status alone has room for 20 releases.
+    shop.begin_with(json!({"interval": "1s", "ledger": {}}), &[("competing", json!({}))]).await;
+    shop.ran("competing", first).await;
+    let bad = shop.commit("Bad", "web:2");
+    shop.ran("competing", bad).await;
     let repo = support::deploy_repo::DeployRepo::open(shop.world.repo.path());
     let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let ends = over.clone();

@@ -2,10 +2,6 @@
 
 use super::*;
 
-fn config(name: &str, value: &str) -> String {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": value}}).to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn prod_two_tickets_behind_staging_goes_back_and_nothing_untested_reaches_it() {
     let mut shop = Shop::new("two-stages").await;

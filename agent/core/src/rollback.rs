@@ -60,8 +60,8 @@ pub struct Standing {
     pub has_rolled_back: bool,
 }
 
-/// The newest release before `from` that was healthy, is another one, and has nothing in it that was rolled back. `past` is
-/// the newest first. `standing` is asked for as few as possible.
+/// The newest release before `from` that was healthy, is another one, and has nothing in it that was rolled back; and the
+/// newest that only was not healthy when it was left. `past` is the newest first. `standing` is asked for as few as possible.
 ///
 /// # Errors
 /// `Content` where there is none, or where a newer one ran healthy that `branch` does not contain, and whatever `standing`
@@ -70,7 +70,7 @@ pub fn previous<'a>(
     past: &'a [Past],
     (branch, from): (&str, CommitId),
     mut standing: impl FnMut(&Past) -> Result<Standing, Problem>,
-) -> Result<&'a Past, Problem> {
+) -> Result<(&'a Past, Option<&'a Past>), Problem> {
     // One that is not there is newer than all that are.
     let newest = past.iter().position(|one| one.commit == from).unwrap_or_default();
     let mut unhealthy = None;
@@ -89,7 +89,7 @@ pub fn previous<'a>(
             () if one.was_healthy => match beside {
                 // What it ran later is not forgotten, unless these are the same files.
                 Some((newer, its)) if its.is_none() || its != files => return Err(is_beside(newer, branch, Some(one))),
-                _ => return Ok(one),
+                _ => return Ok((one, unhealthy)),
             },
             () => drop(unhealthy.get_or_insert(one)),
         }
@@ -132,18 +132,20 @@ pub enum Named {
     Commit(String),
 }
 
-/// Reads `prod@7`, `@7`, `7`, or at least 7 digits of a commit.
+/// Reads `prod@7`, `<cluster>/prod@7`, `@7`, `7`, or at least 7 digits of a commit.
 ///
 /// # Errors
-/// When it is none of these, or a sync of another environment.
-pub fn named(environment: &str, text: &str) -> Result<Named, Problem> {
+/// When it is none of these, or a sync of another environment, or of the one of this name in another cluster.
+pub fn named((cluster, environment): (&str, &str), text: &str) -> Result<Named, Problem> {
     let wrong = || {
         Problem::content(format!("{:?} is no release", clean_line(text, SHOWN_CHARACTERS)))
             .hint(format!("write it as {environment}@7, or as a commit of at least {MIN_DIGITS} digits"))
     };
     if let Some((name, number)) = text.rsplit_once('@') {
-        if !name.is_empty() && name != environment && name.rsplit('/').next() != Some(environment) {
-            let said = format!("{} is no release of {environment}", clean_line(text, SHOWN_CHARACTERS));
+        let is_it = name.is_empty() || name == environment || name.split_once('/') == Some((cluster, environment));
+        if !is_it {
+            let said =
+                format!("{} is no release of {environment} in cluster {cluster}", clean_line(text, SHOWN_CHARACTERS));
             return Err(Problem::content(said).hint("name one of its own; towpath history lists them"));
         }
         return number.parse().map(Named::Sync).map_err(|_| wrong());
@@ -310,10 +312,11 @@ mod tests {
     #[test]
     fn the_release_before_is_the_newest_that_was_healthy() {
         let all = [past(4, 4, false), past(3, 3, false), past(2, 2, true), past(1, 1, true)];
-        assert_eq!(previous(&all, ("r1.3", id(4)), part).unwrap().sync, 2);
-        assert_eq!(previous(&all, ("r1.3", id(2)), part).unwrap().sync, 1);
+        let (before, passed_over) = previous(&all, ("r1.3", id(4)), part).unwrap();
+        assert_eq!((before.sync, passed_over.map(|one| one.sync)), (2, Some(3)));
+        assert_eq!(previous(&all, ("r1.3", id(2)), part).unwrap().0.sync, 1);
         // One that was never recorded is newer than all that were.
-        assert_eq!(previous(&all, ("r1.3", id(9)), part).unwrap().sync, 2);
+        assert_eq!(previous(&all, ("r1.3", id(9)), part).unwrap().0.sync, 2);
         let problem = previous(&all[..2], ("r1.3", id(4)), part).unwrap_err();
         assert!(problem.hint.unwrap().contains("sync 3 was never healthy"));
         assert!(previous(&all, ("r1.3", id(1)), part).is_err());
@@ -327,7 +330,7 @@ mod tests {
             let (has_same_files, has_rolled_back) = (one.sync == 3, one.sync == 4);
             Ok(Standing { is_part: one.sync != 2, has_same_files, files: None, has_rolled_back })
         };
-        assert_eq!(previous(&all, ("r1.3", id(5)), standing).unwrap().sync, 1);
+        assert_eq!(previous(&all, ("r1.3", id(5)), standing).unwrap().0.sync, 1);
         let failing = |_: &Past| Err(Problem::passing("away"));
         assert_eq!(previous(&all, ("r1.3", id(5)), failing).unwrap_err().message, "away");
     }
@@ -358,10 +361,10 @@ mod tests {
         assert!(previous(&all, ("r1.3", id(3)), standing(None)).is_err());
         assert!(previous(&all[..2], ("r1.3", id(3)), standing(files(2))).is_err());
         // Merged as another commit, it is the same.
-        assert_eq!(previous(&all, ("r1.3", id(3)), standing(files(1))).unwrap().sync, 1);
+        assert_eq!(previous(&all, ("r1.3", id(3)), standing(files(1))).unwrap().0.sync, 1);
         // A commit that a rewritten history has lost says nothing.
         let rewritten = all.clone().map(|one| Past { branch: of("r1.3"), ..one });
-        assert_eq!(previous(&rewritten, ("r1.3", id(3)), standing(None)).unwrap().sync, 1);
+        assert_eq!(previous(&rewritten, ("r1.3", id(3)), standing(None)).unwrap().0.sync, 1);
         let problem = previous(&rewritten, ("r1.3", id(3)), standing(files(2))).unwrap_err();
         assert!(problem.message.contains("its history was rewritten since"), "{problem}");
     }
@@ -369,7 +372,7 @@ mod tests {
     #[test]
     fn a_revision_that_ran_twice_is_gone_back_from_to_what_ran_before_its_last_time() {
         let all = [past(4, 2, true), past(3, 3, true), past(2, 2, true), past(1, 1, true)];
-        assert_eq!(previous(&all, ("r1.3", id(2)), part).unwrap().sync, 3);
+        assert_eq!(previous(&all, ("r1.3", id(2)), part).unwrap().0.sync, 3);
     }
 
     #[test]
@@ -382,10 +385,12 @@ mod tests {
             ("1234567", Named::Commit("1234567".into())),
             ("ABCDEF0", Named::Commit("abcdef0".into())),
         ] {
-            assert_eq!(named("prod", text), Ok(expected), "{text}");
+            assert_eq!(named(("east", "prod"), text), Ok(expected), "{text}");
         }
-        for bad in ["", "staging@7", "prod@", "prod@x", "abc", "latest", "-1", "123456g", &"a".repeat(41)] {
-            assert!(named("prod", bad).unwrap_err().hint.is_some(), "{bad}");
+        for bad in
+            ["", "staging@7", "west/prod@7", "prod@", "prod@x", "abc", "latest", "-1", "123456g", &"a".repeat(41)]
+        {
+            assert!(named(("east", "prod"), bad).unwrap_err().hint.is_some(), "{bad}");
         }
     }
 

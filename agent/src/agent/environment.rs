@@ -316,7 +316,7 @@ impl Task {
             _ => seen,
         };
         self.seen = Some(seen.clone());
-        let standing = sync::Standing::of(&self.status, self.settled.clone());
+        let standing = sync::Standing::of(&self.id.1, &self.status, self.settled.clone());
         let as_of = slot.desk.as_of().unwrap_or_else(Timestamp::now);
         let wanted = move |view: &View, environment: &environment::Environment, cluster: &str| {
             sync::wanted(view, environment, (&standing, cluster), as_of)

@@ -105,13 +105,13 @@ pub(super) async fn rollback(args: RollbackArgs) -> Result<Code, Failure> {
 }
 
 pub(super) async fn reland(args: RelandArgs) -> Result<Code, Failure> {
+    let name = follower(&args.how.access.open().await?, args.name, &args.commit).await?;
     let wish = Wish { reland: Some(args.commit), ..Wish::default() };
-    let name = follower(&args.how.access.open().await?, args.name).await?;
     run(&name, wish, false, "Land it again?", &args.how).await
 }
 
 /// The environment of this name; else one that runs a revision of the branch of this name.
-async fn follower(access: &Access, name: String) -> Result<String, Problem> {
+async fn follower(access: &Access, name: String, commit: &str) -> Result<String, Problem> {
     let all = call(access.environments().list(&ListParams::default())).await?.items;
     if all.iter().any(|environment| environment.name_any() == name) {
         return Ok(name);
@@ -120,7 +120,12 @@ async fn follower(access: &Access, name: String) -> Result<String, Problem> {
         let running = environment.status.as_ref().and_then(|status| status.running.as_ref());
         running.and_then(|running| running.revision.rsplit_once("@sha1:")).is_some_and(|(branch, _)| branch == name)
     };
-    let found = all.iter().find(runs).map(ResourceExt::name_any);
+    let has_taken = |environment: &&Environment| {
+        let taken = environment.status.iter().flat_map(|status| &status.rolled_back);
+        commit.len() >= 7 && taken.into_iter().any(|one| one.commit.starts_with(commit))
+    };
+    // One that took it back itself may have noted what git does not say.
+    let found = all.iter().filter(runs).find(has_taken).or(all.iter().find(runs)).map(ResourceExt::name_any);
     found.ok_or_else(|| {
         Problem::setup(format!(
             "there is no environment {name} in namespace {}, and none runs a branch {name}",
@@ -289,7 +294,12 @@ async fn follow(access: &Access, name: &str, id: &str, timeout: Duration) -> Res
 fn runs(name: &str, status: &EnvironmentStatus) -> String {
     let runs = status.running.as_ref().map_or("nothing", |running| running.revision.as_str());
     let held = if status.held.is_some() { ", held" } else { "" };
-    format!("{name} runs {}{held}", output::short_revisions(runs))
+    let waiting = match status.leftovers.to_confirm_count {
+        0 => String::new(),
+        1 => format!("; 1 object stays until towpath confirm {name}"),
+        count => format!("; {count} objects stay until towpath confirm {name}"),
+    };
+    format!("{name} runs {}{held}{waiting}", output::short_revisions(runs))
 }
 
 fn show(answer: &RollbackStatus) -> Result<(), Failure> {

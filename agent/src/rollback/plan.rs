@@ -24,6 +24,8 @@ pub struct Plan {
     pub subject: Subject,
     /// The release that is gone back to, where one that ran is.
     pub to: Option<Past>,
+    /// A newer one that was passed over, for it was not healthy when it was left.
+    pub passed_over: Option<Past>,
     /// The commits that are reverted, in this order.
     pub chosen: Vec<Reverted>,
     /// Those of the range that the branch has taken back already, and by what.
@@ -102,26 +104,30 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
     }
     // What has been reverted so far, as far back as is looked.
     let standing = reverts(mirror, *head, &[])?;
-    let (to, chosen, rest) = match &wish.ticket {
+    let (to, passed_over, chosen, rest) = match &wish.ticket {
         Some(ticket) => {
             let chosen = tickets(mirror, &subject, ticket)?;
             let to = match previous(mirror, &subject, &standing, &chosen) {
-                Ok(past) => Some(past),
+                Ok((past, _)) => Some(past),
                 Err(problem) if problem.fault == Fault::Content => None,
                 Err(problem) => return Err(problem),
             };
-            (to, chosen, Vec::new())
+            (to, None, chosen, Vec::new())
         }
         None => {
-            let to = match &wish.to {
-                Some(text) => named(mirror, &subject, text)?,
-                None => previous(mirror, &subject, &standing, &[])?,
+            let (to, passed_over) = match &wish.to {
+                Some(text) => (named(mirror, &subject, text)?, None),
+                None => {
+                    let found = previous(mirror, &subject, &standing, &[])?;
+                    is_no_second(mirror, &subject, wish, &found.0)?;
+                    found
+                }
             };
             // The files of a release as a whole: whatever came since goes.
             let end = if wish.back_out_lane || wish.restore { *head } else { *from };
             let chosen = range(mirror, &subject, to.commit, end, wish.restore)?;
             let rest = if wish.back_out_lane { range(mirror, &subject, *from, *head, false)? } else { Vec::new() };
-            (Some(to), chosen, rest)
+            (Some(to), passed_over, chosen, rest)
         }
     };
     let already = already(mirror, &chosen, &standing)?;
@@ -130,6 +136,7 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
     let chosen = reverted(mirror, *head, &left)?;
     Ok(Plan {
         to,
+        passed_over,
         chosen,
         already,
         rest,
@@ -205,6 +212,7 @@ pub fn again(mirror: &Mirror, subject: Subject, begun: &RollbackStatus) -> Resul
     let is_range = false;
     Ok(Plan {
         to,
+        passed_over: None,
         chosen,
         already,
         rest,
@@ -295,8 +303,8 @@ fn range(
 
 /// The release that somebody names.
 fn named(mirror: &Mirror, subject: &Subject, text: &str) -> Result<Past, Problem> {
-    let Subject { environment, from, past, branch, .. } = subject;
-    let found = match rollback::named(environment.as_str(), text)? {
+    let Subject { cluster, environment, from, past, branch, .. } = subject;
+    let found = match rollback::named((cluster, environment.as_str()), text)? {
         Named::Sync(number) => past.iter().find(|one| one.sync == number),
         Named::Commit(digits) => past.iter().find(|one| one.commit.to_string().starts_with(&digits)),
     };
@@ -326,7 +334,7 @@ fn previous(
     subject: &Subject,
     reverts: &[StandingRevert],
     taken: &[CommitId],
-) -> Result<Past, Problem> {
+) -> Result<(Past, Option<Past>), Problem> {
     let tree = |commit: CommitId| mirror.commit(commit).map(|stored| stored.tree);
     let from_tree = tree(subject.from)?;
     let past = &subject.past[..subject.past.len().min(MAX_PAST)];
@@ -355,7 +363,31 @@ fn previous(
         let is_part = mirror.is_ancestor(past.commit, subject.from)?;
         Ok(rollback::Standing { is_part, has_same_files: files == from_tree, files: Some(files), has_rolled_back })
     };
-    rollback::previous(past, (&subject.branch, subject.from), standing).cloned()
+    let (found, passed_over) = rollback::previous(past, (&subject.branch, subject.from), standing)?;
+    Ok((found.clone(), passed_over.cloned()))
+}
+
+/// Who asks twice, or after somebody else did, means the same rollback: going back further is something else, and is asked
+/// for by name. In an emergency that is looked at elsewhere.
+fn is_no_second(mirror: &Mirror, subject: &Subject, wish: &Wish, further: &Past) -> Result<(), Problem> {
+    let Subject { environment, from, rolled_back, .. } = subject;
+    let is_in = |commit: CommitId| -> Result<bool, Problem> {
+        Ok(mirror.contains(commit) && mirror.is_ancestor(commit, *from)?)
+    };
+    let mut is_back = subject.is_held;
+    for (taken, revert) in rolled_back.iter().filter(|_| subject.is_held) {
+        // It may be held on what was rolled back, where it can go nowhere.
+        is_back &= !is_in(*taken)? || revert.map_or(Ok(false), is_in)?;
+    }
+    if wish.emergency || !(is_back || takes_back(mirror, *from)?) {
+        return Ok(());
+    }
+    let why = if is_back { "was rolled back already, and is held on" } else { "runs what a rollback came to:" };
+    let Past { sync, commit, .. } = further;
+    Err(Problem::content(format!("{environment} {why} {}", from.short())).hint(format!(
+        "to go further back name the release: --to {environment}@{sync} ({}); to have again what was taken back: towpath reland",
+        commit.short()
+    )))
 }
 
 /// Whether a commit takes something back: it reverts one that does not, or is a merge of such a revert. So a revert of it
@@ -448,6 +480,7 @@ fn landing(mirror: &Mirror, subject: Subject, text: &str) -> Result<Plan, Proble
     let chosen = reverted(mirror, head, &chosen)?;
     Ok(Plan {
         to: None,
+        passed_over: None,
         chosen,
         already: Vec::new(),
         rest: Vec::new(),

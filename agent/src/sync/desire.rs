@@ -197,7 +197,7 @@ async fn render_and_clear(
 }
 
 /// Whether an object is a ConfigMap that the render room named by the hash of its content.
-pub(super) fn is_hash_named(key: &ObjectKey) -> bool {
+pub(crate) fn is_hash_named(key: &ObjectKey) -> bool {
     let is_config_map = key.group.is_empty() && key.kind == "ConfigMap";
     let hash = key.name.rsplit_once('-').map_or("", |(_, hash)| hash);
     is_config_map && hash.len() == 10 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())

@@ -38,6 +38,7 @@ pub struct Wanted {
 /// What a status says that decides where its environment may move to.
 #[derive(Clone)]
 pub struct Standing {
+    environment: String,
     running: Option<CommitId>,
     under_way: Option<CommitId>,
     rollback: Option<RollbackStatus>,
@@ -56,9 +57,10 @@ fn is_in(view: &View, commit: CommitId, revision: CommitId) -> bool {
 
 impl Standing {
     /// Reads it. What was found out of commits before is in `settled`.
-    pub fn of(status: &EnvironmentStatus, settled: Arc<Settled>) -> Standing {
+    pub fn of(environment: &str, status: &EnvironmentStatus, settled: Arc<Settled>) -> Standing {
         let under_way = status.sync.as_ref().filter(|sync| !sync.applied);
         Standing {
+            environment: environment.to_owned(),
             running: status.running_commit(),
             under_way: under_way.and_then(|sync| Some(course::revision_of(&sync.revision)?.commit)),
             rollback: status.rollback.clone().filter(|one| one.goes_to.is_some() || one.phase.is_under_way()),
@@ -94,24 +96,30 @@ impl Standing {
 
     /// What is waited for, in words.
     fn waits_for(&self, taken: CommitId, branch: &str) -> String {
-        match &self.rollback {
+        let short = taken.short();
+        // An older one that gave way to the one under way has a branch of its own.
+        let why = match self.rollback.as_ref().filter(|rollback| rollback.commits().contains(&taken)) {
             Some(RollbackStatus { phase: RollbackPhase::WaitsForMerge, branch: Some(beside), .. }) => {
-                format!("{} was rolled back, and waits for {beside} to be merged into {branch}", taken.short())
+                format!("{short} was rolled back, and waits for {beside} to be merged into {branch}")
             }
             Some(RollbackStatus { phase: RollbackPhase::WaitsForGit, .. }) => {
-                format!(
-                    "{} was rolled back in the cluster alone, and its revert waits for the git server",
-                    taken.short()
-                )
+                return format!(
+                    "{short} was rolled back in the cluster alone, and its revert waits for the git server"
+                );
             }
             Some(rollback) if rollback.cannot_push().is_some() => {
-                format!("{} was rolled back; {}", taken.short(), rollback.cannot_push().unwrap_or_default())
+                format!("{short} was rolled back; {}", rollback.cannot_push().unwrap_or_default())
             }
             Some(RollbackStatus { phase: RollbackPhase::Pushing, .. }) => {
-                format!("{} was rolled back, and its revert is being pushed to {branch}", taken.short())
+                return format!("{short} was rolled back, and its revert is being pushed to {branch}");
             }
-            _ => format!("{} was rolled back, and {branch} does not have its revert", taken.short()),
-        }
+            _ => {
+                let its = |(one, revert): &Change| revert.filter(|_| *one == taken);
+                let revert = self.rolled_back.iter().find_map(its).map(|revert| format!(" {}", revert.short()));
+                format!("{short} was rolled back, and {branch} does not have its revert{}", revert.unwrap_or_default())
+            }
+        };
+        format!("{why}; where it was mended otherwise: towpath reland {} {short}", self.environment)
     }
 }
 

@@ -51,9 +51,11 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
     let has_progress = progress.is_some();
     let mut progress = progress.unwrap_or_default();
     let mut content = None;
+    let mut is_change = false;
     if let Some(course) = progress.course.take() {
         let did_something = progress.created + progress.configured + progress.pruned + progress.failed > 0;
-        let is_sync = is_move || course.is_change || (did_something && progress.moved);
+        is_change = course.is_change;
+        let is_sync = is_move || is_change || (did_something && progress.moved);
         let digest = course.sync.content.clone();
         content = Some(ContentStatus { digest, generation: pass.environment.generation });
         journal.close(course, &progress, is_sync);
@@ -67,7 +69,9 @@ pub(super) async fn report(pass: &Pass<'_>, memory: &mut Memory, ended: Ended) -
     });
 
     let worst = has_progress.then(|| health::worst(progress.unhealthy.values().map(|unhealthy| unhealthy.health)));
-    let rolling_since = if progress.is_applied && is_move { Some(now) } else { pass.status.rolling_since };
+    // A commit that brings nothing here has nothing to become healthy from.
+    let begins = progress.is_applied && is_move && is_change;
+    let rolling_since = if begins { Some(now) } else { pass.status.rolling_since };
     let fault = problems.iter().map(|problem| problem.fault).min();
     memory.failures = if matches!(fault, Some(Fault::Passing | Fault::Setup)) { memory.failures + 1 } else { 0 };
     let facts = decide::Facts {

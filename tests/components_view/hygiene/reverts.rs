@@ -24,7 +24,12 @@ fn what_master_took_back_does_not_come_again_with_the_same_commit() {
     let revert = place.deploy.revert("master", change);
     let (branch, message, hint) = only(&place);
     assert!(branch == "master" && message.ends_with("and it lives on in develop"), "{message}");
-    assert!(hint.starts_with("merging develop into master will not bring it back; "), "{hint}");
+    assert!(
+        hint.starts_with(
+            "merging develop into master will not bring it back, and merging master into develop takes it out there; "
+        ),
+        "{hint}"
+    );
     assert!(hint.contains(&format!("towpath reland master {}; or take", revert.short())), "{hint}");
     assert_eq!(after_merging(&place, "develop", "master", "b.yaml"), "b\n");
 
@@ -33,7 +38,7 @@ fn what_master_took_back_does_not_come_again_with_the_same_commit() {
     place.part("web").branch("r1.3", "develop");
     let (_, message, hint) = only(&place);
     assert!(message.ends_with("and it lives on in r1.3, develop"), "{message}");
-    assert!(hint.starts_with("merging r1.3, develop into master will not bring it back; "), "{hint}");
+    assert!(hint.starts_with("merging r1.3, develop into master will not bring it back, and merging master into r1.3, develop takes it out there; "), "{hint}");
     assert_eq!(after_merging(&place, "r1.3", "master", "b.yaml"), "b\n");
 
     // Landed again there, it is settled.

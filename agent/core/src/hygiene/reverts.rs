@@ -112,7 +112,9 @@ impl Unsettled {
         if !same.is_empty() {
             hints.push(match is_release {
                 true => format!("merging {branch} into {same} takes it back there too"),
-                false => format!("merging {same} into {branch} will not bring it back"),
+                false => format!(
+                    "merging {same} into {branch} will not bring it back, and merging {branch} into {same} takes it out there"
+                ),
             });
         }
         if !copies.is_empty() {
@@ -192,12 +194,12 @@ mod tests {
         assert_eq!(
             found.hint,
             format!(
-                "merging r1.3, develop into master will not bring it back; land it again with towpath reland master \
+                "merging r1.3, develop into master will not bring it back, and merging master into r1.3, develop takes it out there; land it again with towpath reland master \
                  0202020; or take it back with git cherry-pick -x {twos} on r1.3, develop"
             )
         );
         let found = of("master", &[("r1.3", Alive::Same), ("develop", Alive::Copy)], None).hint;
-        assert!(found.contains("merging r1.3 into master will not bring it back; merging develop into master brings"));
+        assert!(found.contains("merging r1.3 into master will not bring it back, and merging master into r1.3 takes it out there; merging develop into master brings"));
         let found = of("r1.2", &[("develop", Alive::Same)], None).hint;
         assert!(found.starts_with("merging r1.2 into develop takes it back there too; "), "{found}");
         let found = of("r1.2", &[("master", Alive::Copy)], Some("web"));

@@ -165,9 +165,10 @@ impl Task {
         let age = Timestamp::now().duration_since(ask.at);
         let under_way = self.status.rollback.as_ref().filter(|rollback| rollback.phase.pushes());
         let why_not = match under_way {
-            _ if age > ASKED_WITHIN => {
-                Some(format!("it was asked at {}, and could not be done until now: ask again", ask.at))
-            }
+            _ if age > ASKED_WITHIN => Some(format!(
+                "it was asked at {}, and could not be done until now: ask again, and see whether the clock there is right",
+                ask.at
+            )),
             _ if age < -AHEAD => {
                 Some(format!("it is of {}, which is to come: ask again with a clock that is right", ask.at))
             }

@@ -6,7 +6,7 @@ use std::io::Write;
 use git2::{Oid, Repository};
 use towpath_core::fault::{Fault, Problem};
 use towpath_core::lane::is_ref_name;
-use towpath_core::revision::clean_line;
+use towpath_core::revision::{CommitId, clean_line};
 
 use super::super::fetch::Holds;
 use super::super::ls_refs::{Advertisement, Refs};
@@ -75,6 +75,19 @@ impl Mirror {
     /// `Setup` where the credentials are refused, `Passing` where it does not answer.
     pub fn may_push(&self, credentials: &Credentials) -> Result<(), Problem> {
         self.source.target(credentials)?.push(&mut |_| Ok(None)).map(drop)
+    }
+
+    /// Asks the server whether one of its branches stands on a commit.
+    ///
+    /// # Errors
+    /// As [`Mirror::may_push`].
+    pub fn stands_on(&self, branch: &str, commit: CommitId, credentials: &Credentials) -> Result<bool, Problem> {
+        let mut stands = false;
+        self.source.target(credentials)?.push(&mut |found| {
+            stands = found.refs.get(&format!("refs/heads/{branch}")) == Some(&commit);
+            Ok(None)
+        })?;
+        Ok(stands)
     }
 
     fn check_updates(&self, updates: &[Update]) -> Result<(), Problem> {

@@ -193,7 +193,7 @@ impl Task {
                 "what ran before was of {of}, and {} would lose all that it has since",
                 plan.subject.branch
             )),
-            () => doubt,
+            () => doubt.or_else(|| prepared.doubts.first().cloned()),
         };
         if let Some(why) = waits {
             let how = format!("do it with {} --confirm {}", self.command(), prepared.digest);
@@ -286,6 +286,9 @@ fn is_doubtful(mirror: &Mirror, plan: &Plan, case: RollbackCase) -> Result<Optio
         return Ok(Some("it was healthy with the same commit before".to_owned()));
     }
     let Some(to) = &plan.to else { return Ok(None) };
+    if past.iter().any(|one| one.commit == to.commit && one.sync > to.sync && !one.was_healthy) {
+        return Ok(Some(format!("{} was not healthy when it ran last", to.commit.short())));
+    }
     for one in past.iter().filter(|one| one.commit != *from && one.commit != to.commit && mirror.contains(one.commit)) {
         let is_between = mirror.is_ancestor(to.commit, one.commit)? && mirror.is_ancestor(one.commit, *from)?;
         if is_between {

@@ -7,9 +7,10 @@ use towpath_core::candidate::Candidate;
 use towpath_core::environment::{self, SyncMode};
 use towpath_core::fault::Problem;
 use towpath_core::health::Health;
+use towpath_core::plan::{deletion_budget, is_protected};
 use towpath_core::revert::marks::{self, Mark};
 use towpath_core::revision::CommitId;
-use towpath_core::rollback::{Confirmed, Part, fit, lines};
+use towpath_core::rollback::{Changed, Confirmed, Part, fit, lines};
 use towpath_core::status::{EnvironmentStatus, MAX_LINES};
 
 use super::super::Task;
@@ -35,7 +36,7 @@ impl Task {
         found: Found,
         (is_overridden, is_away): (bool, bool),
     ) -> Result<Prepared, Vec<Problem>> {
-        let Found { plan, made, goes_to, mut marks, mut said, left } = found;
+        let Found { plan, made, goes_to, mut marks, mut said, left, mut doubts } = found;
         let name = &environment.name;
         let branch = plan.subject.branch.clone();
         let at = |commit: CommitId| Candidate { branch: branch.clone(), commit };
@@ -106,6 +107,10 @@ impl Task {
             ),
         }];
         own_lines.extend(lines(&own.changes));
+        own_lines.extend(waiting_deletions(&own.changes, self.status.objects));
+        if own.changes.is_empty() && own.also.is_empty() {
+            doubts.push(format!("taking it back changes nothing in {name}"));
+        }
         let mut parts = vec![said, own_lines];
         let others = self.others(resource, environment, view, &branch);
         let more = others.len().saturating_sub(MAX_OTHERS);
@@ -129,13 +134,23 @@ impl Task {
                 }
             });
         }
+        let home = (environment.repository_home.clone(), environment.repository.clone());
+        let repository = self.shared.board.repositories.get(&home);
+        let clusters: Vec<String> =
+            repository.iter().flat_map(|one| &one.spec.peers).map(|peer| peer.cluster.clone()).collect();
+        if !clusters.is_empty() {
+            let clusters = clusters.join(", ");
+            parts.push(vec![format!(
+                "what follows {branch} in cluster {clusters} follows too, and is not looked at here"
+            )]);
+        }
         if more > 0 {
             parts.push(vec![format!("{more} more environments follow {branch}")]);
         }
         let weight = |place: usize| if place < 2 { OWN_WEIGHT } else { 1 };
         let parts = parts.into_iter().enumerate().map(|(place, lines)| Part { lines, weight: weight(place) });
         let lines = fit(parts.collect(), MAX_SHOWN);
-        Ok(Prepared { digest: confirmed.digest(), lines, plan, made, goes_to, is_away })
+        Ok(Prepared { digest: confirmed.digest(), doubts, lines, plan, made, goes_to, is_away })
     }
 
     /// What would change in one environment.
@@ -204,6 +219,16 @@ fn counted(changes: usize) -> String {
         1 => "1 object changes".to_owned(),
         _ => format!("{changes} objects change"),
     }
+}
+
+/// The deletions that wait for a confirmation of their own, of an environment of so many objects.
+fn waiting_deletions(changes: &[Changed], objects: u32) -> Option<String> {
+    let gone: Vec<&Changed> = changes.iter().filter(|one| one.sign == '-' && !sync::is_hash_named(&one.key)).collect();
+    let protected = gone.iter().filter(|one| is_protected(&one.key)).count();
+    let budget = deletion_budget(usize::try_from(objects).unwrap_or(usize::MAX));
+    let waiting = if gone.len() - protected > budget { gone.len() } else { protected };
+    (waiting > 0)
+        .then(|| format!("  {waiting} of the deletions wait for a confirmation after that: towpath get says which"))
 }
 
 /// Rollouts that are under way: going back ends them.

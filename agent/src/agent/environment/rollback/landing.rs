@@ -205,6 +205,8 @@ impl Task {
         let from = rollback.from.as_deref().and_then(crate::sync::revision_of);
         let from = from.ok_or_else(|| one(Problem::content("what is rolled back is not known any more")))?.commit;
         let subject = Subject {
+            cluster: self.shared.settings.cluster_name.clone(),
+            is_held: self.status.held.is_some(),
             environment: environment.name.clone(),
             branch: lane.branch.clone(),
             head: lane.head,
@@ -320,7 +322,7 @@ impl Task {
         rollback: &RollbackStatus,
     ) -> Step {
         let tried_at = *self.pushes.tried_at.get_or_insert_with(Instant::now);
-        let Some(tip) = rollback.tip() else {
+        let Some((tip, beside)) = rollback.tip().zip(rollback.branch.clone()) else {
             return Step::Waits;
         };
         if tried_at.elapsed() < self.shared.settings.scaled(NOT_TRIED_FOR) {
@@ -336,7 +338,7 @@ impl Task {
         let pushed = match self.write_credentials(environment).await {
             Ok(credentials) => {
                 let (mirror, branch, at) = (view.mirror.clone(), lane.branch.clone(), (lane.head, tip));
-                blocking(move || rollback::push_on(&mirror, &branch, at, &credentials)).await
+                blocking(move || rollback::push_on(&mirror, (&branch, &beside), at, &credentials)).await
             }
             Err(problem) => Err(problem),
         };

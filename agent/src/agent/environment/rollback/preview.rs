@@ -7,6 +7,7 @@ use towpath_core::candidate::{self, Candidate};
 use towpath_core::components::Declarations;
 use towpath_core::environment;
 use towpath_core::fault::{Fault, Problem, Problems};
+use towpath_core::lane::Lane;
 use towpath_core::ledger::LedgerName;
 use towpath_core::ledger::passed::Ran;
 use towpath_core::revert::marks::{self, Mark};
@@ -36,6 +37,8 @@ pub(super) struct Prepared {
     pub(super) lines: Vec<String>,
     /// It stands for what the lines say.
     pub(super) digest: String,
+    /// Why only a person should do it.
+    pub(super) doubts: Vec<String>,
     /// Whether nothing can be pushed now: the reverts follow later.
     pub(super) is_away: bool,
 }
@@ -64,6 +67,8 @@ pub(super) struct Found {
     pub(super) said: Vec<String>,
     /// What else the environment is without while it is held.
     pub(super) left: Vec<CommitId>,
+    /// Why only a person should do it.
+    pub(super) doubts: Vec<String>,
 }
 
 /// A commit of a branch, as a status writes it.
@@ -132,6 +137,8 @@ impl Task {
             return Err(one(Problem::content(said).hint("push it again, or correct spec.lane of the Environment")));
         }
         let subject = Subject {
+            cluster: self.shared.settings.cluster_name.clone(),
+            is_held: self.status.held.is_some(),
             environment: environment.name.clone(),
             branch: lane.branch.clone(),
             head: lane.commit,
@@ -159,8 +166,10 @@ impl Task {
                 _ => Vec::new(),
             };
             let marks = marks_of(&mirror, &plan, &left)?;
-            let said = said_of_git(&mirror, &plan, &made, &left);
-            Ok(Found { plan, made, goes_to, marks, said, left })
+            let mut said = said_of_git(&mirror, &plan, &made, &left);
+            let doubts = lost_elsewhere(&seen, &plan).map_err(one)?;
+            said.extend(doubts.iter().cloned());
+            Ok(Found { plan, made, goes_to, marks, said, left, doubts })
         });
         let mut found = made.await?;
         self.is_kept_by(&found.plan).map_err(one)?;
@@ -244,7 +253,10 @@ impl Task {
             Past { sync, commit, branch: None, was_healthy }
         };
         past.extend(older.map(past_of));
-        let Some(wanted) = named.and_then(|named| rollback_named(environment.name.as_str(), named).ok()) else {
+        let Some(wanted) = named.and_then(|named| {
+            let of = (self.shared.settings.cluster_name.as_str(), environment.name.as_str());
+            rollback_named(of, named).ok()
+        }) else {
             return Ok(past);
         };
         let is_it = move |sync: u64, commit: CommitId| match &wanted {
@@ -316,6 +328,43 @@ fn marks_of(mirror: &Mirror, plan: &Plan, left: &[CommitId]) -> Result<Vec<Mark>
     Ok(found)
 }
 
+/// What else goes where a merge is taken back that brought something from a lane that this branch is merged into later, as
+/// from master into a release: with that merge it goes there too.
+fn lost_elsewhere(view: &View, plan: &Plan) -> Result<Vec<String>, Problem> {
+    if plan.lands || plan.restores {
+        return Ok(Vec::new());
+    }
+    let mirror = &view.mirror;
+    let branch = &plan.subject.branch;
+    let place = |branch: &str| match Lane::of(branch, &view.branches) {
+        Lane::Develop => Some((0, None)),
+        Lane::Release(release) => Some((1, Some(release))),
+        Lane::Master => Some((2, None)),
+        Lane::Other(_) => None,
+    };
+    let Some(here) = place(branch) else { return Ok(Vec::new()) };
+    let later = |other: &str| place(other).is_some_and(|there| there > here);
+    let mut lost = Vec::new();
+    for one in plan.chosen.iter().filter(|one| one.mainline.is_some()) {
+        for theirs in mirror.commit(one.commit)?.parents.into_iter().skip(1) {
+            for (other, head) in view.heads.iter().filter(|(other, _)| later(other)) {
+                let is_of_it = mirror.contains(*head)
+                    && mirror.is_ancestor(theirs, *head)?
+                    && !mirror.is_ancestor(one.commit, *head)?;
+                if is_of_it {
+                    lost.push(format!(
+                        "{} brought {} from {other}: taking it back takes that out of {other} too once {branch} is merged there",
+                        one.commit.short(),
+                        theirs.short()
+                    ));
+                }
+            }
+        }
+    }
+    lost.truncate(MAX_NAMED);
+    Ok(lost)
+}
+
 /// What is done in git, for people.
 fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made, left: &[CommitId]) -> Vec<String> {
     let Subject { branch, from, head, environment, .. } = &plan.subject;
@@ -332,6 +381,13 @@ fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made, left: &[CommitId]) -> 
         said.push(format!("back to {}{number}", told(to.commit)));
         if !to.was_healthy {
             said.push(format!("{environment} was never seen healthy on {}", to.commit.short()));
+        }
+        if let Some(over) = &plan.passed_over {
+            let Past { sync, commit, .. } = over;
+            let short = commit.short();
+            said.push(format!(
+                "passed over {short} ({environment}@{sync}), which was not healthy when it was left; to go there: --to {short}"
+            ));
         }
         if let Some(of) = to.of_another(branch) {
             said.push(format!(
@@ -364,6 +420,11 @@ fn said_of_git(mirror: &Mirror, plan: &Plan, made: &Made, left: &[CommitId]) -> 
         if plan.chosen.len() > MAX_NAMED {
             said.push(format!("  and {} more", plan.chosen.len() - MAX_NAMED));
         }
+    }
+    let merge = plan.chosen.iter().find(|one| one.mainline.is_some()).filter(|_| !plan.lands && !plan.restores);
+    if let Some(merge) = merge {
+        let merge = merge.commit.short();
+        said.push(format!("merging that again brings nothing back: to land it again, towpath reland {branch} {merge}"));
     }
     if !left.is_empty() {
         said.push(format!("until it moves on, {environment} is also without:"));
