@@ -60,6 +60,60 @@ async fn prod_two_tickets_behind_staging_goes_back_and_nothing_untested_reaches_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_staging_rolled_back_is_not_offered_to_prod_however_long_it_ran_well() {
+    let mut shop = Shop::new("well-and-wrong").await;
+    shop.world.namespace_for_deployer("well-and-wrong-prod").await;
+    let server = GitServer::start(shop.world.folder());
+    let first = shop.world.repo.head("master");
+    let prod = json!({
+        "sync": "Manual", "namespace": "well-and-wrong-prod", "allow": {"namespaces": ["well-and-wrong-prod"]},
+        "after": [{"environment": "well-and-wrong", "soak": "1s"}],
+    });
+    let repository = json!({"url": server.url("deploy.git"), "interval": "2s", "ledger": {}});
+    shop.begin_with(repository, &[("well-and-wrong", json!({})), ("well-and-wrong-prod", prod)]).await;
+    shop.ran("well-and-wrong", first).await;
+    let is_offered = |commit: CommitId| {
+        move |status: &EnvironmentStatus| {
+            status.candidate.as_ref().is_some_and(|candidate| candidate.revision.ends_with(&commit.to_string()))
+        }
+    };
+    shop.world.status_where("well-and-wrong-prod", "offered the first", is_offered(first)).await;
+    shop.world.request_sync("well-and-wrong-prod", "r-1").await;
+    shop.ran("well-and-wrong-prod", first).await;
+    let bad = shop.commit("Well and wrong", "web:2");
+    shop.ran("well-and-wrong", bad).await;
+    shop.world.status_where("well-and-wrong-prod", "offered what passed", is_offered(bad)).await;
+
+    // Its revert waits to be merged, so nothing newer passes meanwhile.
+    let protected = hook(&shop, "update", super::pushing::PROTECTED);
+    shop.does(&["rollback", "well-and-wrong", "-y"]);
+    shop.ran("well-and-wrong", first).await;
+    let status = shop.world.status_where("well-and-wrong", "held", |status| status.state == State::Held).await;
+    let branch = status.rollback.unwrap().branch.unwrap();
+    let is_told = |status: &EnvironmentStatus| {
+        status.gate.as_ref().is_some_and(|gate| gate.message.ends_with("well-and-wrong, where it was rolled back"))
+    };
+    let told = |status: &EnvironmentStatus| is_told(status) && !is_offered(bad)(status);
+    shop.world.status_where("well-and-wrong-prod", "told that it was rolled back", told).await;
+    shop.does(&["sync", "well-and-wrong-prod"]);
+    // An agent that reads the records anew comes to the same.
+    shop.world.kill_agent();
+    shop.world.start_agent();
+    let again = shop.world.repo.commit("master", "Newer", &[("prod/newer.yaml", &config("newer", "1"))]);
+    let is_known = |status: &EnvironmentStatus| {
+        status.gate.as_ref().is_some_and(|gate| gate.revision.ends_with(&again.to_string()))
+    };
+    let status = shop.world.status_where("well-and-wrong-prod", "waiting with the newer one", is_known).await;
+    assert!(status.running.as_ref().unwrap().revision.ends_with(&first.to_string()), "{status:#?}");
+    std::fs::remove_file(protected).unwrap();
+    let merged = shop.world.repo.merge("master", &branch);
+    shop.ran("well-and-wrong", merged).await;
+    // What was asked for waited for something that passed.
+    let status = shop.ran("well-and-wrong-prod", merged).await;
+    assert!(!status.history.iter().any(|sync| sync.revision.ends_with(&bad.to_string())), "{status:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_hangs_in_a_wave_is_rolled_back_before_it_ran_as_a_whole() {
     let mut shop = Shop::new("in-a-wave").await;
     let early = |image: &str| {

@@ -9,7 +9,7 @@ use super::{Fact, LedgerName, Record};
 use crate::environment::Required;
 use crate::fault::Problem;
 use crate::revision::{CommitId, TreeId};
-use crate::status::{Outcome, SyncRecord};
+use crate::status::{Outcome, SyncRecord, Trigger};
 
 /// A revision that an environment ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Ran {
     pub healthy_since: Option<Timestamp>,
     /// When another sync took its place.
     pub until: Option<Timestamp>,
+    /// Whether a rollback left it behind.
+    pub was_rolled_back: bool,
 }
 
 /// What the environments ran that others wait for, or why their ledgers are not used.
@@ -38,6 +40,8 @@ pub enum Standing {
     Soaks(Timestamp),
     /// It ran there and did not pass, or has not become healthy yet.
     Waits,
+    /// It ran there, however well, and was rolled back.
+    RolledBack,
     /// It never ran there.
     Unseen,
 }
@@ -45,20 +49,29 @@ pub enum Standing {
 /// What an environment ran, by its ledger, the oldest first. A revision that ran again stands here again.
 pub fn ran<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Ran> {
     let mut all: Vec<Ran> = Vec::new();
+    // Where a rollback was to go that was refused as a whole: it is tried again as another sync.
+    let mut goes_back_to: Option<CommitId> = None;
     for record in records {
         match &record.fact {
             Fact::Sync(fact) => {
-                let SyncRecord { outcome, created, configured, pruned, failed, .. } = &fact.sync;
+                let SyncRecord { trigger, outcome, created, configured, pruned, failed, .. } = &fact.sync;
+                let tries_again = fact.commit.is_some() && fact.commit == goes_back_to;
+                let goes_back = *trigger == Trigger::Rollback || tries_again;
+                goes_back_to = fact.commit.filter(|_| goes_back);
                 // What was refused as a whole has left everything as it was.
                 if *outcome != Outcome::Applied && created + configured + pruned + failed == 0 {
                     continue;
+                }
+                if goes_back {
+                    leave(&mut all, (fact.commit, fact.tree));
                 }
                 if let Some(last) = all.last_mut() {
                     last.until.get_or_insert(record.at);
                 }
                 // What was applied only in part is what nobody has tested.
                 if let (Outcome::Applied, Some(commit)) = (outcome, fact.commit) {
-                    all.push(Ran { sync: record.sync, commit, tree: fact.tree, healthy_since: None, until: None });
+                    let (sync, tree) = (record.sync, fact.tree);
+                    all.push(Ran { sync, commit, tree, healthy_since: None, until: None, was_rolled_back: false });
                 }
             }
             Fact::Health(health) => {
@@ -71,6 +84,16 @@ pub fn ran<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Ran> {
     all
 }
 
+/// A rollback leaves what came after the content that it goes back to. Content that never ran is that of a newer release
+/// without one of its changes: which of the others had that change is not known here.
+fn leave(all: &mut [Ran], (commit, tree): (Option<CommitId>, Option<TreeId>)) {
+    let is_it = |ran: &Ran| commit == Some(ran.commit) || (tree.is_some() && ran.tree == tree);
+    let kept = all.iter().rposition(is_it).map_or(0, |at| at + 1);
+    for left in &mut all[kept..] {
+        left.was_rolled_back = true;
+    }
+}
+
 /// How a revision stands. The same tree is the same content, whatever the commit says.
 pub fn standing(
     ran: &[Ran],
@@ -80,6 +103,9 @@ pub fn standing(
 ) -> Standing {
     let is_it = |ran: &&Ran| ran.commit == commit || (tree.is_some() && ran.tree == tree);
     let Some(last) = ran.iter().rev().find(is_it) else { return Standing::Unseen };
+    if last.was_rolled_back {
+        return Standing::RolledBack;
+    }
     let Some(since) = last.healthy_since else { return Standing::Waits };
     let Ok(done) = since.checked_add(soak) else { return Standing::Waits };
     match last.until {
@@ -131,6 +157,7 @@ pub fn newest_passed(
                         continue;
                     }
                     Standing::Waits => "where it has not passed".to_owned(),
+                    Standing::RolledBack => "where it was rolled back".to_owned(),
                     Standing::Unseen => "where it has not run".to_owned(),
                 },
             };
@@ -219,6 +246,101 @@ mod tests {
         let Fact::Sync(fact) = &mut refused.fact else { unreachable!() };
         (fact.sync.created, fact.sync.configured) = (0, 0);
         assert_eq!(stands(&[synced(1, 0), healthy(1, 5), refused], 1, 15), Standing::Passed);
+    }
+
+    /// A sync of the commit and the files that are made of a number.
+    fn went(sync: u8, (content, trigger): (u8, Trigger), at: i64) -> Record {
+        let mut record = synced(sync, at);
+        let Fact::Sync(fact) = &mut record.fact else { unreachable!() };
+        fact.sync.trigger = trigger;
+        (fact.commit, fact.tree) = (Some(CommitId::from_bytes([sync; 20])), Some(TreeId::from_bytes([content; 20])));
+        record
+    }
+
+    /// Three releases that were healthy for long enough, and what came then.
+    fn after_three(more: impl IntoIterator<Item = Record>) -> Vec<Record> {
+        let three = (1..4).flat_map(|number| {
+            let at = i64::from(number) * 60;
+            [went(number, (number, Trigger::Commit), at), healthy(number, at + 1)]
+        });
+        three.chain(more).collect()
+    }
+
+    fn content_stands(records: &[Record], content: u8, now: i64) -> Standing {
+        let commit = CommitId::from_bytes([99; 20]);
+        standing(&ran(records), (commit, Some(TreeId::from_bytes([content; 20]))), SOAK, minute(now))
+    }
+
+    #[test]
+    fn what_a_rollback_left_has_not_passed_however_well_it_ran() {
+        let before = after_three([]);
+        assert_eq!(content_stands(&before, 3, 999), Standing::Passed);
+        // To the revert, which has the files of the one before.
+        let back = went(4, (2, Trigger::Rollback), 300);
+        let records = after_three([back.clone(), healthy(4, 301)]);
+        assert_eq!(content_stands(&records, 3, 999), Standing::RolledBack);
+        assert_eq!(content_stands(&records, 2, 302), Standing::Soaks(minute(311)));
+        assert_eq!(
+            (content_stands(&records, 2, 311), content_stands(&records, 1, 302)),
+            (Standing::Passed, Standing::Passed)
+        );
+        // By its own commit, of which nothing else may be known.
+        let number =
+            |number: u8| standing(&ran(&records), (CommitId::from_bytes([number; 20]), None), SOAK, minute(999));
+        assert_eq!((number(3), number(2)), (Standing::RolledBack, Standing::Passed));
+        // Two releases back, at once by that release itself and then with the revert.
+        let mut at_once = went(4, (1, Trigger::Rollback), 300);
+        let Fact::Sync(fact) = &mut at_once.fact else { unreachable!() };
+        fact.commit = Some(CommitId::from_bytes([1; 20]));
+        let records = after_three([at_once, healthy(4, 301), went(5, (1, Trigger::Rollback), 320), healthy(5, 321)]);
+        assert_eq!(content_stands(&records, 3, 999), Standing::RolledBack);
+        assert_eq!(content_stands(&records, 2, 999), Standing::RolledBack);
+        assert_eq!(content_stands(&records, 1, 999), Standing::Passed);
+        let has_healthy = |sync: u64| ran(&records).iter().any(|one| one.sync == sync && one.healthy_since.is_some());
+        assert!(has_healthy(1) && has_healthy(4), "what was kept is still there to be gone back to");
+        // Back once, and once more.
+        let further = went(5, (1, Trigger::Rollback), 320);
+        assert_eq!(content_stands(&after_three([back, healthy(4, 301), further]), 2, 999), Standing::RolledBack);
+    }
+
+    #[test]
+    fn what_ran_without_one_change_leaves_all_that_may_have_had_it() {
+        let records = after_three([went(4, (44, Trigger::Rollback), 300), healthy(4, 301)]);
+        for content in [1, 2, 3] {
+            assert_eq!(content_stands(&records, content, 999), Standing::RolledBack, "{content}");
+        }
+        assert_eq!(content_stands(&records, 44, 999), Standing::Passed);
+    }
+
+    #[test]
+    fn what_was_rolled_back_and_landed_again_passes_anew() {
+        let landed = [went(4, (2, Trigger::Rollback), 300), healthy(4, 320), went(5, (3, Trigger::Commit), 400)];
+        let records = after_three(landed.into_iter().chain([healthy(5, 401)]));
+        assert_eq!(content_stands(&records, 3, 402), Standing::Soaks(minute(411)));
+        assert_eq!(content_stands(&records, 3, 411), Standing::Passed);
+        assert_eq!(content_stands(&records, 2, 402), Standing::Passed);
+    }
+
+    #[test]
+    fn a_rollback_that_was_refused_or_failed_leaves_what_it_takes_back_once_it_writes() {
+        let refused = |mut record: Record, created: u32| {
+            let Fact::Sync(fact) = &mut record.fact else { unreachable!() };
+            fact.sync.outcome = Outcome::Failed;
+            (fact.sync.created, fact.sync.configured) = (created, 0);
+            record
+        };
+        let back = |trigger: Trigger| went(4, (2, trigger), 300);
+        let first = refused(back(Trigger::Rollback), 0);
+        assert_eq!(content_stands(&after_three([first.clone()]), 3, 999), Standing::Passed);
+        for again in [Trigger::Retry, Trigger::Request] {
+            let records = after_three([first.clone(), refused(back(Trigger::Retry), 0), back(again)]);
+            assert_eq!(content_stands(&records, 3, 999), Standing::RolledBack);
+        }
+        // Somebody landed it again before it went anywhere, and what came then is no rollback.
+        let records = after_three([first, went(5, (5, Trigger::Commit), 310), back(Trigger::Commit)]);
+        assert_eq!(content_stands(&records, 3, 999), Standing::Passed);
+        let in_part = refused(back(Trigger::Rollback), 1);
+        assert_eq!(content_stands(&after_three([in_part]), 3, 999), Standing::RolledBack);
     }
 
     #[test]
