@@ -12,6 +12,7 @@ mod revert;
 mod ssh;
 mod versions;
 mod watch;
+mod without;
 
 use std::sync::Arc;
 

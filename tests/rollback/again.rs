@@ -110,6 +110,40 @@ async fn a_cherry_pick_of_what_was_rolled_back_is_the_same_change_and_one_that_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_rolled_back_as_one_merge_is_the_same_change_as_another_merge_of_its_branch() {
+    let mut shop = Shop::new("merged-twice").await;
+    shop.world.repo.branch("r1.2", "master");
+    shop.world.repo.branch("develop", "master");
+    shop.world.repo.branch("fix", "master");
+    let first = shop.world.repo.head("r1.2");
+    shop.begin(&[("merged-twice", json!({"lane": "release"}))]).await;
+    shop.ran("merged-twice", first).await;
+    shop.world.repo.commit("fix", "Bad", &[("prod/web.yaml", &deployment("web", "web:2"))]);
+    let merge = shop.world.repo.merge("r1.2", "fix");
+    shop.ran("merged-twice", merge).await;
+    shop.does(&["rollback", "merged-twice", "-y"]);
+    shop.ran("merged-twice", shop.world.repo.head("r1.2")).await;
+    // The next release is cut from where the same branch was merged too.
+    shop.world.repo.commit("develop", "Beside", &[("prod/beside.yaml", &config("beside", "1"))]);
+    let other = shop.world.repo.merge("develop", "fix");
+    shop.world.repo.branch("r1.3", "develop");
+    let status = shop.world.status_where("merged-twice", "held", |status| status.state == State::Held).await;
+    assert!(status.held.unwrap().contains("r1.3 does not have its revert"));
+    assert!(shop.world.get("v1", "ConfigMap", "beside").await.is_none());
+    shop.runs_image("web:1").await;
+    // It is reverted there too.
+    shop.world.repo.revert("r1.3", other);
+    let status = shop.ran("merged-twice", shop.world.repo.head("r1.3")).await;
+    assert_eq!(status.held, None);
+    assert!(shop.world.get("v1", "ConfigMap", "beside").await.is_some());
+    // A person may want it: what develop has since is taken once it is landed.
+    shop.world.repo.force("r1.4", other);
+    shop.world.status_where("merged-twice", "held again", |status| status.state == State::Held).await;
+    shop.does(&["reland", "merged-twice", &merge.short(), "-y"]);
+    shop.runs_image("web:2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_branch_has_newer_and_cannot_be_applied_does_not_keep_it_from_going_back() {
     let mut shop = Shop::new("bad-head").await;
     let first = shop.world.repo.head("master");

@@ -1,6 +1,7 @@
 //! What a branch says of reverts: which changes were taken back, and whether a revision is without a change.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
 use towpath_core::commits::Commit;
@@ -11,9 +12,10 @@ use super::{Mirror, Reversal};
 
 /// Commits of a branch that are looked through for reverts, from its newest.
 pub const MAX_LOOKED_AT: usize = 2000;
-/// Commits of another branch that are looked through for cherry-picks of a change, from its newest.
+/// Commits of another branch that are looked through for cherry-picks of a change, from its newest. A merge that brought
+/// more than that which a branch does not contain cannot be there by cherry-picks alone.
 const MAX_COPIES_LOOKED_AT: usize = 500;
-/// Answers that are remembered.
+/// Answers of a kind that are remembered.
 const MAX_SETTLED: usize = 60_000;
 const UNHARMED: &str = "nothing panics while it holds this lock";
 
@@ -71,6 +73,8 @@ pub fn brought(mirror: &Mirror, merge: CommitId) -> Result<Vec<Commit>, Problem>
 #[derive(Default)]
 pub struct Settled {
     known: Mutex<HashMap<Question, bool>>,
+    /// Whether a revision contains a change.
+    contained: Mutex<HashMap<(CommitId, CommitId), bool>>,
     /// The newest commits of the revision that was looked through last.
     picks: Mutex<Option<(CommitId, Arc<Picks>)>>,
 }
@@ -81,8 +85,8 @@ type Question = (CommitId, Option<CommitId>, CommitId);
 type Picks = HashMap<String, Vec<CommitId>>;
 
 impl Settled {
-    /// Whether a revision is without a change: it does not contain it, nor a cherry-pick of it, or contains its revert, or
-    /// a revert of it that somebody else made, or nothing of it is left.
+    /// Whether a revision is without a change: it does not contain it, nor a cherry-pick of it, nor all that it brought
+    /// where it is a merge, or contains its revert, or a revert of it that somebody else made, or nothing of it is left.
     ///
     /// # Errors
     /// `Passing` when the revision or something of it is not in the mirror: that is not remembered.
@@ -98,15 +102,12 @@ impl Settled {
             return Ok(*known);
         }
         let is_without = self.find_out(mirror, question)?;
-        let mut known = lock();
-        if known.len() >= MAX_SETTLED {
-            known.clear();
-        }
-        known.insert(question, is_without);
+        remember(&mut lock(), question, is_without);
         Ok(is_without)
     }
 
-    /// Whether a revision contains a change or a cherry-pick of it, whatever became of it.
+    /// Whether a revision contains a change, a cherry-pick of it, or all that it brought where it is a merge, whatever
+    /// became of it.
     ///
     /// # Errors
     /// As [`Settled::is_without`].
@@ -114,7 +115,15 @@ impl Settled {
         if !mirror.has(change)? {
             return Ok(false);
         }
-        Ok(mirror.is_ancestor(change, revision)? || !self.copies(mirror, change, revision)?.is_empty())
+        let known = || self.contained.lock().expect(UNHARMED);
+        if let Some(contains) = known().get(&(change, revision)) {
+            return Ok(*contains);
+        }
+        let contains = mirror.is_ancestor(change, revision)?
+            || !self.copies(mirror, change, revision)?.is_empty()
+            || self.merged_otherwise(mirror, change, revision)?.is_some();
+        remember(&mut known(), (change, revision), contains);
+        Ok(contains)
     }
 
     fn find_out(&self, mirror: &Mirror, (taken, revert, revision): Question) -> Result<bool, Problem> {
@@ -133,7 +142,10 @@ impl Settled {
                     return Ok(false);
                 }
             }
-            return Ok(true);
+            return match self.merged_otherwise(mirror, taken, revision)? {
+                Some(merged) => is_all_undone(mirror, taken, &merged, revision),
+                None => Ok(true),
+            };
         }
         // What does not come after a change takes nothing of it back: the branch was reset to it.
         if let Some(revert) = revert.filter(|revert| mirror.contains(*revert))
@@ -159,6 +171,36 @@ impl Settled {
         Ok(copies)
     }
 
+    /// What a merge brought, where a revision that does not contain the merge has all of that in another way: by another
+    /// merge of the same commits, or by cherry-picks of them. None where any of it is not there, where the merge brought
+    /// no commit but merges, and for a plain commit.
+    fn merged_otherwise(
+        &self,
+        mirror: &Mirror,
+        merge: CommitId,
+        revision: CommitId,
+    ) -> Result<Option<Merged>, Problem> {
+        let [before, _, ..] = mirror.commit(merge)?.parents[..] else { return Ok(None) };
+        let (missing, is_cut) = mirror.commits_of(merge, &[before, revision], MAX_COPIES_LOOKED_AT)?;
+        if is_cut {
+            return Ok(None);
+        }
+        let mut copies = HashMap::new();
+        for one in missing.iter().filter(|one| !one.is_merge) {
+            let found = self.copies(mirror, one.commit, revision)?;
+            if found.is_empty() && !is_empty(mirror, one.commit)? {
+                return Ok(None);
+            }
+            copies.insert(one.commit, found);
+        }
+        let (commits, is_cut) = mirror.commits_of(merge, &[before], MAX_LOOKED_AT)?;
+        // What changes nothing and is not there was passed over by whoever picked the others.
+        let is_there = |one: &&Commit| !one.is_merge && copies.get(&one.commit).is_none_or(|found| !found.is_empty());
+        let names: Vec<CommitId> = commits.iter().filter(is_there).map(|one| one.commit).collect();
+        let names: Vec<_> = names.into_iter().map(|one| (one, copies.remove(&one).unwrap_or_default())).collect();
+        Ok((!names.is_empty()).then_some(Merged { before, names, is_cut }))
+    }
+
     fn picks_of(&self, mirror: &Mirror, revision: CommitId) -> Result<Arc<Picks>, Problem> {
         let lock = || self.picks.lock().expect(UNHARMED);
         if let Some((_, known)) = lock().as_ref().filter(|(of, _)| *of == revision) {
@@ -171,6 +213,51 @@ impl Settled {
         let picks = Arc::new(picks);
         *lock() = Some((revision, picks.clone()));
         Ok(picks)
+    }
+}
+
+fn remember<K: Eq + Hash>(known: &mut HashMap<K, bool>, question: K, answer: bool) {
+    if known.len() >= MAX_SETTLED {
+        known.clear();
+    }
+    known.insert(question, answer);
+}
+
+/// What a merge brought, as a revision has it that does not contain the merge.
+struct Merged {
+    /// The branch before the merge.
+    before: CommitId,
+    /// Its plain commits, each with its cherry-picks where it is there by these alone.
+    names: Vec<(CommitId, Vec<CommitId>)>,
+    /// Whether there are more than are looked through.
+    is_cut: bool,
+}
+
+/// Whether all that a merge brought is undone in a revision that has it in another way: by a revert of the merge that was
+/// picked, by reverts of each of its commits or of merges that brought them, or nothing of it is left. What is only undone
+/// in part is there.
+fn is_all_undone(mirror: &Mirror, merge: CommitId, merged: &Merged, revision: CommitId) -> Result<bool, Problem> {
+    let mut gone = BTreeSet::new();
+    for one in reverts(mirror, revision, &[merged.before])? {
+        gone.insert(one.taken);
+        gone.extend(brought(mirror, one.taken)?.iter().map(|one| one.commit));
+    }
+    // A revert may have been picked too, and says whose it was.
+    let mut is_all = !merged.is_cut;
+    for (one, picks) in &merged.names {
+        let is_gone = gone.contains(one) || (!picks.is_empty() && picks.iter().all(|pick| gone.contains(pick)));
+        is_all = is_all && (is_gone || is_empty(mirror, *one)?);
+    }
+    // Of more than were looked through nobody knows that each of them is undone.
+    Ok(gone.contains(&merge) || is_all || mirror.reverse(merge, revision)? == Reversal::Nothing)
+}
+
+/// Whether a plain commit changes nothing at all: nobody can pick that.
+fn is_empty(mirror: &Mirror, commit: CommitId) -> Result<bool, Problem> {
+    let stored = mirror.commit(commit)?;
+    match stored.parents[..] {
+        [before] => Ok(mirror.commit(before)?.tree == stored.tree),
+        _ => Ok(false),
     }
 }
 
