@@ -135,7 +135,8 @@ fn look_at(mirror: &Mirror, pinned: &Pinned, lane: &Lane) -> Result<Option<Move>
     if mirror.was_pinned(lane.head, path, head, since)? {
         let problem = format!("component {path}: {} was taken back from {}", head.short(), lane.branch);
         return Err(Problem::content(problem).hint(format!(
-            "it moves on with the next commit on {branch}, or by hand with towpath bump {path} --lane {}",
+            "it moves on with the next commit on {branch}, which has that in it too: revert or mend it there first, or set \
+             spec.bumps to Off for this lane; by hand: towpath bump {path} --lane {}",
             lane.branch
         )));
     }

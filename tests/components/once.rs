@@ -29,6 +29,7 @@ async fn a_move_that_somebody_reverted_is_not_made_again() {
     let status = shop.repository_where("told", is_told).await;
     let said = &condition(&status, "Bumped").unwrap().message;
     assert!(said.contains(&format!("components/web: {} was taken back from master", bad.short())), "{said}");
+    assert!(said.contains("next commit on master, which has that in it too: revert or mend it there first"), "{said}");
     shop.world.kill_agent();
     shop.world.start_agent();
     tokio::time::sleep(Duration::from_secs(2)).await;
