@@ -68,19 +68,19 @@ async fn what_came_back_from_master_is_not_taken_out_of_it_by_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_is_not_blamed_by_itself_for_settings_that_are_no_good() {
-    let mut shop = Shop::new("settings").await;
+    let mut shop = Shop::new("bad-settings").await;
     let files = [("worse/web.yaml", &*deployment("web", "web:1-crash"))];
     let first = shop.world.repo.commit("master", "The first release", &files);
     let spec = json!({"timeout": "10s", "rollback": {"automatic": ["Degraded"]}});
-    shop.begin(&[("settings", spec)]).await;
-    shop.ran("settings", first).await;
-    shop.world.status_where("settings", "healthy", |status| status.health == Some(Health::Healthy)).await;
+    shop.begin(&[("bad-settings", spec)]).await;
+    shop.ran("bad-settings", first).await;
+    shop.world.status_where("bad-settings", "healthy", |status| status.health == Some(Health::Healthy)).await;
     let patch = json!({"spec": {"path": "worse"}});
-    shop.world.patch("towpath.dev/v1alpha1", "Environment", "settings", patch).await;
-    shop.world.status_where("settings", "not healthy", |status| status.health != Some(Health::Healthy)).await;
+    shop.world.patch("towpath.dev/v1alpha1", "Environment", "bad-settings", patch).await;
+    shop.world.status_where("bad-settings", "not healthy", |status| status.health != Some(Health::Healthy)).await;
     let files = [("worse/c.yaml", &*config("innocent", "1"))];
     let innocent = shop.world.repo.commit("master", "Innocent", &files);
-    let why = prepared(&shop, "settings", innocent).await;
+    let why = prepared(&shop, "bad-settings", innocent).await;
     assert_eq!(why, format!("a rollback waits for a person: {} was not healthy when it ran last", first.short()));
     assert_eq!(shop.world.repo.head("master"), innocent);
 }

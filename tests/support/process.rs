@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -110,6 +111,24 @@ impl Running {
         // SAFETY: kill takes two numbers; the child was not waited for, so its id is still its own.
         unsafe {
             libc::kill(self.child.id() as libc::pid_t, signal);
+        }
+        if signal == libc::SIGSTOP {
+            self.stands_still();
+        }
+    }
+
+    /// Waits until every thread has stopped: until then it goes on with what it does.
+    fn stands_still(&self) {
+        let is_stopped = |stat: &str| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten();
+            let mut stats =
+                threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+            if stats.all(|stat| is_stopped(&stat)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
