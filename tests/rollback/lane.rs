@@ -116,7 +116,7 @@ async fn what_does_not_fit_is_named_file_by_file_and_the_older_files_are_offered
     let fourth = shop.world.repo.revert("master", fourth);
     shop.ran("conflicts", fourth).await;
     let why = shop.fails(&["rollback", "conflicts", "--dry-run"]);
-    assert!(why.contains("no earlier release"), "{why}");
+    assert!(why.contains("what a rollback came to"), "{why}");
     // It takes back all that came since, so all of it is landed again, by whichever of them it is named.
     let said = shop.does(&["reland", "conflicts", &second.short(), "-y"]);
     assert!(said.contains(&restored.short()), "{said}");

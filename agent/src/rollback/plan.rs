@@ -118,9 +118,9 @@ pub fn plan(mirror: &Mirror, subject: Subject, wish: &Wish) -> Result<Plan, Prob
             let (to, passed_over) = match &wish.to {
                 Some(text) => (named(mirror, &subject, text)?, None),
                 None => {
-                    let found = previous(mirror, &subject, &standing, &[])?;
-                    is_no_second(mirror, &subject, wish, &found.0)?;
-                    found
+                    let found = previous(mirror, &subject, &standing, &[]);
+                    is_no_second(mirror, &subject, found.as_ref().ok().map(|(further, _)| further))?;
+                    found?
                 }
             };
             // The files of a release as a whole: whatever came since goes.
@@ -368,8 +368,8 @@ fn previous(
 }
 
 /// Who asks twice, or after somebody else did, means the same rollback: going back further is something else, and is asked
-/// for by name. In an emergency that is looked at elsewhere.
-fn is_no_second(mirror: &Mirror, subject: &Subject, wish: &Wish, further: &Past) -> Result<(), Problem> {
+/// for by name.
+fn is_no_second(mirror: &Mirror, subject: &Subject, further: Option<&Past>) -> Result<(), Problem> {
     let Subject { environment, from, rolled_back, .. } = subject;
     let is_in = |commit: CommitId| -> Result<bool, Problem> {
         Ok(mirror.contains(commit) && mirror.is_ancestor(commit, *from)?)
@@ -379,15 +379,15 @@ fn is_no_second(mirror: &Mirror, subject: &Subject, wish: &Wish, further: &Past)
         // It may be held on what was rolled back, where it can go nowhere.
         is_back &= !is_in(*taken)? || revert.map_or(Ok(false), is_in)?;
     }
-    if wish.emergency || !(is_back || takes_back(mirror, *from)?) {
+    if !is_back && !takes_back(mirror, *from)? {
         return Ok(());
     }
     let why = if is_back { "was rolled back already, and is held on" } else { "runs what a rollback came to:" };
-    let Past { sync, commit, .. } = further;
-    Err(Problem::content(format!("{environment} {why} {}", from.short())).hint(format!(
-        "to go further back name the release: --to {environment}@{sync} ({}); to have again what was taken back: towpath reland",
-        commit.short()
-    )))
+    let further = further.map(|Past { sync, commit, .. }| {
+        format!("to go further back name the release: --to {environment}@{sync} ({}); ", commit.short())
+    });
+    let hint = format!("{}to have again what was taken back: towpath reland", further.unwrap_or_default());
+    Err(Problem::content(format!("{environment} {why} {}", from.short())).hint(hint))
 }
 
 /// Whether a commit takes something back: it reverts one that does not, or is a merge of such a revert. So a revert of it
