@@ -52,6 +52,8 @@ async fn a_bump_is_taken_back_and_not_made_again_and_one_that_moved_since_names_
     shop.ran("bump-back", bumped).await;
     let said = shop.does(&["rollback", "bump-back", "-y"]);
     assert!(said.contains(&format!("web:{} → registry.example/web:{}", two.short(), one.short())), "{said}");
+    let next = format!("on with its next commit, which has {} in it unless that is reverted there", two.short());
+    assert!(said.contains(&next), "{said}");
     shop.runs_image(&format!("registry.example/web:{}", one.short())).await;
     let reverted = shop.world.repo.head("master");
     shop.ran("bump-back", reverted).await;

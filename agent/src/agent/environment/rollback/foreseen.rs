@@ -1,11 +1,12 @@
 //! What becomes of every environment of the lane, found out without a write, and the digest that stands for it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
 use towpath_core::candidate::Candidate;
 use towpath_core::environment::{self, SyncMode};
-use towpath_core::fault::Problem;
+use towpath_core::fault::{Problem, Problems};
 use towpath_core::health::Health;
 use towpath_core::plan::{deletion_budget, is_protected};
 use towpath_core::revert::marks::{self, Mark};
@@ -16,11 +17,13 @@ use towpath_core::status::{EnvironmentStatus, MAX_LINES};
 use super::super::Task;
 use super::preview::{Found, Prepared};
 use crate::repo::View;
-use crate::resources::Environment;
+use crate::resources::{Bump, Environment};
 use crate::sync::{self, Foreseen};
 
 /// Other environments of the lane whose differences are made; the rest is counted.
 const MAX_OTHERS: usize = 20;
+/// Components that go back and are named.
+const MAX_BUMPED: usize = 10;
 /// Lines of a preview. What is said before them later, as why it waits, has room in what a status keeps.
 const MAX_SHOWN: usize = MAX_LINES - 10;
 /// How many times the lines of another environment may be about the commits, and about the environment itself.
@@ -94,6 +97,15 @@ impl Task {
             ));
         }
         said.extend(canaries(&self.status));
+        let home = (environment.repository_home.clone(), environment.repository.clone());
+        let repository = self.shared.board.repositories.get(&home);
+        let rules = repository.as_ref().and_then(|one| one.resolve().ok()).map(|resolved| resolved.bumps);
+        let is_bumped = rules.into_iter().flatten().any(|rule| {
+            rule.bump == Bump::Commit && rule.lane.branch(&view.heads, &view.branches) == Some(branch.as_str())
+        });
+        if is_bumped && !plan.lands {
+            said.extend(bumped_again(view, made.tip, plan.subject.head).map_err(Problems::into_vec)?);
+        }
         let mut own_lines = vec![match () {
             () if plan.lands && environment.sync == SyncMode::Manual => {
                 format!("{name} may move to it on request: {}", counted(own.changes.len()))
@@ -134,8 +146,6 @@ impl Task {
                 }
             });
         }
-        let home = (environment.repository_home.clone(), environment.repository.clone());
-        let repository = self.shared.board.repositories.get(&home);
         let clusters: Vec<String> =
             repository.iter().flat_map(|one| &one.spec.peers).map(|peer| peer.cluster.clone()).collect();
         if !clusters.is_empty() {
@@ -219,6 +229,18 @@ fn counted(changes: usize) -> String {
         1 => "1 object changes".to_owned(),
         _ => format!("{changes} objects change"),
     }
+}
+
+/// The components that go back to an older commit, and that the agent moves on again with their next one.
+fn bumped_again(view: &View, tip: CommitId, head: CommitId) -> Result<Vec<String>, Problems> {
+    let (then, now) = (view.mirror.tree(tip)?, view.mirror.tree(head)?);
+    let then: BTreeMap<&str, CommitId> = then.submodules().collect();
+    let moved = now.submodules().filter(|(path, commit)| then.get(path).is_some_and(|then| then != commit));
+    let told = moved.map(|(path, commit)| {
+        let short = commit.short();
+        format!("the agent moves {path} on with its next commit, which has {short} in it unless that is reverted there")
+    });
+    Ok(told.take(MAX_BUMPED).collect())
 }
 
 /// The deletions that wait for a confirmation of their own, of an environment of so many objects.
