@@ -189,9 +189,9 @@ async fn the_release_before_comes_back_by_a_revert_and_automatic_sync_stays_on()
     assert_eq!(status.history[0].trigger, Trigger::Rollback);
     assert_eq!(status.history[0].request, status.rollback.as_ref().map(|rollback| rollback.id.clone()));
 
-    // What was rolled back is no release to go back to.
+    // What was rolled back is no release to go back to, and asking again is no second rollback.
     let why = shop.fails(&["rollback", "rolled", "--dry-run"]);
-    assert!(why.contains("no earlier release"), "{why}");
+    assert!(why.contains(&format!("runs what a rollback came to: {}", head.short())), "{why}");
     // Automatic sync goes on.
     let third = shop.commit("The third release", "web:3");
     shop.ran("rolled", third).await;
